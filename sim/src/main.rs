@@ -1,0 +1,2 @@
+//! The `milena-sim` binary.
+fn main() {}

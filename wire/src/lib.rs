@@ -1,0 +1,1 @@
+//! Kafka messages as Rust types, their bounded codec, and record batches.
