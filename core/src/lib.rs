@@ -1,1 +1,36 @@
-//! Every decision of the broker.
+//! Every decision of the broker, as state machines that touch nothing.
+//!
+//! A node is a few machines that share nothing and exchange messages:
+//!
+//! ```text
+//!            Boot  ── recovery of the disk, then it hands over to ──┐
+//!                                                                  ▼
+//!   peers ──▶ Metadata (one)            Shard 0 .. Shard S-1 (own partitions by hash)
+//!             quorum, controller,  ◀──▶ replicas, journal, segments,
+//!             broker lifecycle   Local  Kafka requests of their connections
+//! ```
+//!
+//! Each machine has one face, see [`Machine`]: `step(now, Input, &mut Outputs)`, one deadline with its reason, and a
+//! read-only view. A driver (`net` with sockets, files and clocks; `sim` with none of them) waits for the first of
+//! message, disk result, request and deadline, reads the clock once, steps, and does at once whatever came out.
+//!
+//! There is no clock, file, socket, thread, async or entropy here: `clippy.toml` holds that line.
+
+pub mod config;
+pub mod controller;
+pub mod disk;
+pub mod ids;
+pub mod local;
+pub mod machine;
+pub mod metadata;
+pub mod peer;
+pub mod quorum;
+pub mod replica;
+pub mod storage;
+pub mod time;
+pub mod trace;
+
+pub use config::Config;
+pub use ids::*;
+pub use machine::*;
+pub use time::{Instant, Now, Timestamp};

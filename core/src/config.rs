@@ -1,0 +1,142 @@
+//! What a node is told once, when it starts. Every bound and time of core stands here with its unit; the driver fills it
+//! from flags and file, the simulator draws it per seed.
+
+use crate::NodeId;
+
+/// A node's settings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// This node.
+    pub node: NodeId,
+    /// The controllers of the cluster, sorted by id, the same on every node: id and `HOST:PORT` for peers.
+    pub controllers: Vec<(NodeId, String)>,
+    /// Whether this node holds partitions and serves clients.
+    pub broker: bool,
+    /// Whether this node is a controller. It is then in `controllers`.
+    pub controller: bool,
+    /// Where Kafka clients are told to come.
+    pub kafka: (String, u16),
+    /// Where other nodes reach this one, `HOST:PORT`.
+    pub peer: String,
+    /// Rack, if any.
+    pub rack: Option<String>,
+    /// Shards of this node, at least 1; may differ from one start to the next.
+    pub shards: u16,
+    /// The storage engine.
+    pub storage: StorageConfig,
+    /// The quorum and the brokers' sessions.
+    pub quorum: QuorumConfig,
+    /// Replicas and client requests.
+    pub replication: ReplicationConfig,
+}
+
+/// Sizes and times of the storage engine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StorageConfig {
+    /// Size of one journal file, bytes, a multiple of 4096.
+    pub journal_file_bytes: u32,
+    /// Journal files per journal, at least 3; reached on the first pass, recycled ever after.
+    pub journal_files: u32,
+    /// A group is closed at this many bytes even if more is waiting.
+    pub group_bytes_max: u32,
+    /// Default of `segment.bytes`.
+    pub segment_bytes: u64,
+    /// A lookup reads at most this many bytes of a segment beside the answer.
+    pub index_interval_bytes: u32,
+    /// Batches kept in memory until segments hold them, bytes per machine; produce and pushes wait at it.
+    pub memory_bytes_max: u64,
+    /// An idle journal writes one more mark after this many milliseconds.
+    pub idle_mark_ms: u64,
+    /// Retention is looked at this often, milliseconds.
+    pub retention_check_ms: u64,
+    /// Produce is refused when the file system has less than this many bytes free, beyond a second copy of what is live.
+    pub reserve_bytes: u64,
+}
+
+/// Times of the quorum, milliseconds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QuorumConfig {
+    /// A follower that hears nothing for this long, or up to twice of it, asks for pre-votes.
+    pub election_timeout_ms: u64,
+    /// A leader sends at least this often.
+    pub heartbeat_ms: u64,
+    /// A snapshot is taken after this many records since the last.
+    pub snapshot_every_records: u64,
+    /// Bytes of one part of a snapshot on its way to a follower, or of one append.
+    pub message_bytes_max: u32,
+    /// A broker says that it lives this often.
+    pub broker_heartbeat_ms: u64,
+    /// A broker silent for this long is fenced.
+    pub broker_session_ms: u64,
+    /// The preferred leader gets its partition back when it has been in sync this long.
+    pub preferred_leader_ms: u64,
+}
+
+/// Replicas and client requests.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplicationConfig {
+    /// A follower that has not reached the leader's end for this long is proposed for removal (`replica.lag.time.max.ms`).
+    pub lag_ms_max: u64,
+    /// Unacknowledged pushes are sent again after this long.
+    pub push_retry_ms: u64,
+    /// Record bytes of one push.
+    pub push_bytes_max: u32,
+    /// Record bytes on their way to one follower of one partition.
+    pub push_window_bytes: u32,
+    /// Largest batch taken from a producer (`message.max.bytes`).
+    pub batch_bytes_max: u32,
+    /// Record bytes of one fetch answer at most, whatever the client asks for.
+    pub fetch_bytes_max: u32,
+    /// Fetch sessions remembered per shard (`max.incremental.fetch.session.cache.slots`).
+    pub fetch_sessions_max: usize,
+    /// Default of `min.insync.replicas`.
+    pub min_insync_replicas: u16,
+    /// Partitions of one topic at most, and of one request.
+    pub partitions_max: u32,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        StorageConfig {
+            journal_file_bytes: 16 << 20,
+            journal_files: 8,
+            group_bytes_max: 4 << 20,
+            segment_bytes: 1 << 30,
+            index_interval_bytes: 64 << 10,
+            memory_bytes_max: 256 << 20,
+            idle_mark_ms: 5,
+            retention_check_ms: 300_000,
+            reserve_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Default for QuorumConfig {
+    fn default() -> Self {
+        QuorumConfig {
+            election_timeout_ms: 500,
+            heartbeat_ms: 100,
+            snapshot_every_records: 5_000,
+            message_bytes_max: 1 << 20,
+            broker_heartbeat_ms: 200,
+            broker_session_ms: 2_000,
+            preferred_leader_ms: 5_000,
+        }
+    }
+}
+
+impl Default for ReplicationConfig {
+    fn default() -> Self {
+        ReplicationConfig {
+            lag_ms_max: 10_000,
+            push_retry_ms: 300,
+            push_bytes_max: 4 << 20,
+            push_window_bytes: 32 << 20,
+            batch_bytes_max: 1_048_588,
+            fetch_bytes_max: 55 << 20,
+            fetch_sessions_max: 1_000,
+            min_insync_replicas: 2,
+            partitions_max: 10_000,
+        }
+    }
+}

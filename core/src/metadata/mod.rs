@@ -1,0 +1,5 @@
+//! The cluster's metadata: its records, the image they make, and the machine that keeps both.
+mod image;
+mod record;
+pub use image::{Broker, Image, Partition, Topic};
+pub use record::Record;

@@ -1,0 +1,85 @@
+//! What the replicas of a partition say to each other.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::local::Member;
+use crate::{BrokerEpoch, Epoch, LogId, NodeId, Offset};
+
+/// Between the replicas of a partition.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ReplicaMessage {
+    /// When a leader has records for a follower, or asks where it stands.
+    Push(Push),
+    /// When a follower has synced what it was pushed, or must say where it stands.
+    Acknowledge(Acknowledge),
+}
+
+impl ReplicaMessage {
+    /// The partition.
+    pub fn log(&self) -> LogId {
+        match self {
+            ReplicaMessage::Push(push) => push.log,
+            ReplicaMessage::Acknowledge(acknowledge) => acknowledge.log,
+        }
+    }
+}
+
+/// From the leader, pipelined: sent while its own sync runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Push {
+    /// The partition.
+    pub log: LogId,
+    /// The leader and its broker epoch.
+    pub leader: (NodeId, BrokerEpoch),
+    /// Epoch in which it leads.
+    pub leader_epoch: Epoch,
+    /// Broker epoch of the follower that is meant; another one drops it.
+    pub follower_epoch: BrokerEpoch,
+    /// Where the leader's epoch starts: records of an older epoch at or past it are cut.
+    pub epoch_start: Offset,
+    /// Offset of the first record pushed, or the leader's end where there is none.
+    pub base: Offset,
+    /// Epoch of the record before `base`; -1 at the start of the log.
+    pub previous_epoch: Epoch,
+    /// Whether this is "begin at `base`": the leader's log starts past the follower's end. Only a replica outside ISR and
+    /// ELR takes it, as a truncation of everything.
+    pub begin: bool,
+    /// The leader's high watermark.
+    pub high_watermark: Offset,
+    /// The leader's log start.
+    pub log_start: Offset,
+    /// Whole batches, offsets and epochs assigned.
+    #[serde(skip)]
+    pub records: Vec<Bytes>,
+}
+
+/// From a follower: only what is synced, only after a push of this epoch matched and any truncation is synced.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Acknowledge {
+    /// The partition.
+    pub log: LogId,
+    /// Leader epoch of the push.
+    pub leader_epoch: Epoch,
+    /// The follower in this life.
+    pub follower: Member,
+    /// What it says.
+    pub answer: Answer,
+}
+
+/// A follower's answer to a push.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// When its log matches the leader's up to a synced end.
+    Synced {
+        /// The end of what it has synced.
+        end: Offset,
+        /// Epoch of the record below that end; -1 where there is none.
+        last_epoch: Epoch,
+    },
+    /// When the record before the push is not there or has another epoch: where the leader should look next.
+    Mismatch {
+        /// Largest offset at which the logs may agree: at most its own end.
+        hint: Offset,
+    },
+}

@@ -1,0 +1,2 @@
+//! Replicas of a partition: leader, follower, high watermark, in-sync set.
+pub mod message;

@@ -1,0 +1,33 @@
+//! Time as core sees it: handed in with each step, never read.
+
+use serde::{Deserialize, Serialize};
+
+/// Nanoseconds on the node's own monotonic clock. Compared only with others of the same node and run.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
+)]
+pub struct Instant(pub u64);
+
+impl Instant {
+    /// This instant moved `millis` later; saturates.
+    pub const fn after_ms(self, millis: u64) -> Instant {
+        Instant(self.0.saturating_add(millis.saturating_mul(1_000_000)))
+    }
+
+    /// Whole milliseconds since `earlier`, 0 if that is later.
+    pub const fn ms_since(self, earlier: Instant) -> u64 {
+        self.0.saturating_sub(earlier.0) / 1_000_000
+    }
+}
+
+/// Wall clock, milliseconds since 1970 UTC. Data for records and retention; never compared for safety.
+pub type Timestamp = i64;
+
+/// What the driver read once before a step.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Now {
+    /// The monotonic clock, for deadlines.
+    pub mono: Instant,
+    /// The wall clock, for data.
+    pub wall: Timestamp,
+}
