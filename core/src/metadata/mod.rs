@@ -1,5 +1,7 @@
 //! The cluster's metadata: its records, the image they make, and the machine that keeps both.
 mod image;
+mod machine;
 mod record;
 pub use image::{Broker, Image, Partition, Topic};
+pub use machine::Metadata;
 pub use record::Record;

@@ -280,3 +280,6 @@ pub struct Recovered {
     /// The shards' engines, as many as the configuration says.
     pub shards: Vec<Store>,
 }
+
+mod recovery;
+pub use recovery::Recovery;
