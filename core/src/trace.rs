@@ -52,6 +52,9 @@ pub enum Event {
         start: Offset,
         /// End offset.
         end: Offset,
+        /// Epoch of the last record; -1 where there is none. With the end it tells which of the log's earlier states this
+        /// is.
+        last_epoch: Epoch,
         /// Whether it was found damaged.
         damaged: bool,
     },
