@@ -1,0 +1,209 @@
+//! Record batches (message format 2): what Produce brings, segments hold and Fetch returns, the same bytes throughout.
+//!
+//! ```text
+//!  0         8        12       16    17   21         23          27         35         43
+//!  | base    | batch  | leader | mag | crc| attributes| last      | base     | max      | producer id, epoch,
+//!  | offset  | length | epoch  | ic  |    |           | offset    | timestamp| timestamp| sequence, count,
+//!  |<--- outside the checksum --->|    |  |<--------- covered by the checksum: all that follows ... records
+//! ```
+//!
+//! Offset and leader epoch stand before the checksum, so a leader places a batch in its log by patching 12 of its bytes
+//! ([`assign`]) and never touches the rest. Records are opened only by those who need them ([`records`]).
+
+mod builder;
+mod compression;
+mod header;
+mod records;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+pub use builder::BatchBuilder;
+pub use compression::{Compression, DecompressLimit};
+pub use header::{BatchHeader, TimestampType};
+pub use records::{Record, RecordIterator, record_iterator, records};
+
+use crate::ErrorCode;
+
+/// Size of a batch header in bytes.
+pub const HEADER_LEN: usize = 61;
+/// Bytes before those that `batch_length` counts: base offset and the length itself.
+pub const LENGTH_PREFIX_LEN: usize = 12;
+/// Where the bytes that the checksum covers begin.
+const CHECKSUM_START: usize = 21;
+/// The fewest bytes of a record: seven fields of one byte.
+const RECORD_SIZE_MIN: usize = 7;
+/// The one message format that is served.
+const MAGIC: i8 = 2;
+
+/// Why bytes are not a batch, or not one that may be appended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// The bytes end before the batch does; the usual end of a fetch reply that was cut to size.
+    #[error("{needed} bytes are needed where {remaining} remain")]
+    Truncated {
+        /// Bytes the batch, its header or a record needs.
+        needed: usize,
+        /// Bytes left.
+        remaining: usize,
+    },
+    /// A batch length that cannot hold a header, or does not match the bytes.
+    #[error("batch length {0} is wrong")]
+    Length(i32),
+    /// A message format other than 2.
+    #[error("message format {0} is not supported")]
+    Magic(i8),
+    /// The checksum does not match: the bytes are damaged.
+    #[error("checksum {computed:08x} where the header says {declared:08x}")]
+    Checksum {
+        /// In the header.
+        declared: u32,
+        /// Of the bytes.
+        computed: u32,
+    },
+    /// Offsets that are negative or overflow.
+    #[error("offsets out of range")]
+    Offsets,
+    /// A count of records that does not fit the offsets or the bytes.
+    #[error("{count} records do not fit the batch")]
+    Count {
+        /// Declared records.
+        count: i32,
+    },
+    /// A control batch from a client.
+    #[error("a client may not write control batches")]
+    Control,
+    /// A producer id without a sequence.
+    #[error("sequence {0} is negative in a batch with a producer id")]
+    Sequence(i32),
+    /// A codec number that Kafka has not assigned.
+    #[error("compression codec {0} is not known")]
+    UnknownCompression(u8),
+    /// The compressed bytes are damaged.
+    #[error("the records cannot be decompressed")]
+    Decompress,
+    /// Decompressed, the records would be larger than allowed.
+    #[error("the records are larger than {0} bytes")]
+    TooLarge(usize),
+    /// A record whose fields contradict its length, the header or each other.
+    #[error("a malformed record")]
+    Record,
+}
+
+impl BatchError {
+    /// What a client whose batch this is should be told.
+    pub fn error_code(&self) -> ErrorCode {
+        match self {
+            BatchError::Truncated { .. }
+            | BatchError::Length(_)
+            | BatchError::Checksum { .. }
+            | BatchError::Decompress => ErrorCode::CORRUPT_MESSAGE,
+            BatchError::Magic(_)
+            | BatchError::Offsets
+            | BatchError::Count { .. }
+            | BatchError::Control
+            | BatchError::Sequence(_)
+            | BatchError::Record => ErrorCode::INVALID_RECORD,
+            BatchError::UnknownCompression(_) => ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
+            BatchError::TooLarge(_) => ErrorCode::MESSAGE_TOO_LARGE,
+        }
+    }
+}
+
+/// Walks the batches of a buffer: each item is a header and the bytes of that batch, which share the buffer's memory.
+/// Lengths are checked, checksums are not ([`validate`] does). After an error there are no more items.
+pub fn batches(
+    bytes: &Bytes,
+) -> impl Iterator<Item = Result<(BatchHeader, Bytes), BatchError>> + use<> {
+    let mut rest = bytes.clone();
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let next = BatchHeader::parse(&rest).and_then(|header| {
+            let (needed, remaining) = (header.size(), rest.len());
+            if needed > remaining {
+                return Err(BatchError::Truncated { needed, remaining });
+            }
+            Ok((header, rest.split_to(needed)))
+        });
+        if next.is_err() {
+            rest.clear();
+        }
+        Some(next)
+    })
+}
+
+/// Checks one whole batch: exactly its length, format 2, checksum, and counts that are possible. The records are not
+/// opened.
+pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
+    let header = validate_intact(bytes)?;
+    // Compaction may have taken records out, so there may be fewer than offsets, and none.
+    if header.base_offset < 0
+        || header.base_offset.checked_add(i64::from(header.last_offset_delta) + 1).is_none()
+    {
+        return Err(BatchError::Offsets);
+    }
+    Ok(header)
+}
+
+/// Checks one whole batch as a producer may send it: as [`validate`], and with as many records as offsets, no control
+/// batch, a known codec, and a sequence if it has a producer id. The base offset may be anything: the leader assigns it.
+///
+/// A sequence without a producer id is accepted, since some clients always write zero.
+pub fn validate_produce(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
+    let header = validate_intact(bytes)?;
+    if i64::from(header.records_count) != i64::from(header.last_offset_delta) + 1 {
+        return Err(BatchError::Count { count: header.records_count });
+    }
+    if header.is_control() {
+        return Err(BatchError::Control);
+    }
+    if header.producer_id >= 0 && header.base_sequence < 0 {
+        return Err(BatchError::Sequence(header.base_sequence));
+    }
+    header.compression()?;
+    Ok(header)
+}
+
+fn validate_intact(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
+    let header = BatchHeader::parse(bytes)?;
+    let (needed, remaining) = (header.size(), bytes.len());
+    if needed > remaining {
+        return Err(BatchError::Truncated { needed, remaining });
+    }
+    if needed < remaining {
+        return Err(BatchError::Length(header.batch_length));
+    }
+    let computed = checksum(&bytes[CHECKSUM_START..]);
+    if computed != header.crc {
+        return Err(BatchError::Checksum { declared: header.crc, computed });
+    }
+    let count = header.records_count;
+    let fits_offsets = count >= 0 && i64::from(count) <= i64::from(header.last_offset_delta) + 1;
+    let compressed = header.compression() != Ok(Compression::None);
+    let fits_bytes = compressed || count as usize <= (needed - HEADER_LEN) / RECORD_SIZE_MIN;
+    if header.last_offset_delta < 0 || !fits_offsets || !fits_bytes {
+        return Err(BatchError::Count { count });
+    }
+    Ok(header)
+}
+
+/// CRC-32C.
+fn checksum(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// The batch at its place in a log: the bytes up to the checksum's reach are copied and patched, the rest is shared.
+/// Both pieces together are the batch.
+///
+/// # Panics
+/// If `batch` is shorter than a header; check it first.
+pub fn assign(batch: &Bytes, base_offset: i64, leader_epoch: i32) -> [Bytes; 2] {
+    assert!(batch.len() >= HEADER_LEN, "not a batch");
+    let mut prefix = BytesMut::with_capacity(CHECKSUM_START);
+    prefix.put_i64(base_offset);
+    prefix.put_slice(&batch[8..12]);
+    prefix.put_i32(leader_epoch);
+    prefix.put_slice(&batch[16..CHECKSUM_START]);
+    [prefix.freeze(), batch.slice(CHECKSUM_START..)]
+}

@@ -1,0 +1,39 @@
+//! The messages, one file per API: Kafka's structs and field names, in wire order, each field with the versions that
+//! have it. What a field means is said where its name does not say it.
+//!
+//! A message is one type for all versions. Fields that a version lacks are left out when written and hold their default
+//! when read, so code that handles a message seldom asks for the version.
+
+// Kafka's own names are the documentation of most fields; a sentence that repeats the name helps nobody.
+#![allow(missing_docs)]
+
+pub mod api_versions;
+pub mod create_topics;
+pub mod delete_topics;
+pub mod describe_cluster;
+pub mod describe_configs;
+pub mod describe_topic_partitions;
+pub mod fetch;
+pub mod find_coordinator;
+pub mod list_offsets;
+pub mod metadata;
+pub mod offset_for_leader_epoch;
+pub mod produce;
+
+pub use api_versions::{ApiVersionsRequest, ApiVersionsResponse};
+pub use create_topics::{CreateTopicsRequest, CreateTopicsResponse};
+pub use delete_topics::{DeleteTopicsRequest, DeleteTopicsResponse};
+pub use describe_cluster::{DescribeClusterRequest, DescribeClusterResponse};
+pub use describe_configs::{DescribeConfigsRequest, DescribeConfigsResponse};
+pub use describe_topic_partitions::{
+    DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
+};
+pub use fetch::{FetchRequest, FetchResponse};
+pub use find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse};
+pub use list_offsets::{ListOffsetsRequest, ListOffsetsResponse};
+pub use metadata::{MetadataRequest, MetadataResponse};
+pub use offset_for_leader_epoch::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
+pub use produce::{ProduceRequest, ProduceResponse};
+
+/// The value of an "authorized operations" field when the client did not ask for it.
+pub const AUTHORIZED_OPERATIONS_OMITTED: i32 = i32::MIN;

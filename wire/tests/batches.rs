@@ -1,0 +1,131 @@
+//! Record batches: built, checked, placed, walked and opened.
+
+use bytes::Bytes;
+use milena_wire::batch::{
+    BatchBuilder, BatchError, BatchHeader, Compression, DecompressLimit, HEADER_LEN, Record,
+    assign, batches, records, validate, validate_produce,
+};
+
+const LIMIT: DecompressLimit = DecompressLimit(1 << 20);
+
+fn batch(base_offset: i64, compression: Compression, count: i64) -> Bytes {
+    let mut builder = BatchBuilder::new(base_offset, 3, compression);
+    for index in 0..count {
+        let value = format!("value {index} {}", "x".repeat(index as usize % 50));
+        builder.append(
+            1_000 - index,
+            None,
+            Some(value.as_bytes()),
+            &[("name", Some(b"v")), ("empty", None)],
+        );
+    }
+    builder.build()
+}
+
+#[test]
+fn built_batches_are_valid_and_open_again() {
+    for compression in Compression::ALL {
+        let batch = batch(40, compression, 3_000);
+        let header = validate_produce(&batch).expect("valid");
+        assert_eq!(validate(&batch), Ok(header));
+        assert_eq!(
+            (header.last_offset(), header.next_offset(), header.size()),
+            (3_039, 3_040, batch.len())
+        );
+        assert_eq!(header.compression(), Ok(compression));
+        assert_eq!(header.max_timestamp, 1_000);
+        let records = records(&batch, LIMIT).expect("opens");
+        assert_eq!(records.len(), 3_000);
+        let expected = Record {
+            offset: 2_540,
+            timestamp: -1_500,
+            key: None,
+            value: Some(Bytes::from("value 2500 ")),
+            headers: vec![("name".into(), Some("v".into())), ("empty".into(), None)],
+        };
+        assert_eq!(records[2_500], expected, "{compression:?}");
+    }
+}
+
+#[test]
+fn assigning_keeps_the_checksum() {
+    let batch = batch(0, Compression::None, 3);
+    let placed = Bytes::from(assign(&batch, 1 << 40, 9).concat());
+    let header = validate(&placed).expect("still valid");
+    assert_eq!((header.base_offset, header.partition_leader_epoch), (1 << 40, 9));
+    assert_eq!(placed[HEADER_LEN..], batch[HEADER_LEN..]);
+    assert_eq!(placed[..HEADER_LEN], header.to_bytes());
+}
+
+#[test]
+fn walking_stops_at_a_cut_batch() {
+    let whole = [batch(0, Compression::None, 2), batch(2, Compression::Lz4, 5)].concat();
+    let offsets = |bytes: &[u8]| -> Vec<Result<i64, ()>> {
+        batches(&Bytes::copy_from_slice(bytes))
+            .map(|item| item.map(|(h, _)| h.base_offset).map_err(|_| ()))
+            .collect()
+    };
+    assert_eq!(offsets(&whole), [Ok(0), Ok(2)]);
+    assert_eq!(offsets(&whole[..whole.len() - 1]), [Ok(0), Err(())]);
+    assert_eq!(offsets(&[]), []);
+}
+
+#[test]
+fn any_flipped_bit_is_noticed() {
+    let batch = batch(0, Compression::None, 2);
+    // Offset and epoch are outside the checksum on purpose.
+    for position in (8..12).chain(16..batch.len()) {
+        for bit in 0..8 {
+            let mut damaged = batch.to_vec();
+            damaged[position] ^= 1 << bit;
+            assert!(validate(&damaged).is_err(), "byte {position} bit {bit}");
+        }
+    }
+}
+
+/// A copy with a changed header and a checksum that fits again.
+fn altered(batch: &Bytes, alter: impl FnOnce(&mut BatchHeader)) -> Bytes {
+    let mut header = BatchHeader::parse(batch).expect("valid");
+    alter(&mut header);
+    let mut bytes = [&header.to_bytes(), &batch[HEADER_LEN..]].concat();
+    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[21..]) as u32;
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+#[test]
+fn what_a_producer_may_not_send() {
+    let batch = batch(0, Compression::None, 3);
+    let produce =
+        |alter: fn(&mut BatchHeader)| validate_produce(&altered(&batch, alter)).map(|_| ());
+    assert_eq!(produce(|_| ()), Ok(()));
+    assert_eq!(produce(|header| header.base_offset = i64::MAX), Ok(()));
+    assert_eq!(produce(|header| header.base_sequence = 0), Ok(()));
+    assert_eq!(produce(|header| header.attributes |= 1 << 5), Err(BatchError::Control));
+    assert_eq!(produce(|header| header.attributes |= 7), Err(BatchError::UnknownCompression(7)));
+    assert_eq!(produce(|header| header.producer_id = 5), Err(BatchError::Sequence(-1)));
+    assert_eq!(produce(|header| header.magic = 1), Err(BatchError::Magic(1)));
+    assert_eq!(produce(|header| header.last_offset_delta = 7), Err(BatchError::Count { count: 3 }));
+    assert_eq!(
+        produce(|header| header.last_offset_delta = -1),
+        Err(BatchError::Count { count: 3 })
+    );
+    assert_eq!(produce(|header| header.records_count = -1), Err(BatchError::Count { count: -1 }));
+    assert_eq!(
+        produce(|header| {
+            header.records_count = i32::MAX;
+            header.last_offset_delta = i32::MAX - 1;
+        }),
+        Err(BatchError::Count { count: i32::MAX })
+    );
+    assert_eq!(
+        validate(&altered(&batch, |header| header.base_offset = i64::MAX)).map(|_| ()),
+        Err(BatchError::Offsets)
+    );
+    // Compaction leaves gaps, and batches without a record.
+    assert!(validate(&altered(&batch, |header| header.last_offset_delta = 7)).is_ok());
+    assert_eq!(
+        validate_produce(&[&batch[..], &[0]].concat()).map(|_| ()),
+        Err(BatchError::Length(BatchHeader::parse(&batch).expect("valid").batch_length))
+    );
+}
