@@ -1,1 +1,4 @@
 //! The production driver.
+
+pub mod files;
+pub mod runtime;

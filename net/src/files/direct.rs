@@ -1,0 +1,228 @@
+//! Disk commands straight on the file system.
+//!
+//! Open files are kept and the least recently used one is closed at a cap, so that the number of descriptors does not grow
+//! with the number of partitions. A file that has unsynced writes is closed only when no other is left to close.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use milena_core::disk::{Command, Directory, FileName, Outcome, Success};
+use rustix::buffer::spare_capacity;
+
+use super::disk_error;
+
+/// Open files at most, unless more than that have unsynced writes.
+const OPEN_FILES_MAX: usize = 768;
+/// Slices per call of pwritev; the kernel takes 1024.
+const SLICES_MAX: usize = 1024;
+
+/// The files of one data directory.
+pub struct Direct {
+    root: PathBuf,
+    open: Mutex<HashMap<FileName, Arc<Open>>>,
+    uses: AtomicU64,
+    /// Whether a folder's own entry in the root is known to be synced, by [`Directory`].
+    rooted: [AtomicBool; Directory::ALL.len()],
+}
+
+struct Open {
+    file: File,
+    last_use: AtomicU64,
+    unsynced: AtomicBool,
+}
+
+impl Direct {
+    /// The files below `root`, which exists.
+    pub fn new(root: PathBuf) -> Direct {
+        Direct { root, open: Mutex::default(), uses: AtomicU64::new(0), rooted: Default::default() }
+    }
+
+    /// The data directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a folder is.
+    pub fn folder(&self, directory: Directory) -> PathBuf {
+        self.root.join(directory.name())
+    }
+
+    /// Where a file is.
+    pub fn path(&self, file: FileName) -> PathBuf {
+        self.folder(file.directory()).join(file.to_string())
+    }
+
+    /// Carries out one command.
+    pub fn execute(&self, command: &Command) -> Outcome {
+        self.attempt(command).map_err(|error| disk_error(&error))
+    }
+
+    fn attempt(&self, command: &Command) -> io::Result<Success> {
+        match command {
+            Command::Create { file } => self.create(*file)?,
+            Command::Write { file, offset, data } => {
+                let open = self.file(*file)?;
+                open.unsynced.store(true, Ordering::Relaxed);
+                write_all_at(&open.file, data, *offset)?;
+            }
+            Command::Read { file, offset, length } => {
+                let open = self.file(*file)?;
+                return Ok(Success::Bytes(read_at(&open.file, *offset, *length)?));
+            }
+            Command::Length { file } => {
+                return Ok(Success::Length(self.file(*file)?.file.metadata()?.len()));
+            }
+            Command::Sync { file } => {
+                let open = self.file(*file)?;
+                open.unsynced.store(false, Ordering::Relaxed);
+                open.file.sync_data()?;
+            }
+            Command::Truncate { file, length } => {
+                let open = self.file(*file)?;
+                open.unsynced.store(true, Ordering::Relaxed);
+                open.file.set_len(*length)?;
+            }
+            Command::Rename { from, to } => {
+                let mut open = self.open();
+                open.remove(from);
+                open.remove(to);
+                std::fs::rename(self.path(*from), self.path(*to))?;
+            }
+            Command::Remove { file } => {
+                self.open().remove(file);
+                match std::fs::remove_file(self.path(*file)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            Command::SyncDirectory { directory } => self.sync_directory(*directory)?,
+            Command::List { directory } => return self.list(*directory).map(Success::Names),
+            Command::FreeSpace => {
+                let status = rustix::fs::statvfs(&self.root)?;
+                return Ok(Success::Free(status.f_bavail.saturating_mul(status.f_frsize)));
+            }
+        }
+        Ok(Success::Done)
+    }
+
+    fn create(&self, file: FileName) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let path = self.path(file);
+        let made = match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(self.folder(file.directory()))?;
+                options.open(&path)?
+            }
+            other => other?,
+        };
+        self.keep(&mut self.open(), file, made).unsynced.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sync_directory(&self, directory: Directory) -> io::Result<()> {
+        let folder = self.folder(directory);
+        std::fs::create_dir_all(&folder)?;
+        File::open(&folder)?.sync_all()?;
+        let rooted = &self.rooted[Directory::ALL.iter().position(|d| *d == directory).unwrap_or(0)];
+        if directory != Directory::Root && !rooted.load(Ordering::Relaxed) {
+            File::open(&self.root)?.sync_all()?;
+            rooted.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The files of ours in a folder, sorted.
+    pub fn list(&self, directory: Directory) -> io::Result<Vec<FileName>> {
+        let entries = match std::fs::read_dir(self.folder(directory)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let file = name.to_str().and_then(|name| name.parse::<FileName>().ok());
+            names.extend(file.filter(|file| file.directory() == directory));
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<FileName, Arc<Open>>> {
+        self.open.lock().expect("no panic while the table is held")
+    }
+
+    fn file(&self, file: FileName) -> io::Result<Arc<Open>> {
+        let mut open = self.open();
+        if let Some(found) = open.get(&file) {
+            found.last_use.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+            return Ok(found.clone());
+        }
+        let opened = OpenOptions::new().read(true).write(true).open(self.path(file))?;
+        Ok(self.keep(&mut open, file, opened))
+    }
+
+    fn keep(
+        &self,
+        open: &mut HashMap<FileName, Arc<Open>>,
+        name: FileName,
+        file: File,
+    ) -> Arc<Open> {
+        while open.len() >= OPEN_FILES_MAX {
+            let oldest = open.iter().min_by_key(|(_, entry)| {
+                (entry.unsynced.load(Ordering::Relaxed), entry.last_use.load(Ordering::Relaxed))
+            });
+            let Some(oldest) = oldest.map(|(name, _)| *name) else { break };
+            open.remove(&oldest);
+        }
+        let entry = Arc::new(Open {
+            file,
+            last_use: AtomicU64::new(self.uses.fetch_add(1, Ordering::Relaxed)),
+            unsynced: AtomicBool::new(false),
+        });
+        open.insert(name, entry.clone());
+        entry
+    }
+}
+
+/// Reads what is there, up to `length` bytes.
+pub(super) fn read_at(file: &File, offset: u64, length: u32) -> io::Result<Bytes> {
+    let there = file.metadata()?.len().saturating_sub(offset);
+    let wanted = usize::try_from(there.min(u64::from(length))).unwrap_or(usize::MAX);
+    let mut bytes = Vec::with_capacity(wanted);
+    while bytes.len() < wanted {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => break,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(wanted);
+    Ok(bytes.into())
+}
+
+/// Writes all of it, one part after the other, from `offset` on.
+pub(super) fn write_all_at(file: &File, data: &[Bytes], mut offset: u64) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> =
+        data.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
+    let mut rest = &mut slices[..];
+    while !rest.is_empty() {
+        let count = rest.len().min(SLICES_MAX);
+        match rustix::io::pwritev(file, &rest[..count], offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut rest, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! Which thread does which disk command, and when it may begin.
+//!
+//! Four lanes per machine, each a thread that does its commands in order. The journal has one for itself, so that nothing
+//! stands in front of the sync that clients wait for; segments are written in another and synced in a third, since such a
+//! sync is long; reads have the fourth. What keeps the order within a file: a command waits here while the file has
+//! commands running in another lane. The one exception lets a read pass a sync, which changes nothing that it could see.
+//!
+//! A lane is woken once per [`Lanes::flush`], and reports after each sync and at the end of what it was given.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+
+use milena_core::OpId;
+use milena_core::disk::{Command, Directory, FileName, Outcome};
+
+use super::Files;
+use crate::runtime::DiskThread;
+
+const JOURNAL: usize = 0;
+const BEHIND: usize = 1;
+const BEHIND_SYNCS: usize = 2;
+const READS: usize = 3;
+const LANES: usize = 4;
+
+/// One machine's way to the disk.
+pub struct Lanes {
+    threads: Vec<DiskThread<Vec<(OpId, Command)>>>,
+    /// Given out since the last flush, by lane.
+    batches: [Vec<(OpId, Command)>; LANES],
+    /// Files with something running.
+    files: HashMap<FileName, Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    running: [u32; LANES],
+    waiting: VecDeque<(OpId, Command)>,
+}
+
+/// A command that is done.
+pub struct Done {
+    /// Its number.
+    pub op: OpId,
+    /// What came of it.
+    pub outcome: Outcome,
+    file: Option<FileName>,
+    lane: usize,
+}
+
+impl Lanes {
+    /// Starts the lanes of one machine. `report` is called on their threads; each [`Done`] must come back to
+    /// [`Lanes::done`].
+    pub fn start(
+        name: &str,
+        files: &Arc<Files>,
+        report: impl Fn(Vec<Done>) + Clone + Send + 'static,
+    ) -> io::Result<Lanes> {
+        let start = |lane: usize| {
+            let (files, report) = (files.clone(), report.clone());
+            let label = ["j", "w", "s", "r"][lane];
+            DiskThread::start(format!("{name}-{label}"), move |batch| {
+                run(&files, lane, batch, &report);
+            })
+        };
+        let threads = (0..LANES).map(start).collect::<io::Result<_>>()?;
+        Ok(Lanes { threads, batches: Default::default(), files: HashMap::new() })
+    }
+
+    /// Takes a command; it begins with the next flush, or when its file allows.
+    pub fn submit(&mut self, op: OpId, command: Command) {
+        let lane = lane(&command);
+        let Some(file) = command.file() else {
+            self.batches[lane].push((op, command));
+            return;
+        };
+        let queue = self.files.entry(file).or_default();
+        if queue.waiting.is_empty() && queue.free_for(lane) {
+            queue.running[lane] += 1;
+            self.batches[lane].push((op, command));
+        } else {
+            queue.waiting.push_back((op, command));
+        }
+    }
+
+    /// Notes what is done, and lets go what waited for it.
+    pub fn done(&mut self, done: &Done) {
+        let Some(file) = done.file else { return };
+        let Some(queue) = self.files.get_mut(&file) else { return };
+        queue.running[done.lane] -= 1;
+        while let Some((_, command)) = queue.waiting.front() {
+            let lane = lane(command);
+            if !queue.free_for(lane) {
+                break;
+            }
+            queue.running[lane] += 1;
+            self.batches[lane].extend(queue.waiting.pop_front());
+        }
+        if queue.waiting.is_empty() && queue.running == [0; LANES] {
+            self.files.remove(&file);
+        }
+    }
+
+    /// Wakes the lanes that were given something.
+    pub fn flush(&mut self) {
+        for (thread, batch) in self.threads.iter().zip(&mut self.batches) {
+            if !batch.is_empty() {
+                thread.send(std::mem::take(batch));
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn free_for(&self, lane: usize) -> bool {
+        (0..LANES).all(|other| {
+            let passes = lane == READS && other == BEHIND_SYNCS;
+            other == lane || passes || self.running[other] == 0
+        })
+    }
+}
+
+fn lane(command: &Command) -> usize {
+    let journal =
+        |file: &FileName| matches!(file, FileName::Journal { .. } | FileName::Superblock { .. });
+    match command {
+        Command::Read { .. }
+        | Command::Length { .. }
+        | Command::List { .. }
+        | Command::FreeSpace => READS,
+        Command::Sync { file } => {
+            if journal(file) {
+                JOURNAL
+            } else {
+                BEHIND_SYNCS
+            }
+        }
+        Command::SyncDirectory { directory } => match directory {
+            Directory::Root | Directory::Journal => JOURNAL,
+            Directory::Segments | Directory::Snapshots => BEHIND_SYNCS,
+        },
+        Command::Create { file }
+        | Command::Write { file, .. }
+        | Command::Truncate { file, .. }
+        | Command::Rename { from: file, .. }
+        | Command::Remove { file } => {
+            if journal(file) {
+                JOURNAL
+            } else {
+                BEHIND
+            }
+        }
+    }
+}
+
+fn run(files: &Files, lane: usize, batch: Vec<(OpId, Command)>, report: &impl Fn(Vec<Done>)) {
+    let mut finished = Vec::with_capacity(batch.len());
+    for (op, command) in batch {
+        let outcome = files.execute(&command);
+        finished.push(Done { op, outcome, file: command.file(), lane });
+        if matches!(command, Command::Sync { .. }) {
+            report(std::mem::take(&mut finished));
+        }
+    }
+    if !finished.is_empty() {
+        report(finished);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::Unsynced;
+    use bytes::Bytes;
+    use milena_core::LogId;
+    use milena_core::disk::Success;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    /// Interleaved writes, reads, syncs and truncations of a few files, all submitted at once: each file's answers come in
+    /// order and as if it had been alone.
+    #[test]
+    fn commands_of_a_file_keep_their_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Arc::new(Files::open(directory.path(), Unsynced::PageCache).unwrap());
+        let (sender, receiver) = mpsc::channel();
+        let mut lanes =
+            Lanes::start("test", &files, move |done| sender.send(done).unwrap()).unwrap();
+        let names: Vec<FileName> = (0..3)
+            .map(|base| FileName::Segment { log: LogId::default(), base, generation: 0 })
+            .chain([FileName::Journal { layout: 0, journal: 1, index: 0 }])
+            .collect();
+        let mut expected = HashMap::new();
+        let mut op = 0;
+        let mut submit = |lanes: &mut Lanes, command: Command, outcome: Success| {
+            op += 1;
+            expected.insert(OpId(op), (command.file().unwrap(), outcome));
+            lanes.submit(OpId(op), command);
+        };
+        for file in &names {
+            submit(&mut lanes, Command::Create { file: *file }, Success::Done);
+        }
+        for round in 0..50_u8 {
+            for file in &names {
+                let file = *file;
+                let data = vec![Bytes::from(vec![round; 9])];
+                submit(&mut lanes, Command::Write { file, offset: 0, data }, Success::Done);
+                if round % 3 == 0 {
+                    submit(&mut lanes, Command::Sync { file }, Success::Done);
+                }
+                let bytes = Success::Bytes(Bytes::from(vec![round; 9]));
+                submit(&mut lanes, Command::Read { file, offset: 0, length: 99 }, bytes);
+                if round % 5 == 0 {
+                    submit(&mut lanes, Command::Truncate { file, length: 4 }, Success::Done);
+                    submit(&mut lanes, Command::Length { file }, Success::Length(4));
+                }
+            }
+        }
+        lanes.flush();
+        let mut last: HashMap<FileName, OpId> = HashMap::new();
+        while !expected.is_empty() {
+            for done in receiver.recv_timeout(Duration::from_secs(20)).unwrap() {
+                let (file, outcome) = expected.remove(&done.op).unwrap();
+                assert_eq!(done.outcome, Ok(outcome), "{:?}", done.op);
+                // A read may pass a sync; that it saw the right bytes was checked above.
+                if done.lane != READS {
+                    let before = last.insert(file, done.op);
+                    assert!(before.is_none_or(|before| before < done.op), "{file}");
+                }
+                lanes.done(&done);
+            }
+            lanes.flush();
+        }
+        assert!(lanes.files.is_empty());
+    }
+}
