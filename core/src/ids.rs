@@ -51,6 +51,10 @@ impl LogId {
     pub const METADATA: LogId =
         LogId { topic: TopicId([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), partition: 0 };
 
+    /// Where a broker keeps the epoch of its registration, in the metadata store: a state and no records.
+    pub const BROKER: LogId =
+        LogId { topic: TopicId([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]), partition: 0 };
+
     /// The shard that owns this log in a node with `shards` of them (at least 1). Frozen: both sides of a node's restart
     /// must agree, though recovery moves what a changed number of shards moves.
     pub fn shard(self, shards: u16) -> u16 {
@@ -66,6 +70,8 @@ impl fmt::Debug for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == LogId::METADATA {
             f.write_str("metadata")
+        } else if *self == LogId::BROKER {
+            f.write_str("broker")
         } else {
             write!(f, "{:?}-{}", self.topic, self.partition)
         }

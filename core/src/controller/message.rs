@@ -1,7 +1,148 @@
 //! What brokers and the active controller say to each other.
+//!
+//! Any of it may be lost, delayed and doubled. A registration names the one that it replaces, a proposal the partition
+//! epoch, a damage report the incarnation, so that a late double finds another state than it speaks of and changes
+//! nothing. A client's request names the term of the controller that is meant, which answers each of them once.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Refusal;
+use crate::local::AlterPartition;
+use crate::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, TopicId};
+
 /// Between a broker and the active controller.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub enum ControllerMessage {}
+pub enum ControllerMessage {
+    /// When a broker has started and knows the cluster's metadata, or was registered by another life of it.
+    Register(Registration),
+    /// When a registration is committed.
+    Registered {
+        /// The life that asked.
+        life: u64,
+        /// Its epoch.
+        epoch: BrokerEpoch,
+    },
+    /// When a broker says that it lives. Only after the epoch is synced on its disk: this confirms it too.
+    Heartbeat {
+        /// Of its registration.
+        epoch: BrokerEpoch,
+    },
+    /// When a leader proposes an in-sync set.
+    AlterPartition(AlterPartition),
+    /// When a replica's data is damaged.
+    Damaged(Damage),
+    /// When a client's request is the controller's to answer.
+    Administer {
+        /// The term of the controller that is meant; one of another term drops it.
+        term: Epoch,
+        /// The life of the broker that asks.
+        life: u64,
+        /// Number of the request in that life.
+        id: u64,
+        /// What is asked.
+        request: AdminRequest,
+    },
+    /// The answer to [`ControllerMessage::Administer`], once what it did is committed.
+    Administered {
+        /// The life of the broker that asked.
+        life: u64,
+        /// Number of the request in that life.
+        id: u64,
+        /// Metadata up to here shows what was done.
+        end: Offset,
+        /// For each topic asked about, in the order of the request.
+        topics: Vec<Result<TopicSummary, Refusal>>,
+    },
+}
+
+/// A broker's registration.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Registration {
+    /// Drawn at each start of the broker.
+    pub life: u64,
+    /// The registration in force, as the broker's metadata shows it; another one in force drops this.
+    pub replaces: Option<BrokerEpoch>,
+    /// Its disk.
+    pub incarnation: Incarnation,
+    /// The last epoch that is synced on that disk.
+    pub synced: Option<BrokerEpoch>,
+    /// Where Kafka clients reach it.
+    pub kafka: (String, u16),
+    /// Where other nodes reach it.
+    pub peer: String,
+    /// Its rack.
+    pub rack: Option<String>,
+}
+
+/// A damaged replica.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Damage {
+    /// The partition.
+    pub log: LogId,
+    /// The broker's registration.
+    pub broker_epoch: BrokerEpoch,
+    /// Its disk.
+    pub incarnation: Incarnation,
+    /// The life of the data that is damaged.
+    pub replica: ReplicaIncarnation,
+}
+
+/// A client's request to the controller.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum AdminRequest {
+    /// To make topics.
+    CreateTopics {
+        /// Which.
+        topics: Vec<NewTopic>,
+        /// Only to say whether they could be made.
+        validate_only: bool,
+    },
+    /// To delete topics with their records.
+    DeleteTopics {
+        /// Which.
+        topics: Vec<TopicReference>,
+    },
+}
+
+/// A topic to be made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewTopic {
+    /// Drawn by the broker that asks, so that asking again makes it once.
+    pub id: TopicId,
+    /// Name.
+    pub name: String,
+    /// How many partitions; none for the default.
+    pub partitions: Option<i32>,
+    /// How many replicas of each; none for the default.
+    pub replication_factor: Option<i16>,
+    /// The replicas of each partition by its index, where the client chose them; empty otherwise.
+    pub assignments: Vec<(i32, Vec<NodeId>)>,
+    /// Its own configurations; a value of none is the default.
+    pub configs: Vec<(String, Option<String>)>,
+}
+
+/// How a client names a topic.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum TopicReference {
+    /// By name.
+    Name(String),
+    /// By identity.
+    Id(TopicId),
+}
+
+/// A topic that was made or deleted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TopicSummary {
+    /// Identity.
+    pub id: TopicId,
+    /// Name.
+    pub name: String,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Replicas of the first.
+    pub replication_factor: i16,
+    /// Its own configurations.
+    pub configs: BTreeMap<String, String>,
+}

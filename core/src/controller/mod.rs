@@ -1,2 +1,43 @@
 //! The controller: pure functions from the image and a request to metadata records.
+//!
+//! Each function here looks at an image and a request and gives the records that answer it, or a refusal; it keeps and
+//! sends nothing. What commits the records, and the little that is remembered between requests (sessions, the queue), is
+//! [`crate::metadata`]. Every change of a partition goes through one function, [`partition_change`], whose result is
+//! asserted to be a sane one: KIP-966 is in that file and nowhere else.
+
+mod alter_partition;
+mod broker;
+pub mod configs;
+mod damaged;
 pub mod message;
+mod partition_change;
+mod preferred;
+mod topics;
+
+use milena_wire::ErrorCode;
+
+pub use alter_partition::alter_partition;
+pub use broker::{confirm, fence, register};
+pub use damaged::damaged;
+pub use partition_change::{Change, partition_change};
+pub use preferred::{Preferred, give_back};
+pub use topics::{create_topic, delete_topic};
+
+/// Why a request was not done. Nothing was changed by it.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Refusal {
+    /// Kafka's code for it.
+    pub code: ErrorCode,
+    /// A sentence for whoever asked.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal with its sentence.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Refusal {
+        Refusal { code, message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::record::{self, DecodeError, Record};
 use crate::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, TopicId};
 
 /// The metadata at one offset of its log.
@@ -37,7 +39,7 @@ pub struct Broker {
     pub incarnation: Incarnation,
     /// Given by the record that registered it.
     pub epoch: BrokerEpoch,
-    /// The last epoch of which it said that it is synced on that disk.
+    /// The last epoch of which it said that it is synced on its disk; kept when it registers again.
     pub confirmed: Option<BrokerEpoch>,
     /// Whether it is out of service: no leader, no member of an in-sync set.
     pub fenced: bool,
@@ -94,11 +96,215 @@ impl Image {
     pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
         self.topics.get(self.names.get(name)?)
     }
+
+    /// Whether a broker is registered and in service.
+    pub fn unfenced(&self, node: NodeId) -> bool {
+        self.brokers.get(&node).is_some_and(|broker| !broker.fenced)
+    }
+
+    /// Every partition, by topic and index.
+    pub fn partitions(&self) -> impl Iterator<Item = (LogId, &Partition)> {
+        self.topics.values().flat_map(|topic| {
+            let logs = (0..).map(|partition| LogId { topic: topic.id, partition });
+            logs.zip(&topic.partitions)
+        })
+    }
+
+    /// Takes the entry at an offset of the log: all its records, or none where it is one of the quorum's own.
+    ///
+    /// # Panics
+    ///
+    /// Where the offset is not the next one, or a record does not fit: no controller of ours writes such a thing.
+    pub fn apply(&mut self, offset: Offset, epoch: Epoch, records: &[Record]) {
+        assert!(offset >= self.end, "an entry is applied once and in order");
+        assert!(epoch >= self.epoch, "terms do not fall");
+        let mut hash = Hash(self.hash);
+        hash.write(&offset.to_le_bytes());
+        hash.write(&epoch.to_le_bytes());
+        if !records.is_empty() {
+            hash.write(&record::encode(records));
+        }
+        for record in records {
+            self.apply_record(offset, record);
+        }
+        (self.end, self.epoch, self.hash) = (offset + 1, epoch, hash.0);
+    }
+
+    fn apply_record(&mut self, offset: Offset, record: &Record) {
+        match record.clone() {
+            Record::RegisterBroker { node, incarnation, kafka, peer, rack } => {
+                let confirmed = self.brokers.get(&node).and_then(|broker| broker.confirmed);
+                let epoch = BrokerEpoch(offset);
+                let fenced = true;
+                let broker = Broker { incarnation, epoch, confirmed, fenced, kafka, peer, rack };
+                self.brokers.insert(node, broker);
+            }
+            Record::ConfirmBroker { node, epoch } => {
+                let broker = self.brokers.get_mut(&node).expect("who confirms has registered");
+                assert!(broker.epoch == epoch, "only the present registration is confirmed");
+                broker.confirmed = Some(epoch);
+            }
+            Record::FenceBroker { node, fenced } => {
+                self.brokers.get_mut(&node).expect("who is fenced has registered").fenced = fenced;
+            }
+            Record::Topic { id, name, configs } => {
+                let old = self.topics.get(&id).map(|topic| topic.partitions.clone());
+                let taken = self.names.insert(name.clone(), id);
+                assert!(taken.is_none_or(|other| other == id), "a name has one topic");
+                let partitions = old.unwrap_or_default();
+                self.topics.insert(id, Arc::new(Topic { id, name, configs, partitions }));
+            }
+            Record::Partition { log, partition } => {
+                let topic = self.topics.get_mut(&log.topic).expect("a partition has a topic");
+                let partitions = &mut Arc::make_mut(topic).partitions;
+                let index = usize::try_from(log.partition).expect("partitions count from 0");
+                match partitions.get_mut(index) {
+                    Some(old) => {
+                        assert!(partition.partition_epoch > old.partition_epoch, "it only grows");
+                        *old = partition;
+                    }
+                    None => {
+                        assert!(index == partitions.len(), "partitions are dense");
+                        partitions.push(partition);
+                    }
+                }
+            }
+            Record::RemoveTopic { id } => {
+                let topic = self.topics.remove(&id).expect("only what exists is removed");
+                self.names.remove(&topic.name);
+            }
+        }
+    }
+
+    /// The bytes of a snapshot.
+    pub fn encode(&self) -> Bytes {
+        record::encode(self)
+    }
+
+    /// The image of a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// Where the bytes are none that [`Image::encode`] of this version wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
+        record::decode(bytes)
+    }
+}
+
+/// FNV-1a with 64 bits: chains the records, so that two images that should be equal are seen not to be.
+struct Hash(u64);
+
+impl Hash {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        // The length, so that two neighbours are not taken for two others with the same bytes.
+        self.0 = (self.0 ^ bytes.len() as u64).wrapping_add(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
 }
 
 impl Partition {
     /// The life that the metadata gives a replica.
     pub fn incarnation(&self, node: NodeId) -> Option<ReplicaIncarnation> {
         self.replicas.iter().position(|r| *r == node).map(|i| self.incarnations[i])
+    }
+
+    /// Whether a broker holds it.
+    pub fn is_replica(&self, node: NodeId) -> bool {
+        self.replicas.contains(&node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{decode_records, encode_records};
+    use super::*;
+
+    fn records() -> Vec<Record> {
+        let id = TopicId([3; 16]);
+        let partition = Partition {
+            replicas: vec![NodeId(1)],
+            incarnations: vec![ReplicaIncarnation(0)],
+            isr: vec![NodeId(1)],
+            leader: Some(NodeId(1)),
+            min_isr: 1,
+            ..Partition::default()
+        };
+        vec![
+            Record::RegisterBroker {
+                node: NodeId(1),
+                incarnation: Incarnation(u128::MAX),
+                kafka: ("localhost".into(), 9092),
+                peer: "localhost:7000".into(),
+                rack: Some("a".into()),
+            },
+            Record::ConfirmBroker { node: NodeId(1), epoch: BrokerEpoch(4) },
+            Record::FenceBroker { node: NodeId(1), fenced: false },
+            Record::Topic { id, name: "t".into(), configs: BTreeMap::new() },
+            Record::Partition { log: LogId { topic: id, partition: 0 }, partition },
+        ]
+    }
+
+    #[test]
+    fn entries_and_snapshots_round_trip() {
+        let bytes = encode_records(&records());
+        assert_eq!(decode_records(&bytes), Ok(records()));
+        assert_eq!(decode_records(&[]), Ok(vec![]));
+        assert_eq!(decode_records(&[9, 0]), Err(DecodeError::Version(9)));
+        assert_eq!(decode_records(&bytes[..bytes.len() - 1]), Err(DecodeError::Malformed));
+        let longer = [&bytes[..], &[0]].concat();
+        assert_eq!(decode_records(&longer), Err(DecodeError::Malformed));
+
+        let mut image = Image::default();
+        image.apply(4, 2, &records());
+        assert_eq!(Image::decode(&image.encode()), Ok(image));
+        assert_eq!(Image::decode(&[]), Err(DecodeError::Malformed));
+    }
+
+    #[test]
+    fn entries_make_the_image() {
+        let mut image = Image::default();
+        image.apply(4, 2, &records());
+        assert_eq!((image.end, image.epoch), (5, 2));
+        let broker = &image.brokers[&NodeId(1)];
+        assert_eq!((broker.epoch, broker.confirmed), (BrokerEpoch(4), Some(BrokerEpoch(4))));
+        assert!(image.unfenced(NodeId(1)));
+        assert_eq!(image.topic("t").map(|topic| topic.partitions.len()), Some(1));
+
+        let again = Record::RegisterBroker {
+            node: NodeId(1),
+            incarnation: Incarnation(1),
+            kafka: ("localhost".into(), 9092),
+            peer: "localhost:7000".into(),
+            rack: None,
+        };
+        image.apply(5, 2, &[again, Record::RemoveTopic { id: TopicId([3; 16]) }]);
+        let broker = &image.brokers[&NodeId(1)];
+        assert_eq!((broker.epoch, broker.confirmed), (BrokerEpoch(5), Some(BrokerEpoch(4))));
+        assert!(!image.unfenced(NodeId(1)));
+        assert_eq!(image.topics.len() + image.names.len(), 0);
+    }
+
+    #[test]
+    fn the_hash_chains_offsets_terms_and_records() {
+        let hash = |steps: &[(Offset, Epoch, &[Record])]| {
+            let mut image = Image::default();
+            steps.iter().for_each(|(offset, epoch, records)| image.apply(*offset, *epoch, records));
+            image.hash
+        };
+        let all = records();
+        let hashes = [
+            hash(&[]),
+            hash(&[(0, 1, &[])]),
+            hash(&[(0, 2, &[])]),
+            hash(&[(1, 1, &[])]),
+            hash(&[(0, 1, &[]), (1, 1, &[])]),
+            hash(&[(0, 1, &all[..1])]),
+            hash(&[(0, 1, &all[..1]), (1, 1, &all[2..3])]),
+        ];
+        for (index, one) in hashes.iter().enumerate() {
+            assert!(!hashes[..index].contains(one), "{hashes:?}");
+        }
     }
 }

@@ -4,4 +4,4 @@ mod machine;
 mod record;
 pub use image::{Broker, Image, Partition, Topic};
 pub use machine::Metadata;
-pub use record::Record;
+pub use record::{DecodeError, Record, decode_records, encode_records};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Partition;
@@ -58,4 +59,50 @@ pub enum Record {
         /// Identity.
         id: TopicId,
     },
+}
+
+/// Version of the encoding, the first byte of every entry and snapshot. Frozen; the next one gets the next number.
+pub(super) const VERSION: u8 = 1;
+
+/// Bytes that are not metadata of a version known here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// They begin with another version: this node's program is older than the cluster's.
+    #[error("metadata of format version {0}, which this version of the program does not know")]
+    Version(u8),
+    /// They are not what that version writes.
+    #[error("metadata that cannot be read")]
+    Malformed,
+}
+
+/// One entry of the metadata log: records that are applied together or not at all.
+pub fn encode_records(records: &[Record]) -> Bytes {
+    encode(records)
+}
+
+/// The records of an entry. An entry without bytes is one of the quorum's own and has none.
+///
+/// # Errors
+///
+/// Where the bytes are none that [`encode_records`] of this version wrote.
+pub fn decode_records(bytes: &[u8]) -> Result<Vec<Record>, DecodeError> {
+    if bytes.is_empty() { Ok(Vec::new()) } else { decode(bytes) }
+}
+
+/// Version byte and postcard.
+pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Bytes {
+    let encoded = postcard::to_extend(value, vec![VERSION]);
+    encoded.expect("a vector takes whatever it is given").into()
+}
+
+/// What [`encode`] wrote, all of it.
+pub(super) fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
+            Ok((value, [])) => Ok(value),
+            _ => Err(DecodeError::Malformed),
+        },
+        Some((version, _)) => Err(DecodeError::Version(*version)),
+        None => Err(DecodeError::Malformed),
+    }
 }

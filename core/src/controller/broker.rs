@@ -1,0 +1,110 @@
+//! Brokers come, prove their disk, fall silent and come back.
+//!
+//! Registration fences first, so that every leadership the broker held has ended before its new life begins: otherwise it
+//! could write other bytes under an epoch and offset that it used before it crashed. What fencing leaves of its seats it
+//! keeps if it proves its disk: then every record that it acknowledged is still there.
+//!
+//! ```text
+//!                 register                     confirm
+//!    (unknown) ─────────────▶ fenced, E ────────────────────▶ in service, E confirmed
+//!                               ▲  │ ▲                          │   │
+//!                               └──┘ └── silent for a session ──┘   │
+//!                     register: E' ◀───────────── register: E' ─────┘
+//! ```
+
+use super::message::Registration;
+use super::{Change, partition_change};
+use crate::metadata::{Broker, Image, Record};
+use crate::{BrokerEpoch, NodeId};
+
+/// When a broker asks to be registered: the records, or none where the request is not about the registration that is in
+/// force (it was delayed or doubled, and a newer one may have come after it).
+///
+/// Every partition that it holds gets a new partition epoch, so that no proposal made with its former life stands.
+pub fn register(image: &Image, node: NodeId, request: &Registration) -> Option<Vec<Record>> {
+    let known = image.brokers.get(&node);
+    if known.map(|broker| broker.epoch) != request.replaces {
+        return None;
+    }
+    let intact = known.is_some_and(|broker| proves_disk(broker, request));
+    let mut records = vec![Record::RegisterBroker {
+        node,
+        incarnation: request.incarnation,
+        kafka: request.kafka.clone(),
+        peer: request.peer.clone(),
+        rack: request.rack.clone(),
+    }];
+    changes(image, node, &mut records, |partition| {
+        if intact {
+            Change::without(partition, node)
+        } else {
+            Change::without_unclean(partition, node)
+        }
+    });
+    Some(records)
+}
+
+/// Whether what a broker says of its disk shows that it holds everything it ever acknowledged: it is the same disk, and
+/// the last epoch synced on it is the last one that was confirmed, or a later one (issued since to the same disk, and
+/// never confirmed). A disk put back to an older image names an older one.
+fn proves_disk(broker: &Broker, request: &Registration) -> bool {
+    let same_disk = broker.incarnation == request.incarnation;
+    let up_to_date = match (broker.confirmed, request.synced) {
+        (Some(confirmed), Some(synced)) => (confirmed..=broker.epoch).contains(&synced),
+        // Never confirmed, never in service: there is no seat to keep.
+        (None, _) | (_, None) => false,
+    };
+    same_disk && up_to_date
+}
+
+/// When a broker says that its epoch is synced on its disk: it is confirmed and comes into service, and partitions that
+/// have no leader may take it, from the ISR or else the ELR. Nothing where all that is so already, or where it speaks of
+/// another registration than the one in force.
+pub fn confirm(image: &Image, node: NodeId, epoch: BrokerEpoch) -> Vec<Record> {
+    let mut records = Vec::new();
+    let Some(broker) = image.brokers.get(&node).filter(|broker| broker.epoch == epoch) else {
+        return records;
+    };
+    if broker.confirmed != Some(epoch) {
+        records.push(Record::ConfirmBroker { node, epoch });
+    }
+    if broker.fenced {
+        records.push(Record::FenceBroker { node, fenced: false });
+        let unfenced = |other| other == node || image.unfenced(other);
+        for (log, old) in image.partitions() {
+            if old.leader.is_none() && (old.isr.contains(&node) || old.elr.contains(&node)) {
+                let new = partition_change(old, &Change::default(), unfenced);
+                if new.leader.is_some() {
+                    records.push(Record::Partition { log, partition: new });
+                }
+            }
+        }
+    }
+    records
+}
+
+/// When a broker was silent for a session: out of every ISR, no leader of anything. Its seats in the ELR it keeps.
+///
+/// Every partition that it holds gets a new partition epoch, so that a proposal that names it does not stand for ever.
+pub fn fence(image: &Image, node: NodeId) -> Vec<Record> {
+    let mut records = Vec::new();
+    if image.unfenced(node) {
+        records.push(Record::FenceBroker { node, fenced: true });
+        changes(image, node, &mut records, |partition| Change::without(partition, node));
+    }
+    records
+}
+
+/// The change of every partition that a broker holds, while it is out of service.
+fn changes(
+    image: &Image,
+    node: NodeId,
+    records: &mut Vec<Record>,
+    change: impl Fn(&crate::metadata::Partition) -> Change,
+) {
+    let unfenced = |other| other != node && image.unfenced(other);
+    for (log, old) in image.partitions().filter(|(_, partition)| partition.is_replica(node)) {
+        let partition = partition_change(old, &change(old), unfenced);
+        records.push(Record::Partition { log, partition });
+    }
+}

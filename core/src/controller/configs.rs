@@ -1,0 +1,214 @@
+//! The configurations of topics: one table with their names, defaults and ranges.
+//!
+//! Creating a topic checks against it, describing one lists it, and whoever acts on a value reads it from here. What is
+//! not in the table is refused by name rather than silently ignored.
+
+use std::collections::BTreeMap;
+
+use milena_wire::ErrorCode;
+
+use super::Refusal;
+use crate::Config;
+
+/// What values a configuration takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A number of 64 bits in a range.
+    Long {
+        /// Least.
+        min: i64,
+        /// Greatest.
+        max: i64,
+    },
+    /// A number of 32 bits in a range.
+    Int {
+        /// Least.
+        min: i64,
+        /// Greatest.
+        max: i64,
+    },
+    /// One of a few words.
+    OneOf(&'static [&'static str]),
+}
+
+/// A configuration of a topic.
+#[derive(Clone, Copy, Debug)]
+pub struct TopicConfig {
+    /// Kafka's name.
+    pub name: &'static str,
+    /// Kafka's name of the broker-wide default, for those who look for it.
+    pub broker_name: &'static str,
+    /// Its values.
+    pub kind: Kind,
+    /// The value of a topic that has none of its own.
+    pub default: fn(&Config) -> String,
+    /// A sentence.
+    pub documentation: &'static str,
+}
+
+/// `retention.ms`: a week.
+const RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// Least `segment.bytes`: a segment is to hold more than its files' own cost.
+const SEGMENT_BYTES_MIN: i64 = 16 * 1024;
+
+/// Every configuration that a topic can have, by name.
+pub const TOPIC_CONFIGS: &[TopicConfig] = &[
+    TopicConfig {
+        name: "cleanup.policy",
+        broker_name: "log.cleanup.policy",
+        kind: Kind::OneOf(&["delete"]),
+        default: |_| "delete".into(),
+        documentation: "What happens to old records: they are deleted, whole segments at a time.",
+    },
+    TopicConfig {
+        name: "compression.type",
+        broker_name: "compression.type",
+        kind: Kind::OneOf(&["producer"]),
+        default: |_| "producer".into(),
+        documentation: "Batches are kept as the producer compressed them.",
+    },
+    TopicConfig {
+        name: "max.message.bytes",
+        broker_name: "message.max.bytes",
+        kind: Kind::Int { min: 0, max: i32::MAX as i64 },
+        default: |config| config.replication.batch_bytes_max.to_string(),
+        documentation: "Largest record batch taken from a producer, bytes.",
+    },
+    TopicConfig {
+        name: "message.timestamp.type",
+        broker_name: "log.message.timestamp.type",
+        kind: Kind::OneOf(&["CreateTime", "LogAppendTime"]),
+        default: |_| "CreateTime".into(),
+        documentation: "Whether a record keeps the producer's timestamp or gets the broker's.",
+    },
+    TopicConfig {
+        name: "min.insync.replicas",
+        broker_name: "min.insync.replicas",
+        kind: Kind::Int { min: 1, max: i32::MAX as i64 },
+        default: |config| config.replication.min_insync_replicas.to_string(),
+        documentation: "Copies on stable storage before a record is acknowledged with acks=all; at most the \
+                        replication factor counts.",
+    },
+    TopicConfig {
+        name: "retention.bytes",
+        broker_name: "log.retention.bytes",
+        kind: Kind::Long { min: -1, max: i64::MAX },
+        default: |_| "-1".into(),
+        documentation: "Bytes of a partition beyond which its oldest segments go; -1 for no limit.",
+    },
+    TopicConfig {
+        name: "retention.ms",
+        broker_name: "log.retention.ms",
+        kind: Kind::Long { min: -1, max: i64::MAX },
+        default: |_| RETENTION_MS.to_string(),
+        documentation: "Age in milliseconds beyond which records go; -1 for no limit.",
+    },
+    TopicConfig {
+        name: "segment.bytes",
+        broker_name: "log.segment.bytes",
+        kind: Kind::Int { min: SEGMENT_BYTES_MIN, max: i32::MAX as i64 },
+        default: |config| config.storage.segment_bytes.to_string(),
+        documentation: "Size of a segment file, bytes; retention goes by whole segments.",
+    },
+];
+
+/// The configuration of a name, if there is one.
+pub fn topic_config(name: &str) -> Option<&'static TopicConfig> {
+    TOPIC_CONFIGS.iter().find(|config| config.name == name)
+}
+
+/// A topic's own configurations as asked for: checked, and without those that only name the default.
+///
+/// # Errors
+///
+/// `INVALID_CONFIG` with the name of the first that is unknown, given twice, or out of range.
+pub fn check_topic_configs(
+    asked: &[(String, Option<String>)],
+) -> Result<BTreeMap<String, String>, Refusal> {
+    let mut configs = BTreeMap::new();
+    let mut seen = Vec::new();
+    for (name, value) in asked {
+        let refuse = |message: String| Err(Refusal::new(ErrorCode::INVALID_CONFIG, message));
+        let Some(config) = topic_config(name) else {
+            return refuse(format!("topic configuration {name} is not supported"));
+        };
+        if seen.contains(&config.name) {
+            return refuse(format!("topic configuration {name} is given twice"));
+        }
+        seen.push(config.name);
+        let Some(value) = value else { continue };
+        if let Err(expected) = config.check(value) {
+            return refuse(format!("{name} takes {expected}, not {value:?}"));
+        }
+        configs.insert(name.clone(), value.clone());
+    }
+    Ok(configs)
+}
+
+impl TopicConfig {
+    /// Whether a value is one of its values; if not, which are.
+    ///
+    /// # Errors
+    ///
+    /// What it takes, in words.
+    pub fn check(&self, value: &str) -> Result<(), String> {
+        match self.kind {
+            Kind::Long { min, max } | Kind::Int { min, max } => {
+                let number = value.parse::<i64>().ok();
+                if number.is_some_and(|number| (min..=max).contains(&number)) {
+                    Ok(())
+                } else {
+                    Err(format!("a number from {min} to {max}"))
+                }
+            }
+            Kind::OneOf(words) if words.contains(&value) => Ok(()),
+            Kind::OneOf(words) => Err(words.join(" or ")),
+        }
+    }
+
+    /// The value in force among a topic's own configurations.
+    pub fn value(&self, own: &BTreeMap<String, String>, config: &Config) -> String {
+        own.get(self.name).cloned().unwrap_or_else(|| (self.default)(config))
+    }
+}
+
+/// A topic's configurations as numbers, for those who act on them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TopicSettings {
+    /// `retention.ms`, negative for no limit.
+    pub retention_ms: i64,
+    /// `retention.bytes`, negative for no limit.
+    pub retention_bytes: i64,
+    /// `segment.bytes`.
+    pub segment_bytes: u64,
+    /// `max.message.bytes`.
+    pub batch_bytes_max: u32,
+    /// `min.insync.replicas` as configured; a partition's record holds the effective one.
+    pub min_insync_replicas: u16,
+    /// Whether `message.timestamp.type` is `LogAppendTime`.
+    pub log_append_time: bool,
+}
+
+impl TopicSettings {
+    /// What is in force for a topic with these configurations of its own.
+    pub fn new(own: &BTreeMap<String, String>, config: &Config) -> TopicSettings {
+        // What is in an image was checked before it was committed; what could not be read would have its default.
+        let number = |name: &str| own.get(name).and_then(|value| value.parse::<i64>().ok());
+        TopicSettings {
+            retention_ms: number("retention.ms").unwrap_or(RETENTION_MS),
+            retention_bytes: number("retention.bytes").unwrap_or(-1),
+            segment_bytes: number("segment.bytes")
+                .and_then(|bytes| bytes.try_into().ok())
+                .unwrap_or(config.storage.segment_bytes),
+            batch_bytes_max: number("max.message.bytes")
+                .and_then(|bytes| bytes.try_into().ok())
+                .unwrap_or(config.replication.batch_bytes_max),
+            min_insync_replicas: number("min.insync.replicas")
+                .map(|replicas| replicas.clamp(1, i64::from(u16::MAX)) as u16)
+                .unwrap_or(config.replication.min_insync_replicas),
+            log_append_time: own
+                .get("message.timestamp.type")
+                .is_some_and(|t| t == "LogAppendTime"),
+        }
+    }
+}

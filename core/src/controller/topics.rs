@@ -1,0 +1,255 @@
+//! Topics are made and deleted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use milena_wire::ErrorCode;
+
+use super::configs::{TopicSettings, check_topic_configs};
+use super::message::{NewTopic, TopicReference, TopicSummary};
+use super::{Refusal, partition_change::assert_sane};
+use crate::metadata::{Image, Partition, Record, Topic};
+use crate::{Config, LogId, NodeId, ReplicaIncarnation};
+
+/// Longest name of a topic, bytes.
+const NAME_BYTES_MAX: usize = 249;
+/// Partitions of a topic whose creator did not say how many (`num.partitions`).
+const PARTITIONS_DEFAULT: i32 = 1;
+/// Replicas of a topic whose creator did not say how many, where there are so many brokers.
+const REPLICATION_FACTOR_DEFAULT: usize = 3;
+/// The name under which Kafka knows the metadata log.
+const METADATA_NAME: &str = "__cluster_metadata";
+
+/// The records that make a topic, and what it will be. `start` rotates from one topic to the next, so that not all first
+/// partitions are led by the same broker. A topic of the same identity is there already: no records.
+///
+/// # Errors
+///
+/// By Kafka's codes for CreateTopics.
+pub fn create_topic(
+    image: &Image,
+    config: &Config,
+    topic: &NewTopic,
+    start: usize,
+) -> Result<(Vec<Record>, TopicSummary), Refusal> {
+    if let Some(made) = image.topics.get(&topic.id).filter(|made| made.name == topic.name) {
+        return Ok((Vec::new(), summary(made)));
+    }
+    check_name(image, &topic.name)?;
+    let configs = check_topic_configs(&topic.configs)?;
+    let assignments = if topic.assignments.is_empty() {
+        place_partitions(image, config, topic, start)?
+    } else {
+        check_assignments(image, config, topic)?
+    };
+    let settings = TopicSettings::new(&configs, config);
+    let partitions: Vec<Partition> = assignments
+        .into_iter()
+        .map(|replicas| new_partition(image, replicas, settings.min_insync_replicas))
+        .collect();
+    let made = Topic { id: topic.id, name: topic.name.clone(), configs, partitions };
+    let summary = summary(&made);
+    let Topic { id, name, configs, partitions } = made;
+    let mut records = vec![Record::Topic { id, name, configs }];
+    records.extend((0..).zip(partitions).map(|(index, partition)| Record::Partition {
+        log: LogId { topic: id, partition: index },
+        partition,
+    }));
+    Ok((records, summary))
+}
+
+/// The record that deletes a topic, and what it was.
+///
+/// # Errors
+///
+/// Where there is no such topic.
+pub fn delete_topic(
+    image: &Image,
+    topic: &TopicReference,
+) -> Result<(Record, TopicSummary), Refusal> {
+    let (found, code) = match topic {
+        TopicReference::Name(name) => (image.topic(name), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+        TopicReference::Id(id) => (image.topics.get(id), ErrorCode::UNKNOWN_TOPIC_ID),
+    };
+    match found {
+        Some(topic) => Ok((Record::RemoveTopic { id: topic.id }, summary(topic))),
+        None => Err(Refusal::new(code, "there is no such topic")),
+    }
+}
+
+fn summary(topic: &Topic) -> TopicSummary {
+    TopicSummary {
+        id: topic.id,
+        name: topic.name.clone(),
+        partitions: topic.partitions.len() as i32,
+        replication_factor: topic.partitions.first().map_or(0, |p| p.replicas.len()) as i16,
+        configs: topic.configs.clone(),
+    }
+}
+
+/// Kafka's rules for names, one of which is that `.` and `_` are the same to its metrics.
+fn check_name(image: &Image, name: &str) -> Result<(), Refusal> {
+    let invalid = |message: String| Err(Refusal::new(ErrorCode::INVALID_TOPIC_EXCEPTION, message));
+    if name.is_empty() || name == "." || name == ".." {
+        return invalid(format!("a topic cannot have the name {name:?}"));
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return invalid(format!("a name has at most {NAME_BYTES_MAX} characters"));
+    }
+    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+    if !name.bytes().all(legal) {
+        return invalid("a name has letters, digits, '.', '_' and '-' only".into());
+    }
+    if name == METADATA_NAME {
+        return invalid(format!("{METADATA_NAME} is the cluster's own"));
+    }
+    if image.names.contains_key(name) {
+        let message = format!("topic {name} exists");
+        return Err(Refusal::new(ErrorCode::TOPIC_ALREADY_EXISTS, message));
+    }
+    let alike = |c: u8| if c == b'.' { b'_' } else { c };
+    let same = |other: &&String| other.bytes().map(alike).eq(name.bytes().map(alike));
+    if name.contains(['.', '_'])
+        && let Some(other) = image.names.keys().find(same)
+    {
+        return invalid(format!("{name} and {other} differ only in '.' and '_'"));
+    }
+    Ok(())
+}
+
+/// Replicas of each partition, spread over the brokers in service and, where they have racks, over racks.
+fn place_partitions(
+    image: &Image,
+    config: &Config,
+    topic: &NewTopic,
+    start: usize,
+) -> Result<Vec<Vec<NodeId>>, Refusal> {
+    let brokers = by_turns_of_racks(image);
+    let partitions = topic.partitions.unwrap_or(PARTITIONS_DEFAULT);
+    let partitions_max = config.replication.partitions_max;
+    let Some(partitions) =
+        u32::try_from(partitions).ok().filter(|p| (1..=partitions_max).contains(p))
+    else {
+        let message = format!("a topic has 1 to {partitions_max} partitions, not {partitions}");
+        return Err(Refusal::new(ErrorCode::INVALID_PARTITIONS, message));
+    };
+    let default = REPLICATION_FACTOR_DEFAULT.min(brokers.len()) as i16;
+    let asked = topic.replication_factor.unwrap_or(default);
+    let Some(factor) =
+        usize::try_from(asked).ok().filter(|factor| (1..=brokers.len()).contains(factor))
+    else {
+        let message = if asked < 1 && topic.replication_factor.is_some() {
+            "the replication factor is at least 1".to_string()
+        } else {
+            format!("a replication factor of {asked} with {} brokers in service", brokers.len())
+        };
+        return Err(Refusal::new(ErrorCode::INVALID_REPLICATION_FACTOR, message));
+    };
+    let place = |index| place_replicas(&brokers, factor, start.wrapping_add(index), index);
+    Ok((0..partitions as usize).map(place).collect())
+}
+
+/// The brokers in service with their racks: one of each rack, then a second of each, and so on.
+fn by_turns_of_racks(image: &Image) -> Vec<(NodeId, Option<&str>)> {
+    let mut racks: BTreeMap<Option<&str>, Vec<NodeId>> = BTreeMap::new();
+    for (node, broker) in image.brokers.iter().filter(|(_, broker)| !broker.fenced) {
+        racks.entry(broker.rack.as_deref()).or_default().push(*node);
+    }
+    let longest = racks.values().map(Vec::len).max().unwrap_or(0);
+    (0..longest)
+        .flat_map(|turn| {
+            racks.iter().filter_map(move |(rack, nodes)| Some((*nodes.get(turn)?, *rack)))
+        })
+        .collect()
+}
+
+/// The replicas of one partition: the preferred leader is the `first`-th broker, the followers come after a gap that
+/// widens with each round, so that the followers of one broker's partitions are spread too. Racks that have none yet come
+/// before others.
+fn place_replicas(
+    brokers: &[(NodeId, Option<&str>)],
+    factor: usize,
+    first: usize,
+    index: usize,
+) -> Vec<NodeId> {
+    let count = brokers.len();
+    let (leader, rack) = brokers[first % count];
+    let mut replicas = vec![leader];
+    let mut used = BTreeSet::from([rack]);
+    let gap = index / count;
+    let others: Vec<_> = (0..count - 1)
+        .map(|turn| brokers[(first % count + 1 + (gap + turn) % (count - 1)) % count])
+        .collect();
+    for (node, rack) in &others {
+        if replicas.len() < factor && used.insert(*rack) {
+            replicas.push(*node);
+        }
+    }
+    for (node, _) in &others {
+        if replicas.len() < factor && !replicas.contains(node) {
+            replicas.push(*node);
+        }
+    }
+    replicas
+}
+
+/// The client's own choice of replicas, by index.
+fn check_assignments(
+    image: &Image,
+    config: &Config,
+    topic: &NewTopic,
+) -> Result<Vec<Vec<NodeId>>, Refusal> {
+    let invalid =
+        |message: String| Err(Refusal::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
+    if topic.partitions.is_some() || topic.replication_factor.is_some() {
+        let message = "replicas are chosen, so that their numbers cannot be given as well";
+        return Err(Refusal::new(ErrorCode::INVALID_REQUEST, message));
+    }
+    if topic.assignments.len() > config.replication.partitions_max as usize {
+        let message = format!("at most {} partitions", config.replication.partitions_max);
+        return Err(Refusal::new(ErrorCode::INVALID_PARTITIONS, message));
+    }
+    let by_index: BTreeMap<i32, &Vec<NodeId>> =
+        topic.assignments.iter().map(|(index, replicas)| (*index, replicas)).collect();
+    if by_index.len() != topic.assignments.len()
+        || !by_index.keys().copied().eq(0..by_index.len() as i32)
+    {
+        return invalid("partitions are numbered from 0 without gaps, each once".into());
+    }
+    let factor = by_index.values().next().map_or(0, |replicas| replicas.len());
+    for (index, replicas) in &by_index {
+        let distinct: BTreeSet<_> = replicas.iter().collect();
+        if replicas.is_empty() || distinct.len() != replicas.len() {
+            return invalid(format!("partition {index} needs replicas on different brokers"));
+        }
+        if replicas.len() != factor {
+            return invalid("all partitions have the same number of replicas".into());
+        }
+        if let Some(node) = replicas.iter().find(|node| !image.brokers.contains_key(node)) {
+            return invalid(format!("broker {node} is not registered"));
+        }
+        if !replicas.iter().any(|node| image.unfenced(*node)) {
+            return invalid(format!("no broker of partition {index} is in service"));
+        }
+    }
+    Ok(by_index.into_values().cloned().collect())
+}
+
+/// A partition without a record: everyone in service is in sync.
+fn new_partition(image: &Image, replicas: Vec<NodeId>, min_insync_replicas: u16) -> Partition {
+    let mut isr: Vec<NodeId> = replicas.iter().copied().filter(|n| image.unfenced(*n)).collect();
+    let leader = isr.first().copied();
+    isr.sort_unstable();
+    let partition = Partition {
+        incarnations: vec![ReplicaIncarnation(0); replicas.len()],
+        min_isr: min_insync_replicas.clamp(1, replicas.len() as u16),
+        replicas,
+        isr,
+        elr: Vec::new(),
+        leader,
+        leader_epoch: 0,
+        partition_epoch: 0,
+    };
+    let before = Partition { leader_epoch: -1, partition_epoch: -1, ..partition.clone() };
+    assert_sane(&before, &partition, &|node| image.unfenced(node));
+    partition
+}
