@@ -26,7 +26,7 @@ pub enum Unsynced {
     Memory,
     /// As `Memory`, and a sync says yes but does nothing: a driver with the worst bug there is. For the test that shows that
     /// such a driver is caught.
-    MemorySyncsNothing,
+    MemoryAndSkipSyncs,
 }
 
 impl Unsynced {
@@ -35,7 +35,7 @@ impl Unsynced {
         match value {
             "" | "page-cache" => Some(Unsynced::PageCache),
             "memory" => Some(Unsynced::Memory),
-            "memory-syncs-nothing" => Some(Unsynced::MemorySyncsNothing),
+            "memory-and-skip-syncs" => Some(Unsynced::MemoryAndSkipSyncs),
             _ => None,
         }
     }
@@ -85,7 +85,7 @@ impl Files {
         let mode = match unsynced {
             Unsynced::PageCache => Mode::Direct(direct),
             Unsynced::Memory => Mode::Memory(Memory::open(direct, true).map_err(fail)?),
-            Unsynced::MemorySyncsNothing => {
+            Unsynced::MemoryAndSkipSyncs => {
                 Mode::Memory(Memory::open(direct, false).map_err(fail)?)
             }
         };
@@ -248,7 +248,7 @@ mod tests {
         ];
         assert_eq!(after_kill(Unsynced::PageCache, &commands).1, bytes(b"abcd"));
         assert_eq!(after_kill(Unsynced::Memory, &commands).1, bytes(b"abc"));
-        assert_eq!(after_kill(Unsynced::MemorySyncsNothing, &commands).1, bytes(b""));
+        assert_eq!(after_kill(Unsynced::MemoryAndSkipSyncs, &commands).1, bytes(b""));
     }
 
     #[test]

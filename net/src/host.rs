@@ -1,0 +1,429 @@
+//! The loop that runs machines: wait for the first of message, disk result, request and deadline; read the clock once; step;
+//! do what came out. It holds no `if` about what the machines do.
+//!
+//! A worker is a thread with one or two machines, their disk lanes, and a share of the Kafka connections. The first worker
+//! of a node also has the connections to peers. What belongs to another worker goes there by its mailbox.
+//!
+//! Whatever has arrived is stepped before the disk is woken, so that requests which arrive together share a sync.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use milena_core::local::LocalMessage;
+use milena_core::peer::PeerMessage;
+use milena_core::{Halt, Input, LogLevel, Machine, NodeId, Now, Output, Outputs, Place};
+
+use crate::files::Files;
+use crate::files::lanes::{Done, Lanes};
+use crate::kafka::{Connections, Counts, Limits};
+use crate::peers::{Hello, Peers};
+use crate::runtime::{self, Clock, Detached, Notify, TcpListener, mpsc, select};
+
+/// Inputs stepped before the disk and the sockets get their turn.
+const INPUTS_PER_TURN: usize = 512;
+/// How long answers that are under way are waited for when a node stops.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Inputs of a worker's machines that have arrived.
+#[derive(Default)]
+pub struct Inbox {
+    queue: RefCell<VecDeque<(usize, Input)>>,
+    wake: Notify,
+}
+
+impl Inbox {
+    /// Adds an input for a machine, by its number on this worker.
+    pub fn push(&self, machine: usize, input: Input) {
+        self.queue.borrow_mut().push_back((machine, input));
+        self.wake.notify_one();
+    }
+
+    fn pop(&self) -> Option<(usize, Input)> {
+        self.queue.borrow_mut().pop_front()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.borrow().is_empty()
+    }
+}
+
+/// What comes to a worker from other threads.
+pub enum Mail {
+    /// The disk is done with commands of a machine, by its number.
+    Disk(usize, Vec<Done>),
+    /// Another worker's machine speaks.
+    Local {
+        /// To whom.
+        to: Place,
+        /// Who.
+        from: Place,
+        /// What.
+        message: LocalMessage,
+    },
+    /// A peer speaks.
+    Peer {
+        /// To whom.
+        to: Place,
+        /// Who.
+        from: NodeId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// A machine speaks to a peer; for the worker that has the connections.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// A Kafka client has connected.
+    Client(Detached),
+    /// The node stops.
+    Stop,
+}
+
+/// The way to a worker.
+pub type Mailbox = mpsc::UnboundedSender<Mail>;
+
+/// What the workers of a node share and need to know to run.
+#[derive(Clone)]
+pub struct Shared {
+    /// For log lines.
+    pub node: NodeId,
+    /// The node's clock.
+    pub clock: Clock,
+    /// The data directory.
+    pub files: Arc<Files>,
+    /// Where each machine runs: number of the worker.
+    pub places: BTreeMap<Place, usize>,
+    /// The ways to the workers.
+    pub mailboxes: Vec<Mailbox>,
+    /// Shards of this node.
+    pub shards: u16,
+    /// Of the Kafka listener.
+    pub limits: Limits,
+    /// Of Kafka connections.
+    pub counts: Arc<Counts>,
+    /// Told when a worker has ended, and why if a machine wanted it.
+    pub ended: mpsc::UnboundedSender<Option<Halt>>,
+}
+
+/// What only the first worker of a node gets.
+pub struct First {
+    /// How this node introduces itself.
+    pub hello: Hello,
+    /// Peers known from the configuration.
+    pub peers: Vec<(NodeId, String)>,
+    /// For peers.
+    pub peer_listener: std::net::TcpListener,
+    /// For Kafka clients, if this node serves any.
+    pub kafka_listener: Option<std::net::TcpListener>,
+}
+
+/// A machine with its place.
+pub type Placed = (Place, Box<dyn Machine + Send>);
+
+struct Seat {
+    place: Place,
+    machine: Box<dyn Machine + Send>,
+    lanes: Lanes,
+}
+
+struct Worker {
+    index: usize,
+    shared: Shared,
+    seats: Vec<Seat>,
+    inbox: Rc<Inbox>,
+    out: Outputs,
+    connections: Option<Rc<Connections>>,
+    peers: Option<Rc<Peers>>,
+    halted: Option<Halt>,
+    stopping: bool,
+}
+
+/// Runs a worker to its end.
+pub async fn work(
+    index: usize,
+    shared: Shared,
+    machines: Vec<Placed>,
+    mail: mpsc::UnboundedReceiver<Mail>,
+    first: Option<First>,
+) {
+    let ended = shared.ended.clone();
+    let halt = match Worker::start(index, shared, machines, first) {
+        Ok(worker) => worker.run(mail).await,
+        Err(error) => Some(Halt::Operator(format!("this node cannot run: {error}"))),
+    };
+    // Nobody listens any more when the whole process stops.
+    let _ = ended.send(halt);
+}
+
+impl Worker {
+    fn start(
+        index: usize,
+        shared: Shared,
+        machines: Vec<Placed>,
+        first: Option<First>,
+    ) -> std::io::Result<Worker> {
+        let mut seats = Vec::new();
+        for (number, (place, machine)) in machines.into_iter().enumerate() {
+            let mailbox = shared.mailboxes[index].clone();
+            let name = match place {
+                Place::Metadata => format!("n{}-meta", shared.node),
+                Place::Shard(shard) => format!("n{}-s{shard}", shared.node),
+            };
+            let report = move |done| {
+                // A worker that has ended needs no answers.
+                let _ = mailbox.send(Mail::Disk(number, done));
+            };
+            let lanes = Lanes::start(&name, &shared.files, report)?;
+            seats.push(Seat { place, machine, lanes });
+        }
+        let inbox = Rc::new(Inbox::default());
+        (0..seats.len()).for_each(|number| inbox.push(number, Input::Start));
+        let shard = seats.iter().position(|seat| matches!(seat.place, Place::Shard(_)));
+        let connections = shard.map(|machine| {
+            let (limits, counts) = (shared.limits.clone(), shared.counts.clone());
+            Connections::new(limits, counts, shared.clock, inbox.clone(), machine)
+        });
+        let mut worker = Worker {
+            index,
+            shared,
+            seats,
+            inbox,
+            out: Outputs::default(),
+            connections,
+            peers: None,
+            halted: None,
+            stopping: false,
+        };
+        if let Some(first) = first {
+            worker.listen(first)?;
+        }
+        Ok(worker)
+    }
+
+    fn listen(&mut self, first: First) -> std::io::Result<()> {
+        let (inbox, shared) = (self.inbox.clone(), self.shared.clone());
+        let numbers: BTreeMap<Place, usize> = self.numbers();
+        let peers = Peers::new(first.hello, move |from, message| {
+            let to = message.place(shared.shards);
+            match numbers.get(&to) {
+                Some(number) => inbox.push(*number, Input::Peer { from, message }),
+                None => post(&shared, to, Mail::Peer { to, from, message }),
+            }
+        });
+        first.peers.iter().for_each(|(node, address)| peers.set_address(*node, address));
+        runtime::spawn(peers.clone().accept(runtime::listen(first.peer_listener)?));
+        self.peers = Some(peers);
+        if let (Some(listener), Some(connections)) = (first.kafka_listener, &self.connections) {
+            let listener = runtime::listen(listener)?;
+            runtime::spawn(accept(self.index, listener, connections.clone(), self.shared.clone()));
+        }
+        Ok(())
+    }
+
+    fn numbers(&self) -> BTreeMap<Place, usize> {
+        self.seats.iter().enumerate().map(|(number, seat)| (seat.place, number)).collect()
+    }
+
+    async fn run(mut self, mut mail: mpsc::UnboundedReceiver<Mail>) -> Option<Halt> {
+        loop {
+            while let Ok(mail) = mail.try_recv() {
+                self.on_mail(mail);
+            }
+            self.turn();
+            if self.halted.is_some() {
+                // Nothing more may leave this node.
+                return self.halted;
+            }
+            if self.stopping {
+                break;
+            }
+            if !self.inbox.is_empty() {
+                runtime::yield_now().await;
+                continue;
+            }
+            let deadline =
+                self.seats.iter().filter_map(|s| s.machine.next_timeout()).map(|(at, _)| at).min();
+            select! {
+                biased;
+                () = self.inbox.wake.notified() => {}
+                Some(mail) = mail.recv() => self.on_mail(mail),
+                () = self.shared.clock.sleep_until(deadline) => {}
+            }
+        }
+        self.stop(mail).await
+    }
+
+    /// Answers what is under way for a little while, then ends.
+    async fn stop(mut self, mut mail: mpsc::UnboundedReceiver<Mail>) -> Option<Halt> {
+        if let Some(connections) = self.connections.clone() {
+            let stopping = connections.stop(PATIENCE);
+            let mut stopping = std::pin::pin!(stopping);
+            while self.halted.is_none() {
+                let deadline = self
+                    .seats
+                    .iter()
+                    .filter_map(|s| s.machine.next_timeout())
+                    .map(|(at, _)| at)
+                    .min();
+                select! {
+                    biased;
+                    () = &mut stopping => break,
+                    () = self.inbox.wake.notified() => {}
+                    Some(mail) = mail.recv() => self.on_mail(mail),
+                    () = self.shared.clock.sleep_until(deadline) => {}
+                }
+                self.turn();
+            }
+        }
+        self.halted
+    }
+
+    fn on_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Disk(number, done) => {
+                for done in done {
+                    self.seats[number].lanes.done(&done);
+                    let Done { op, outcome, .. } = done;
+                    self.inbox.push(number, Input::Disk { op, outcome });
+                }
+            }
+            Mail::Local { to, from, message } => self.local(from, to, message),
+            Mail::Peer { to, from, message } => {
+                if let Some(number) = self.seats.iter().position(|seat| seat.place == to) {
+                    self.inbox.push(number, Input::Peer { from, message });
+                }
+            }
+            Mail::Send { to, message } => {
+                if let Some(peers) = &self.peers {
+                    peers.send(to, &message);
+                }
+            }
+            Mail::Client(stream) => match (stream.attach(), &self.connections) {
+                (Ok(stream), Some(connections)) => connections.open(stream),
+                (Err(error), _) => tracing::warn!("a connection was lost: {error}"),
+                (_, None) => {}
+            },
+            Mail::Stop => self.stopping = true,
+        }
+    }
+
+    /// Steps what has arrived and what is due, then lets the disk and the sockets have what came out.
+    fn turn(&mut self) {
+        let now = self.shared.clock.now();
+        for _ in 0..INPUTS_PER_TURN {
+            let Some((number, input)) = self.inbox.pop() else { break };
+            self.step(number, now, input);
+            if self.halted.is_some() {
+                return;
+            }
+        }
+        for number in 0..self.seats.len() {
+            let due = self.seats[number].machine.next_timeout();
+            if due.is_some_and(|(at, _)| at <= now.mono) {
+                self.step(number, now, Input::Timeout);
+                if self.halted.is_some() {
+                    return;
+                }
+            }
+        }
+        self.seats.iter_mut().for_each(|seat| seat.lanes.flush());
+    }
+
+    fn step(&mut self, number: usize, now: Now, input: Input) {
+        let place = self.seats[number].place;
+        self.seats[number].machine.step(now, input, &mut self.out);
+        while let Some(output) = self.out.queue.pop_front() {
+            match output {
+                Output::Send { to, message } => match &self.peers {
+                    Some(peers) => peers.send(to, &message),
+                    None => {
+                        let _ = self.shared.mailboxes[0].send(Mail::Send { to, message });
+                    }
+                },
+                Output::Local { to, message } => self.local(place, to, message),
+                Output::Reply { client, id, response } => {
+                    if let Some(connections) = &self.connections {
+                        connections.reply(client, id, response);
+                    }
+                }
+                Output::Close { client, why } => {
+                    if let Some(connections) = &self.connections {
+                        connections.close_after_replies(client, why);
+                    }
+                }
+                Output::Disk { op, command } => self.seats[number].lanes.submit(op, command),
+                Output::Log { level, line } => log(self.shared.node, level, &line),
+                Output::Halt(why) => {
+                    self.halted = Some(why);
+                    self.out.queue.clear();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn local(&mut self, from: Place, to: Place, message: LocalMessage) {
+        // The image says where brokers are that the configuration does not name.
+        if let (LocalMessage::Image(image), Some(peers)) = (&message, &self.peers) {
+            peers.set_cluster(image.cluster);
+            for (node, broker) in &image.brokers {
+                peers.set_address(*node, &broker.peer);
+            }
+        }
+        match self.seats.iter().position(|seat| seat.place == to) {
+            Some(number) => self.inbox.push(number, Input::Local { from, message }),
+            None => post(&self.shared, to, Mail::Local { to, from, message }),
+        }
+    }
+}
+
+/// Sends mail to the worker that has a machine, if there is such a machine.
+fn post(shared: &Shared, to: Place, mail: Mail) {
+    if let Some(worker) = shared.places.get(&to) {
+        // A worker that has ended takes the node with it.
+        let _ = shared.mailboxes[*worker].send(mail);
+    }
+}
+
+/// Accepts Kafka clients and spreads them over the workers that have a shard.
+async fn accept(own: usize, listener: TcpListener, connections: Rc<Connections>, shared: Shared) {
+    let workers: Vec<usize> = shared
+        .places
+        .iter()
+        .filter(|(place, _)| matches!(place, Place::Shard(_)))
+        .map(|(_, worker)| *worker)
+        .collect();
+    let mut turns = workers.iter().copied().cycle();
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => match turns.next() {
+                Some(worker) if worker != own => match Detached::new(stream) {
+                    Ok(stream) => {
+                        let _ = shared.mailboxes[worker].send(Mail::Client(stream));
+                    }
+                    Err(error) => tracing::warn!("connection of {address} was lost: {error}"),
+                },
+                _ => connections.open(stream),
+            },
+            Err(error) => {
+                tracing::warn!("accepting a connection: {error}");
+                runtime::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Writes a line of core to the log.
+pub fn log(node: NodeId, level: LogLevel, line: &str) {
+    match level {
+        LogLevel::Info => tracing::info!(target: "milena", %node, "{line}"),
+        LogLevel::Warn => tracing::warn!(target: "milena", %node, "{line}"),
+        LogLevel::Error => tracing::error!(target: "milena", %node, "{line}"),
+    }
+}

@@ -1,0 +1,419 @@
+//! The Kafka listener's connections: frames in, requests to the shard of the same thread, answers out in order.
+//!
+//! A connection is two tasks on one thread. The reader cuts frames, decodes them and leaves a slot for each answer; the
+//! writer sends what is answered at the front of the slots. Between them stands the shard's machine, which may answer in
+//! any order. Nothing here knows what a request means.
+//!
+//! Limits: size of a frame, requests and bytes in flight per connection, bytes not yet taken by the client, time for a frame
+//! to become whole, idle time, connections per node. Past a limit the reader stops or the connection closes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use milena_core::{ClientContext, ClientId, Input, Instant};
+use milena_wire::{
+    RequestError, Response, decode_request, encode_response, unsupported_api_versions_response,
+};
+use tracing::{debug, warn};
+
+use crate::frames::{FrameError, FrameReader, push_frame, write_some};
+use crate::host::Inbox;
+use crate::runtime::{self, AbortHandle, Clock, Notify, OwnedReadHalf, OwnedWriteHalf, TcpStream};
+
+/// How often connections are looked over for those that wait too long.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// Limits of a node's Kafka listener.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Largest request, bytes (`socket.request.max.bytes`).
+    pub request_bytes_max: usize,
+    /// Requests of one connection that are not answered yet.
+    pub in_flight_max: usize,
+    /// Bytes of such requests; one request may be larger.
+    pub in_flight_bytes_max: usize,
+    /// Bytes answered and not taken by the client; beyond it no more requests are read.
+    pub unsent_bytes_max: usize,
+    /// A request that has begun must be whole after this long, and an answer must be taken by the client.
+    pub frame_ms_max: u64,
+    /// A connection without any request in flight for this long is closed (`connections.max.idle.ms`).
+    pub idle_ms_max: u64,
+    /// Connections of the node (`max.connections`).
+    pub connections_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            request_bytes_max: 100 << 20,
+            in_flight_max: 128,
+            in_flight_bytes_max: 64 << 20,
+            unsent_bytes_max: 64 << 20,
+            frame_ms_max: 60_000,
+            idle_ms_max: 600_000,
+            connections_max: 10_000,
+        }
+    }
+}
+
+/// What all threads of a node count together.
+#[derive(Default)]
+pub struct Counts {
+    next_client: AtomicU64,
+    connections: AtomicUsize,
+}
+
+/// The connections of one thread.
+pub struct Connections {
+    limits: Limits,
+    counts: Arc<Counts>,
+    clock: Clock,
+    inbox: Rc<Inbox>,
+    /// The machine that answers, by its number in the inbox.
+    machine: usize,
+    open: RefCell<BTreeMap<ClientId, Rc<Connection>>>,
+}
+
+struct Connection {
+    id: ClientId,
+    address: SocketAddr,
+    slots: RefCell<Slots>,
+    /// When there is something for the writer.
+    answered: Notify,
+    /// When the reader may look again whether it may read.
+    room: Notify,
+    closing: Cell<Option<&'static str>>,
+    /// When the reader last got bytes.
+    read_at: Cell<Instant>,
+    /// When the frame that is not whole began.
+    begun_at: Cell<Option<Instant>>,
+    /// When the socket last took bytes, or was first asked to, while it has any to take.
+    writing_at: Cell<Option<Instant>>,
+    tasks: RefCell<Vec<AbortHandle>>,
+}
+
+/// Answers in the order of their requests.
+#[derive(Default)]
+struct Slots {
+    /// Number of the request at the front.
+    first: u64,
+    queue: VecDeque<Slot>,
+    request_bytes: usize,
+    unsent_bytes: usize,
+}
+
+struct Slot {
+    request_bytes: usize,
+    answer: Answer,
+}
+
+enum Answer {
+    Awaited {
+        correlation_id: i32,
+        version: i16,
+    },
+    Ready(Vec<Bytes>),
+    /// The protocol has none.
+    None,
+}
+
+impl Connections {
+    /// None yet.
+    pub fn new(
+        limits: Limits,
+        counts: Arc<Counts>,
+        clock: Clock,
+        inbox: Rc<Inbox>,
+        machine: usize,
+    ) -> Rc<Connections> {
+        let connections =
+            Connections { limits, counts, clock, inbox, machine, open: RefCell::default() };
+        let connections = Rc::new(connections);
+        runtime::spawn(connections.clone().sweep());
+        connections
+    }
+
+    /// Takes a new connection, or closes it where there are too many.
+    pub fn open(self: &Rc<Self>, stream: TcpStream) {
+        let (Ok(address), Ok(())) = (stream.peer_addr(), stream.set_nodelay(true)) else { return };
+        if self.counts.connections.fetch_add(1, Ordering::Relaxed) >= self.limits.connections_max {
+            self.counts.connections.fetch_sub(1, Ordering::Relaxed);
+            warn!(
+                "connection of {address} closed: there are {} already",
+                self.limits.connections_max
+            );
+            return;
+        }
+        let id = ClientId(self.counts.next_client.fetch_add(1, Ordering::Relaxed));
+        let now = self.clock.mono();
+        let connection = Rc::new(Connection {
+            id,
+            address,
+            slots: RefCell::default(),
+            answered: Notify::new(),
+            room: Notify::new(),
+            closing: Cell::new(None),
+            read_at: Cell::new(now),
+            begun_at: Cell::new(None),
+            writing_at: Cell::new(None),
+            tasks: RefCell::default(),
+        });
+        self.open.borrow_mut().insert(id, connection.clone());
+        let (from, to) = stream.into_split();
+        let reader = runtime::spawn(self.clone().read(connection.clone(), from));
+        let writer = runtime::spawn(self.clone().write(connection.clone(), to));
+        connection.tasks.borrow_mut().extend([reader, writer]);
+    }
+
+    /// Gives a connection the answer to one of its requests.
+    pub fn reply(&self, client: ClientId, id: u64, response: Option<Response>) {
+        let open = self.open.borrow();
+        let Some(connection) = open.get(&client) else { return };
+        let mut slots = connection.slots.borrow_mut();
+        let slots = &mut *slots;
+        let Some(index) = id.checked_sub(slots.first) else { return };
+        let Some(slot) = usize::try_from(index).ok().and_then(|i| slots.queue.get_mut(i)) else {
+            return;
+        };
+        let Answer::Awaited { correlation_id, version } = slot.answer else { return };
+        slot.answer = match response {
+            Some(response) => {
+                let frame = encode_response(correlation_id, version, &response);
+                slots.unsent_bytes += frame.iter().map(Bytes::len).sum::<usize>();
+                Answer::Ready(frame)
+            }
+            None => Answer::None,
+        };
+        slots.request_bytes -= slot.request_bytes;
+        if index == 0 {
+            connection.answered.notify_one();
+        }
+    }
+
+    /// Closes a connection once what was answered has been sent.
+    pub fn close_after_replies(&self, client: ClientId, why: &'static str) {
+        if let Some(connection) = self.open.borrow().get(&client) {
+            connection.closing.set(Some(why));
+            connection.answered.notify_one();
+        }
+    }
+
+    /// Stops reading requests, waits a little for answers that are under way, and closes everything.
+    pub async fn stop(&self, patience: Duration) {
+        for connection in self.open.borrow().values() {
+            connection.closing.set(Some("this node stops"));
+            connection.answered.notify_one();
+            if let Some(reader) = connection.tasks.borrow().first() {
+                reader.abort();
+            }
+        }
+        let end = self.clock.mono().after_ms(patience.as_millis() as u64);
+        while self.clock.mono() < end && !self.open.borrow().is_empty() {
+            runtime::sleep(Duration::from_millis(2)).await;
+        }
+        let left: Vec<ClientId> = self.open.borrow().keys().copied().collect();
+        left.into_iter().for_each(|client| self.remove(client));
+    }
+
+    fn remove(&self, client: ClientId) {
+        let Some(connection) = self.open.borrow_mut().remove(&client) else { return };
+        self.counts.connections.fetch_sub(1, Ordering::Relaxed);
+        self.inbox.push(self.machine, Input::Hangup { client });
+        connection.tasks.borrow().iter().for_each(AbortHandle::abort);
+    }
+
+    async fn read(self: Rc<Self>, connection: Rc<Connection>, from: OwnedReadHalf) {
+        let mut frames = FrameReader::new(from, self.limits.request_bytes_max);
+        let why = self.serve(&connection, &mut frames).await;
+        match why {
+            Refusal::Frame(FrameError::Closed) => debug!("{}: closed", connection.address),
+            Refusal::Frame(error) => debug!("{}: {error}", connection.address),
+            Refusal::Request(error) => {
+                warn!("connection of {} closed: {error}", connection.address);
+            }
+        }
+        self.remove(connection.id);
+    }
+
+    async fn serve(&self, connection: &Connection, frames: &mut FrameReader) -> Refusal {
+        let mut context = Arc::new(ClientContext::default());
+        loop {
+            while connection.is_full(&self.limits) {
+                connection.room.notified().await;
+            }
+            match frames.ready() {
+                Ok(Some(frame)) => {
+                    connection.begun_at.set(None);
+                    if let Err(error) = self.request(connection, frame, &mut context) {
+                        return Refusal::Request(error);
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    if matches!(error, FrameError::Length { .. }) {
+                        warn!("connection of {} closed: {error}", connection.address);
+                    }
+                    return Refusal::Frame(error);
+                }
+            }
+            if let Err(error) = frames.read().await {
+                return Refusal::Frame(error);
+            }
+            let now = self.clock.mono();
+            connection.read_at.set(now);
+            if frames.begun() > 0 && connection.begun_at.get().is_none() {
+                connection.begun_at.set(Some(now));
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        connection: &Connection,
+        frame: Bytes,
+        context: &mut Arc<ClientContext>,
+    ) -> Result<(), RequestError> {
+        let mut slots = connection.slots.borrow_mut();
+        let id = slots.first + slots.queue.len() as u64;
+        let request_bytes = frame.len();
+        let (header, request) = match decode_request(frame) {
+            Ok(decoded) => decoded,
+            Err(RequestError::UnsupportedApiVersions { correlation_id }) => {
+                let response = Response::ApiVersions(unsupported_api_versions_response());
+                let answer = Answer::Ready(encode_response(correlation_id, 0, &response));
+                slots.queue.push_back(Slot { request_bytes: 0, answer });
+                connection.answered.notify_one();
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let name = header.client_id.as_deref().unwrap_or_default();
+        if context.client_id != name {
+            *context = Arc::new(ClientContext { client_id: name.into(), ..Default::default() });
+        }
+        let version = header.api_version;
+        let answer = Answer::Awaited { correlation_id: header.correlation_id, version };
+        slots.queue.push_back(Slot { request_bytes, answer });
+        slots.request_bytes += request_bytes;
+        let client = connection.id;
+        let context = context.clone();
+        self.inbox.push(self.machine, Input::Request { client, id, version, request, context });
+        Ok(())
+    }
+
+    async fn write(self: Rc<Self>, connection: Rc<Connection>, mut to: OwnedWriteHalf) {
+        let mut out = VecDeque::new();
+        loop {
+            connection.slots.borrow_mut().take(&mut out);
+            if out.is_empty() {
+                if let Some(why) = connection.closing.get()
+                    && connection.slots.borrow().queue.is_empty()
+                {
+                    debug!("{}: {why}", connection.address);
+                    break;
+                }
+                connection.answered.notified().await;
+                continue;
+            }
+            while !out.is_empty() {
+                connection.writing_at.set(Some(self.clock.mono()));
+                if let Err(error) = write_some(&mut to, &mut out).await {
+                    debug!("{}: {error}", connection.address);
+                    self.remove(connection.id);
+                    return;
+                }
+            }
+            connection.writing_at.set(None);
+            connection.slots.borrow_mut().sent();
+            connection.room.notify_one();
+        }
+        self.remove(connection.id);
+    }
+
+    /// Closes what waits too long.
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            runtime::sleep(SWEEP).await;
+            let now = self.clock.mono();
+            let late: Vec<(ClientId, SocketAddr, &str)> = self
+                .open
+                .borrow()
+                .values()
+                .filter_map(|c| Some((c.id, c.address, c.is_late(now, &self.limits)?)))
+                .collect();
+            for (client, address, why) in late {
+                debug!("{address}: {why}");
+                self.remove(client);
+            }
+        }
+    }
+}
+
+/// Why a connection is not read any further.
+enum Refusal {
+    Frame(FrameError),
+    Request(RequestError),
+}
+
+impl Connection {
+    fn is_full(&self, limits: &Limits) -> bool {
+        let slots = self.slots.borrow();
+        slots.queue.len() >= limits.in_flight_max
+            || slots.request_bytes > limits.in_flight_bytes_max
+            || slots.unsent_bytes > limits.unsent_bytes_max
+    }
+
+    fn is_late(&self, now: Instant, limits: &Limits) -> Option<&'static str> {
+        let slots = self.slots.borrow();
+        let too_old =
+            |at: Option<Instant>| at.is_some_and(|at| now.ms_since(at) > limits.frame_ms_max);
+        if too_old(self.begun_at.get()) && !self.is_full(limits) {
+            Some("a request was not whole in time")
+        } else if too_old(self.writing_at.get()) {
+            Some("an answer was not taken in time")
+        } else if slots.queue.is_empty() && now.ms_since(self.read_at.get()) > limits.idle_ms_max {
+            Some("idle for too long")
+        } else {
+            None
+        }
+    }
+}
+
+impl Slots {
+    /// Moves the answers at the front to what is about to be written.
+    fn take(&mut self, out: &mut VecDeque<Bytes>) {
+        while let Some(slot) = self.queue.front_mut() {
+            match std::mem::replace(&mut slot.answer, Answer::None) {
+                Answer::Ready(frame) => {
+                    push_frame(out, frame);
+                }
+                Answer::None => {}
+                awaited => {
+                    slot.answer = awaited;
+                    break;
+                }
+            }
+            self.queue.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// What was taken has left.
+    fn sent(&mut self) {
+        self.unsent_bytes = self
+            .queue
+            .iter()
+            .map(|slot| match &slot.answer {
+                Answer::Ready(frame) => frame.iter().map(Bytes::len).sum(),
+                _ => 0,
+            })
+            .sum();
+    }
+}

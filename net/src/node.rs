@@ -1,0 +1,198 @@
+//! One node: its directory locked and its ports bound, its disk recovered, its threads started, and its end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use milena_core::node::{Boot, Node};
+use milena_core::{Config, Halt, Input, Output, Outputs, Place};
+
+use crate::files::{Files, OpenError, Unsynced};
+use crate::host::{self, First, Mail, Mailbox, Placed, Shared};
+use crate::kafka::{Counts, Limits};
+use crate::peers::Hello;
+use crate::runtime::{self, Clock, Thread, mpsc};
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// For core.
+    pub config: Config,
+    /// The data directory.
+    pub data: PathBuf,
+    /// What happens to writes before their sync.
+    pub unsynced: Unsynced,
+    /// Where to listen for Kafka clients; none where this node serves none.
+    pub kafka_listen: Option<String>,
+    /// Where to listen for peers.
+    pub peer_listen: String,
+    /// Of the Kafka listener.
+    pub limits: Limits,
+}
+
+/// Why a node could not start. Each says in one line what is wrong and what helps.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error("{0}")]
+    Files(#[from] OpenError),
+    /// A port.
+    #[error("cannot listen on {address} for {whom}: {error}; {remedy}")]
+    Listen {
+        /// As configured.
+        address: String,
+        /// Who would connect.
+        whom: &'static str,
+        /// The operating system's word.
+        error: io::Error,
+        /// What helps.
+        remedy: String,
+    },
+    /// A thread or the source of entropy.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// Recovery will not go on.
+    #[error("{}", halt_line(.0))]
+    Halt(Halt),
+}
+
+/// The line of a halt.
+pub fn halt_line(halt: &Halt) -> &str {
+    match halt {
+        Halt::Disk(line) | Halt::Operator(line) => line,
+    }
+}
+
+/// A node that runs.
+pub struct Running {
+    mailboxes: Vec<Mailbox>,
+    threads: Vec<Thread>,
+    ended: mpsc::UnboundedReceiver<Option<Halt>>,
+}
+
+/// Starts a node. When this returns, it listens; whether it is of use yet depends on the others.
+pub fn start(settings: Settings) -> Result<Running, StartError> {
+    let Settings { config, data, unsynced, kafka_listen, peer_listen, limits } = settings;
+    let files = Arc::new(Files::open(&data, unsynced)?);
+    let peer_listener = listen(&peer_listen, "peers", "--peer")?;
+    let kafka_listener =
+        kafka_listen.map(|address| listen(&address, "Kafka clients", "--kafka")).transpose()?;
+    let clock = Clock::start();
+    let node = recover(&config, &files, clock)?;
+
+    let mut machines: Vec<Vec<Placed>> = Vec::new();
+    let shards = node.shards.len() as u16;
+    let mut places = BTreeMap::from([(Place::Metadata, 0)]);
+    for (index, shard) in node.shards.into_iter().enumerate() {
+        let place = Place::Shard(index as u16);
+        places.insert(place, index);
+        machines.push(vec![(place, Box::new(shard))]);
+    }
+    if machines.is_empty() {
+        machines.push(Vec::new());
+    }
+    // With the first shard: both have the connections to peers on their own thread.
+    machines[0].insert(0, (Place::Metadata, Box::new(node.metadata)));
+
+    let (mailboxes, mails): (Vec<Mailbox>, Vec<_>) =
+        machines.iter().map(|_| mpsc::unbounded_channel()).unzip();
+    let (ended_sender, ended) = mpsc::unbounded_channel();
+    let shared = Shared {
+        node: config.node,
+        clock,
+        files,
+        places,
+        mailboxes: mailboxes.clone(),
+        shards,
+        limits,
+        counts: Arc::new(Counts::default()),
+        ended: ended_sender,
+    };
+    let mut first = Some(First {
+        hello: Hello {
+            cluster: 0,
+            from: config.node,
+            to: config.node,
+            incarnation: node.superblock.incarnation,
+            shards,
+            address: config.peer.clone(),
+        },
+        peers: config.controllers.clone(),
+        peer_listener,
+        kafka_listener,
+    });
+    let mut threads = Vec::new();
+    for (index, (machines, mail)) in machines.into_iter().zip(mails).enumerate() {
+        let (shared, first) = (shared.clone(), first.take());
+        let name = format!("n{}-w{index}", config.node);
+        threads
+            .push(Thread::start(name, move || host::work(index, shared, machines, mail, first))?);
+    }
+    Ok(Running { mailboxes, threads, ended })
+}
+
+impl Running {
+    /// Waits until a thread of the node ends by itself, which takes the node with it, and says why.
+    pub async fn ended(&mut self) -> Option<Halt> {
+        self.ended.recv().await.flatten()
+    }
+
+    /// Stops it: connections are closed once what is under way is answered. Nothing acknowledged is lost however it stops.
+    pub fn stop(self) {
+        for mailbox in &self.mailboxes {
+            // One that has ended already needs no asking.
+            let _ = mailbox.send(Mail::Stop);
+        }
+        self.threads.into_iter().for_each(|thread| {
+            thread.join();
+        });
+    }
+}
+
+fn listen(
+    address: &str,
+    whom: &'static str,
+    flag: &str,
+) -> Result<std::net::TcpListener, StartError> {
+    runtime::bind(address).map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("another process has it: stop that one or choose another port with {flag}")
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!("ports below 1024 need privileges: choose another with {flag}")
+            }
+            _ => format!("check the host and port of {flag}"),
+        };
+        StartError::Listen { address: address.into(), whom, error, remedy }
+    })
+}
+
+/// Runs recovery to its end on this thread, each command at once.
+fn recover(config: &Config, files: &Files, clock: Clock) -> Result<Node, StartError> {
+    let mut boot = Boot::new(config.clone(), runtime::entropy()?);
+    let mut inputs = VecDeque::from([Input::Start]);
+    let mut out = Outputs::default();
+    loop {
+        let input = inputs.pop_front().expect("recovery waits for a disk command or is done");
+        boot.step(clock.now(), input, &mut out);
+        while let Some(output) = out.queue.pop_front() {
+            match output {
+                Output::Disk { op, command } => {
+                    let outcome = files.execute(&command);
+                    inputs.push_back(Input::Disk { op, outcome });
+                }
+                Output::Log { level, line } => host::log(config.node, level, &line),
+                Output::Halt(halt) => return Err(StartError::Halt(halt)),
+                Output::Send { .. }
+                | Output::Local { .. }
+                | Output::Reply { .. }
+                | Output::Close { .. } => unreachable!("recovery talks to the disk alone"),
+            }
+        }
+        if let Some(node) = boot.take() {
+            return Ok(node);
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! Connections between the nodes of a cluster: one per direction and pair, made by the side that sends.
+//!
+//! ```text
+//!   node 1 ──hello, frames──▶ node 2        each arrow is one TCP connection; a node answers on its own arrow
+//!   node 1 ◀──hello, frames── node 2
+//! ```
+//!
+//! A message may be lost: that is what `core` is written for. So queues are bounded and drop what does not fit, and a
+//! connection that breaks takes its queue with it. Messages of the quorum and the controller are small and go in front of
+//! record batches.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use milena_core::peer::{self, PeerMessage};
+use milena_core::{Incarnation, NodeId};
+use tracing::{debug, info, warn};
+
+use crate::frames::{FrameError, FrameReader, push_frame, write_some};
+use crate::runtime::{self, AsyncReadExt, Notify, OwnedWriteHalf, TcpListener, TcpStream, select};
+
+/// First bytes of a connection. Frozen.
+const MAGIC: &[u8; 6] = b"milena";
+/// Version of the hello and of the frames behind it.
+const FORMAT: u16 = 1;
+/// Largest hello.
+const HELLO_BYTES_MAX: usize = 1 << 10;
+/// Largest frame: a push is bounded by the configuration, far below.
+const FRAME_BYTES_MAX: usize = 128 << 20;
+/// Bytes that wait for a connected peer; beyond it messages are dropped.
+const QUEUE_BYTES_MAX: usize = 128 << 20;
+/// Messages kept for a peer that is not connected, the newest.
+const QUEUE_UNCONNECTED_MAX: usize = 64;
+/// Bytes handed to the socket before looking again for something more urgent.
+const WRITE_BYTES: usize = 256 << 10;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a node says first on a connection that it makes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// Its cluster; 0 while it knows none.
+    pub cluster: u128,
+    /// Who it is.
+    pub from: NodeId,
+    /// Whom it wants.
+    pub to: NodeId,
+    /// This life of its disk.
+    pub incarnation: Incarnation,
+    /// Its shards.
+    pub shards: u16,
+    /// Where it can be reached.
+    pub address: String,
+}
+
+impl Hello {
+    fn encode(&self) -> Vec<Bytes> {
+        let mut out = BytesMut::new();
+        out.put_slice(MAGIC);
+        out.put_u16(FORMAT);
+        out.put_u128(self.cluster);
+        out.put_i32(self.from.0);
+        out.put_i32(self.to.0);
+        out.put_u128(self.incarnation.0);
+        out.put_u16(self.shards);
+        out.put_slice(self.address.as_bytes());
+        vec![out.freeze()]
+    }
+
+    fn decode(mut frame: Bytes) -> Result<Hello, String> {
+        if frame.len() < 8 || !frame.starts_with(MAGIC) {
+            return Err("it does not speak the peer protocol".into());
+        }
+        frame.advance(MAGIC.len());
+        let format = frame.get_u16();
+        if format != FORMAT {
+            return Err(format!("it speaks format {format}, this version {FORMAT}"));
+        }
+        if frame.len() < 16 + 4 + 4 + 16 + 2 {
+            return Err("its hello is too short".into());
+        }
+        Ok(Hello {
+            cluster: frame.get_u128(),
+            from: NodeId(frame.get_i32()),
+            to: NodeId(frame.get_i32()),
+            incarnation: Incarnation(frame.get_u128()),
+            shards: frame.get_u16(),
+            address: String::from_utf8(frame.to_vec()).map_err(|_| "its address is no text")?,
+        })
+    }
+}
+
+/// All peers of this node. Lives on one thread.
+pub struct Peers {
+    /// What this node says of itself; `to` is filled in.
+    hello: RefCell<Hello>,
+    known: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
+    /// Takes what arrives.
+    deliver: Box<dyn Fn(NodeId, PeerMessage)>,
+}
+
+struct Peer {
+    node: NodeId,
+    address: RefCell<Option<String>>,
+    /// Whether the address came from the configuration or the metadata, and not from a hello.
+    address_is_given: Cell<bool>,
+    queue: RefCell<Queue>,
+    /// When there is something to write, or an address.
+    wake: Notify,
+    /// When it is worth connecting at once.
+    seen: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    connected: bool,
+    urgent: VecDeque<Vec<Bytes>>,
+    bulk: VecDeque<Vec<Bytes>>,
+    bytes: usize,
+    dropped: u64,
+}
+
+impl Peers {
+    /// Peers of a node that introduces itself with `hello`.
+    pub fn new(hello: Hello, deliver: impl Fn(NodeId, PeerMessage) + 'static) -> Rc<Peers> {
+        Rc::new(Peers {
+            hello: RefCell::new(hello),
+            known: RefCell::default(),
+            deliver: Box::new(deliver),
+        })
+    }
+
+    /// Says which cluster this is, once it is known.
+    pub fn set_cluster(&self, cluster: u128) {
+        self.hello.borrow_mut().cluster = cluster;
+    }
+
+    /// Says where a node is reached; connects to it.
+    pub fn set_address(self: &Rc<Self>, node: NodeId, address: &str) {
+        if node == self.hello.borrow().from {
+            return;
+        }
+        let peer = self.peer(node);
+        peer.address_is_given.set(true);
+        if peer.address.borrow().as_deref() != Some(address) {
+            *peer.address.borrow_mut() = Some(address.to_string());
+            peer.wake.notify_one();
+            peer.seen.notify_one();
+        }
+    }
+
+    /// Sends a message, or drops it.
+    pub fn send(self: &Rc<Self>, to: NodeId, message: &PeerMessage) {
+        let peer = self.peer(to);
+        let urgent = !matches!(message, PeerMessage::Replica(_));
+        peer.queue.borrow_mut().push(peer::encode(message), urgent);
+        peer.wake.notify_one();
+    }
+
+    fn peer(self: &Rc<Self>, node: NodeId) -> Rc<Peer> {
+        let mut known = self.known.borrow_mut();
+        let peer = known.entry(node).or_insert_with(|| {
+            let peer = Rc::new(Peer {
+                node,
+                address: RefCell::default(),
+                address_is_given: Cell::new(false),
+                queue: RefCell::default(),
+                wake: Notify::new(),
+                seen: Notify::new(),
+            });
+            runtime::spawn(self.clone().sending(peer.clone()));
+            peer
+        });
+        peer.clone()
+    }
+
+    /// Connects to one peer, again and again, and writes what is queued.
+    async fn sending(self: Rc<Self>, peer: Rc<Peer>) {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let address = peer.address.borrow().clone();
+            let Some(address) = address else {
+                peer.wake.notified().await;
+                continue;
+            };
+            let connecting = select! {
+                connected = TcpStream::connect(&address) => Some(connected),
+                () = runtime::sleep(CONNECT_TIMEOUT) => None,
+            };
+            match connecting {
+                Some(Ok(stream)) => {
+                    backoff = BACKOFF_MIN;
+                    debug!("connected to node {} at {address}", peer.node);
+                    let why = self.write(&peer, stream).await;
+                    info!("connection to node {} at {address} ended: {why}", peer.node);
+                }
+                Some(Err(error)) => debug!("node {} at {address}: {error}", peer.node),
+                None => debug!("node {} at {address}: no answer", peer.node),
+            }
+            select! {
+                () = runtime::sleep(backoff) => backoff = BACKOFF_MAX.min(backoff * 2),
+                () = peer.seen.notified() => backoff = BACKOFF_MIN,
+            }
+        }
+    }
+
+    async fn write(&self, peer: &Peer, stream: TcpStream) -> String {
+        if let Err(error) = stream.set_nodelay(true) {
+            return error.to_string();
+        }
+        let (mut from, mut to) = stream.into_split();
+        let mut out = VecDeque::new();
+        push_frame(&mut out, Hello { to: peer.node, ..self.hello.borrow().clone() }.encode());
+        peer.queue.borrow_mut().connected = true;
+        let mut closed = [0; 1];
+        let why = select! {
+            result = peer.drain(&mut to, &mut out) => match result {
+                Ok(()) => String::new(),
+                Err(error) => error.to_string(),
+            },
+            // Nothing is ever said on this direction: what comes is the end.
+            _ = from.read(&mut closed) => "closed by the other side".to_string(),
+        };
+        *peer.queue.borrow_mut() = Queue::default();
+        why
+    }
+
+    /// Accepts connections for ever.
+    pub async fn accept(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    let peers = self.clone();
+                    runtime::spawn(async move {
+                        if let Err(why) = peers.read(stream).await {
+                            warn!("peer connection from {address}: {why}");
+                        }
+                    });
+                }
+                Err(error) => {
+                    warn!("accepting a peer connection: {error}");
+                    runtime::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn read(self: Rc<Self>, stream: TcpStream) -> Result<(), String> {
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let (from, _to) = stream.into_split();
+        let mut frames = FrameReader::new(from, HELLO_BYTES_MAX);
+        let hello = select! {
+            frame = frames.next() => match frame {
+                Ok(frame) => Hello::decode(frame)?,
+                // Somebody looked whether the port is open.
+                Err(FrameError::Closed) => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            },
+            () = runtime::sleep(HELLO_TIMEOUT) => return Err("it did not say who it is".into()),
+        };
+        self.check(&hello)?;
+        let node = hello.from;
+        let peer = self.peer(node);
+        if !peer.address_is_given.get() && !hello.address.is_empty() {
+            *peer.address.borrow_mut() = Some(hello.address);
+            peer.wake.notify_one();
+        }
+        peer.seen.notify_one();
+        frames.set_limit(FRAME_BYTES_MAX);
+        loop {
+            let frame = match frames.next().await {
+                Ok(frame) => frame,
+                Err(error) => {
+                    info!("connection from node {node} ended: {error}");
+                    return Ok(());
+                }
+            };
+            let message =
+                peer::decode(frame).map_err(|error| format!("node {node} sent {error}"))?;
+            (self.deliver)(node, message);
+        }
+    }
+
+    fn check(&self, hello: &Hello) -> Result<(), String> {
+        let own = self.hello.borrow();
+        let (from, to) = (hello.from, hello.to);
+        if to != own.from {
+            return Err(format!(
+                "node {from} looks for node {to} here, but this is node {}; check --cluster",
+                own.from
+            ));
+        }
+        if from == own.from {
+            return Err(format!(
+                "another process calls itself node {from} as well; check --node-id"
+            ));
+        }
+        if hello.cluster != 0 && own.cluster != 0 && hello.cluster != own.cluster {
+            return Err(format!(
+                "node {from} belongs to another cluster; check --cluster and --data there"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Peer {
+    /// Writes what is queued and what will be, until the connection fails.
+    async fn drain(
+        &self,
+        to: &mut OwnedWriteHalf,
+        out: &mut VecDeque<Bytes>,
+    ) -> std::io::Result<()> {
+        loop {
+            self.queue.borrow_mut().take(out);
+            if out.is_empty() {
+                self.wake.notified().await;
+                continue;
+            }
+            while !out.is_empty() {
+                write_some(to, out).await?;
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn push(&mut self, frame: Vec<Bytes>, urgent: bool) {
+        let length: usize = frame.iter().map(Bytes::len).sum();
+        if !self.connected {
+            while self.urgent.len() + self.bulk.len() >= QUEUE_UNCONNECTED_MAX {
+                let oldest = self.bulk.pop_front().or_else(|| self.urgent.pop_front());
+                self.bytes -= oldest.iter().flatten().map(Bytes::len).sum::<usize>();
+            }
+        }
+        if self.bytes + length > QUEUE_BYTES_MAX {
+            if self.dropped.is_power_of_two() {
+                warn!("{} messages to a slow peer were dropped", self.dropped);
+            }
+            self.dropped += 1;
+            return;
+        }
+        self.bytes += length;
+        if urgent { &mut self.urgent } else { &mut self.bulk }.push_back(frame);
+    }
+
+    /// Moves frames to what is about to be written, urgent ones first.
+    fn take(&mut self, out: &mut VecDeque<Bytes>) {
+        let mut taken = 0;
+        while taken < WRITE_BYTES {
+            let Some(frame) = self.urgent.pop_front().or_else(|| self.bulk.pop_front()) else {
+                break;
+            };
+            taken += push_frame(out, frame) - 4;
+        }
+        self.bytes -= taken;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hello_comes_back_and_bad_ones_are_refused() {
+        let hello = Hello {
+            cluster: 7,
+            from: NodeId(1),
+            to: NodeId(2),
+            incarnation: Incarnation(9),
+            shards: 4,
+            address: "localhost:19092".into(),
+        };
+        let bytes = hello.encode().concat();
+        assert_eq!(Hello::decode(bytes.clone().into()), Ok(hello));
+        for length in 0..50 {
+            assert!(Hello::decode(bytes[..length].to_vec().into()).is_err(), "{length}");
+        }
+        let mut other = bytes;
+        other[7] = 2;
+        assert_eq!(Hello::decode(other.into()), Err("it speaks format 2, this version 1".into()));
+    }
+
+    #[test]
+    fn a_queue_is_bounded_and_puts_urgent_frames_first() {
+        let mut queue = Queue::default();
+        for i in 0..100_u8 {
+            queue.push(vec![vec![i].into()], i % 2 == 0);
+        }
+        assert_eq!(queue.urgent.len() + queue.bulk.len(), QUEUE_UNCONNECTED_MAX);
+        queue.connected = true;
+        let large = Bytes::from(vec![0; QUEUE_BYTES_MAX / 2]);
+        for _ in 0..3 {
+            queue.push(vec![large.clone()], false);
+        }
+        assert!(queue.bytes <= QUEUE_BYTES_MAX && queue.dropped == 2);
+        let mut out = VecDeque::new();
+        while queue.bytes > 0 {
+            queue.take(&mut out);
+        }
+        let first: Vec<u8> = out.iter().skip(1).step_by(2).take(50).map(|p| p[0]).collect();
+        assert!(first.iter().all(|i| i % 2 == 0) && first.len() == 50);
+        assert!(queue.urgent.is_empty() && queue.bulk.is_empty());
+    }
+}
