@@ -38,9 +38,11 @@ pub struct Push {
     pub follower_epoch: BrokerEpoch,
     /// Where the leader's epoch starts: records of an older epoch at or past it are cut.
     pub epoch_start: Offset,
-    /// Offset of the first record pushed, or the leader's end where there is none.
+    /// Offset of the first record pushed; where there is none, the offset up to which the logs are compared. A border
+    /// between batches of the leader's log.
     pub base: Offset,
-    /// Epoch of the record before `base`; -1 at the start of the log.
+    /// Epoch of the record before `base`; -1 at offset 0, and where that record lies below the leader's log start, which
+    /// the leader says only to members of ISR and ELR and to those that have acknowledged so far in this epoch.
     pub previous_epoch: Epoch,
     /// Whether this is "begin at `base`": the leader's log starts past the follower's end. Only a replica outside ISR and
     /// ELR takes it, as a truncation of everything.
@@ -76,10 +78,18 @@ pub enum Answer {
         end: Offset,
         /// Epoch of the record below that end; -1 where there is none.
         last_epoch: Epoch,
+        /// End of what it has received and matched in this epoch, synced or not. For the flow of pushes only: it promises
+        /// nothing.
+        matched: Offset,
     },
     /// When the record before the push is not there or has another epoch: where the leader should look next.
     Mismatch {
-        /// Largest offset at which the logs may agree: at most its own end.
+        /// The push's `base`, by which the leader tells the answer it waits for from late ones.
+        base: Offset,
+        /// Largest offset at which the logs may agree: at most its own end, below `base`.
         hint: Offset,
+        /// Epoch of its record below `hint`; -1 where there is none. All of the leader's records of later epochs lie past
+        /// the point where the logs part.
+        last_epoch: Epoch,
     },
 }

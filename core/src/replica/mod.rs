@@ -1,2 +1,477 @@
-//! Replicas of a partition: leader, follower, high watermark, in-sync set.
+//! One replica of a partition: leader, follower, or neither.
+//!
+//! In-sync-set replication in the line of PacificA and Kafka with the rules of KIP-966, but pushed: the leader sends
+//! batches to its followers while its own sync runs, and a follower acknowledges what it has synced. Three things keep
+//! that safe, each in a file of its own: the high watermark over the maximal in-sync set ([`watermark`]), log matching
+//! by the epoch of the record before a push (`follower`), and proposals that stand until the controller has answered by
+//! a newer partition epoch (`leader`).
+//!
+//! ```text
+//!             image: leads, newer epoch                     image: another leads
+//!   Leader ◀──────────────────────────── Idle ────────────────────────────────────▶ Follower
+//!      │                                 ▲  ▲                                          │
+//!      └── not serving, damaged, ────────┘  └──────── not serving, damaged, ───────────┘
+//!          another or no leader                       no leader
+//! ```
+//!
+//! A replica decides nothing by itself: the image says who leads, and the broker's registration (`Serving`) whether it
+//! may act at all. It reads and writes its log through the shard's [`Store`] and keeps no record bytes.
+
+mod batches;
+mod follower;
+mod leader;
 pub mod message;
+mod progress;
+pub mod watermark;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use milena_wire::batch::BatchHeader;
+use serde::{Deserialize, Serialize};
+
+use crate::local::{LocalMessage, Member};
+use crate::metadata::{Image, Partition, Topic};
+use crate::storage::{Log, Lsn, ReadError, Store, Ticket};
+use crate::{
+    BrokerEpoch, Config, Epoch, Incarnation, Instant, LogId, NodeId, Now, Offset, Outputs, Place,
+    ReplicaIncarnation, Timestamp,
+};
+use follower::Follower;
+use leader::Leader;
+use message::{Acknowledge, Push};
+
+/// What the replicas of a shard share.
+pub struct Host {
+    /// The node's settings.
+    pub config: Arc<Config>,
+    /// This life of the disk.
+    pub incarnation: Incarnation,
+    /// The metadata as last seen; the empty image before the first.
+    pub image: Arc<Image>,
+    /// The registration under which this broker may serve.
+    pub serving: Option<BrokerEpoch>,
+    /// The shard's logs.
+    pub store: Store,
+    /// Reads for followers that have begun and are not yet assigned to their replica by the shard.
+    pub reads: Vec<(Ticket, LogId, NodeId)>,
+}
+
+impl Host {
+    /// The broker epoch under which replicas may lead and follow: serving, and the image shows that registration
+    /// confirmed. An older image could name leaderships that the registration has ended.
+    pub fn acting(&self) -> Option<BrokerEpoch> {
+        let epoch = self.serving?;
+        let broker = self.image.brokers.get(&self.config.node)?;
+        (broker.epoch == epoch && broker.confirmed == Some(epoch)).then_some(epoch)
+    }
+
+    /// A replica in the life that the image gives it.
+    fn member(&self, node: NodeId, partition: &Partition) -> Option<Member> {
+        let broker = self.image.brokers.get(&node)?;
+        Some(Member {
+            node,
+            broker_epoch: broker.epoch,
+            incarnation: broker.incarnation,
+            replica: partition.incarnation(node)?,
+        })
+    }
+}
+
+/// What a call may read and change beside the replica itself.
+pub struct Context<'a> {
+    /// The time.
+    pub now: Now,
+    /// What the replicas share.
+    pub host: &'a mut Host,
+    /// What is to be done.
+    pub out: &'a mut Outputs,
+}
+
+/// What is kept beside a log on disk. Frozen as postcard writes it, after one byte of version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The life of the data.
+    pub incarnation: ReplicaIncarnation,
+    /// End of an image that named this partition. A later image without it means deletion; an earlier one, which a
+    /// restarted node may see first, does not.
+    pub named_at: Offset,
+}
+
+const STATE_VERSION: u8 = 1;
+
+impl State {
+    fn encode(&self) -> Bytes {
+        postcard::to_extend(self, vec![STATE_VERSION]).expect("two numbers have bytes").into()
+    }
+
+    /// None if nothing was kept. An unknown version counts as nothing: no log is deleted or reset by what is not understood.
+    pub fn decode(bytes: &[u8]) -> Option<State> {
+        let (version, body) = bytes.split_first()?;
+        (*version == STATE_VERSION).then(|| postcard::from_bytes(body).ok())?
+    }
+}
+
+/// What a replica is at the moment.
+enum Role {
+    /// When it neither leads nor follows.
+    Idle,
+    /// When it leads.
+    Leader(Box<Leader>),
+    /// When another leads and this one takes its pushes.
+    Follower(Follower),
+}
+
+/// One replica of a partition.
+pub struct Replica {
+    log: LogId,
+    topic: Option<Arc<Topic>>,
+    /// The life on disk; none before the log exists.
+    life: Option<ReplicaIncarnation>,
+    /// Everything below is committed. Of a follower: as its leader said, as far as its own log is matched. Survives changes
+    /// of role, since what is committed stays so.
+    high_watermark: Offset,
+    /// Journal record that must be flushed before anything is acknowledged: the last truncation, reset or state.
+    barrier: Lsn,
+    /// When the controller is told of the damage again.
+    report_at: Option<Instant>,
+    role: Role,
+}
+
+/// A view of a replica for checkers and status.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplicaView {
+    /// The partition.
+    pub log: LogId,
+    /// Whether it leads.
+    pub leading: bool,
+    /// Epoch in which it leads or follows; none while idle.
+    pub leader_epoch: Option<Epoch>,
+    /// Partition epoch that it knows.
+    pub partition_epoch: i32,
+    /// Everything below is committed.
+    pub high_watermark: Offset,
+    /// Log start offset.
+    pub start: Offset,
+    /// Log end offset.
+    pub end: Offset,
+    /// End of what is on stable storage.
+    pub flushed_end: Offset,
+    /// In-sync replicas as committed.
+    pub isr: Vec<NodeId>,
+    /// On a leader, those and any that stand proposed; else as `isr`.
+    pub maximal_isr: Vec<NodeId>,
+    /// Effective `min.insync.replicas`.
+    pub min_isr: u16,
+    /// Whether its data is damaged, or of an ended life.
+    pub damaged: bool,
+    /// The life of the data on this disk.
+    pub incarnation: ReplicaIncarnation,
+}
+
+/// Why a partition cannot be read or written here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unavailable {
+    /// When this replica does not lead.
+    NotLeader,
+    /// When its data is damaged.
+    Damaged,
+}
+
+impl Replica {
+    /// A replica of a log that may or may not be on this disk.
+    pub fn new(log: LogId, store: &Store) -> Replica {
+        let found = store.log(log);
+        Replica {
+            log,
+            topic: None,
+            life: found.map(life),
+            high_watermark: found.map_or(0, Log::start),
+            barrier: Lsn(0),
+            report_at: None,
+            role: Role::Idle,
+        }
+    }
+
+    /// The partition's record as the image has it.
+    pub fn partition(&self) -> Option<&Partition> {
+        self.topic.as_ref()?.partitions.get(usize::try_from(self.log.partition).ok()?)
+    }
+
+    /// The topic as the image has it.
+    pub fn topic(&self) -> Option<&Arc<Topic>> {
+        self.topic.as_ref()
+    }
+
+    /// Looks at new metadata: another record of the partition, another life of a broker, serving begun or ended.
+    pub fn on_metadata(&mut self, cx: &mut Context) {
+        self.topic = cx.host.image.topics.get(&self.log.topic).cloned();
+        let me = cx.host.config.node;
+        let Some(partition) = self.partition().cloned() else { return self.become_idle() };
+        let (Some(_), Some(expected)) = (cx.host.acting(), partition.incarnation(me)) else {
+            return self.become_idle();
+        };
+        if !self.live(cx, &partition, expected) {
+            return self.become_idle();
+        }
+        match partition.leader {
+            Some(leader) if leader == me => match &mut self.role {
+                Role::Leader(known) if known.epoch == partition.leader_epoch => {
+                    self.update_leader(cx, &partition)
+                }
+                Role::Idle | Role::Leader(_) | Role::Follower(_) => {
+                    self.become_leader(cx, &partition)
+                }
+            },
+            Some(leader) => match &self.role {
+                Role::Follower(known) if known.epoch == partition.leader_epoch => {}
+                Role::Idle | Role::Leader(_) | Role::Follower(_) => {
+                    self.become_follower(cx, leader, partition.leader_epoch)
+                }
+            },
+            None => self.become_idle(),
+        }
+    }
+
+    /// Makes sure that the data on disk is of the life that the image gives this replica. Data of an ended life, damaged or
+    /// not, is discarded only once another replica leads: until then it may be the last copy.
+    fn live(
+        &mut self,
+        cx: &mut Context,
+        partition: &Partition,
+        expected: ReplicaIncarnation,
+    ) -> bool {
+        let store = &mut cx.host.store;
+        let (mut damaged, mut empty) = (false, true);
+        match store.log(self.log) {
+            None => store.create(self.log),
+            Some(log) => (damaged, empty) = (log.is_damaged(), log.end() == 0),
+        }
+        if self.life.is_none() || (!damaged && empty && self.life < Some(expected)) {
+            self.begin_life(cx, expected);
+        }
+        let life = self.life.expect("set above");
+        if life > expected {
+            // The image is older than what this disk has seen.
+            return false;
+        }
+        if life < expected {
+            let another = partition.leader.is_some_and(|leader| leader != cx.host.config.node);
+            if !another {
+                return false;
+            }
+            cx.host.store.reset(self.log, 0, cx.out);
+            self.begin_life(cx, expected);
+            self.high_watermark = 0;
+            self.report_at = None;
+            cx.out.event(|| crate::trace::Event::Sometimes("replica.new_life"));
+            return true;
+        }
+        if damaged {
+            self.report_damage(cx);
+            return false;
+        }
+        true
+    }
+
+    fn begin_life(&mut self, cx: &mut Context, incarnation: ReplicaIncarnation) {
+        let state = State { incarnation, named_at: cx.host.image.end };
+        self.barrier = cx.host.store.put(self.log, state.encode(), cx.out);
+        self.life = Some(incarnation);
+    }
+
+    /// Stops at once when the store has found the data damaged, and asks the controller to take this replica out.
+    pub fn on_damaged(&mut self, cx: &mut Context) {
+        self.become_idle();
+        self.on_metadata(cx);
+    }
+
+    fn report_damage(&mut self, cx: &mut Context) {
+        let Some(replica) = self.life else { return };
+        cx.out.event(|| crate::trace::Event::Sometimes("replica.damage_reported"));
+        cx.out.local(Place::Metadata, LocalMessage::Damaged { log: self.log, replica });
+        self.report_at = Some(cx.now.mono.after_ms(cx.host.config.replication.push_retry_ms));
+    }
+
+    fn become_idle(&mut self) {
+        self.role = Role::Idle;
+    }
+
+    /// Takes a push.
+    pub fn on_push(&mut self, cx: &mut Context, from: NodeId, push: Push) {
+        self.follow_push(cx, from, push);
+    }
+
+    /// Takes an acknowledgement.
+    pub fn on_acknowledge(&mut self, cx: &mut Context, from: NodeId, acknowledge: Acknowledge) {
+        self.lead_acknowledge(cx, from, acknowledge);
+    }
+
+    /// Looks at what the journal has flushed meanwhile. Whether there is still something to wait for.
+    pub fn on_flushed(&mut self, cx: &mut Context) -> bool {
+        match self.role {
+            Role::Idle => return false,
+            Role::Leader(_) => self.advance(cx),
+            Role::Follower(_) => self.acknowledge(cx),
+        }
+        self.unflushed(&cx.host.store)
+    }
+
+    /// Whether anything of this log is not on stable storage yet.
+    pub fn unflushed(&self, store: &Store) -> bool {
+        store.log(self.log).is_some_and(|log| log.flushed_end() < log.end())
+            || self.barrier > store.flushed()
+    }
+
+    /// Takes the outcome of a read for a follower.
+    pub fn on_read(
+        &mut self,
+        cx: &mut Context,
+        follower: NodeId,
+        ticket: Ticket,
+        result: Result<Vec<Bytes>, ReadError>,
+    ) {
+        self.lead_read(cx, follower, ticket, result);
+    }
+
+    /// Does what is due.
+    pub fn on_timeout(&mut self, cx: &mut Context) {
+        if self.report_at.is_some_and(|at| at <= cx.now.mono) {
+            self.report_at = None;
+            self.on_metadata(cx);
+        }
+        self.lead_timeout(cx);
+    }
+
+    /// When [`Replica::on_timeout`] is due. None where nothing is waited for, as in an idle partition.
+    pub fn due(&self, cx: &Host) -> Option<Instant> {
+        self.report_at.into_iter().chain(self.lead_due(cx)).min()
+    }
+
+    /// Whether it leads and may be read and written; its leader epoch.
+    pub fn leading(&self, store: &Store) -> Result<Epoch, Unavailable> {
+        match &self.role {
+            Role::Leader(leader) => Ok(leader.epoch),
+            Role::Idle | Role::Follower(_) => {
+                let damaged = store.log(self.log).is_some_and(Log::is_damaged);
+                Err(if damaged { Unavailable::Damaged } else { Unavailable::NotLeader })
+            }
+        }
+    }
+
+    /// Whether everything before the leader's epoch is known to be committed, so that offsets shown to clients cannot go back.
+    pub fn reached_epoch_start(&self) -> bool {
+        match &self.role {
+            Role::Leader(leader) => self.high_watermark >= leader.start,
+            Role::Idle | Role::Follower(_) => false,
+        }
+    }
+
+    /// Everything below is committed.
+    pub fn high_watermark(&self) -> Offset {
+        self.high_watermark
+    }
+
+    /// Whether the committed in-sync set has enough members for acks=all.
+    pub fn enough_in_sync(&self) -> bool {
+        self.partition().is_some_and(|p| p.isr.len() >= usize::from(p.min_isr))
+    }
+
+    /// Puts validated batches at the end of the log as its leader; first offset and offset after the last. Pushes go out with
+    /// the next [`Replica::pump`].
+    ///
+    /// # Panics
+    /// If it does not lead.
+    pub fn append(
+        &mut self,
+        cx: &mut Context,
+        batches: Vec<(BatchHeader, Bytes)>,
+        log_append_time: Option<Timestamp>,
+    ) -> (Offset, Offset) {
+        self.lead_append(cx, batches, log_append_time)
+    }
+
+    /// Sends what can be sent to followers, and proposes the in-sync set that now fits.
+    pub fn pump(&mut self, cx: &mut Context) {
+        self.lead_pump(cx);
+    }
+
+    /// Moves the log start up to what retention allows, as leader; followers are told with the next push.
+    pub fn retain(&mut self, cx: &mut Context, ms: i64, bytes: i64) {
+        if !matches!(self.role, Role::Leader(_)) {
+            return;
+        }
+        let (log, upto) = (self.log, self.high_watermark);
+        let store = &mut cx.host.store;
+        let to = store.retention_start(log, cx.now.wall, ms, bytes, upto).min(upto);
+        if store.log(log).is_some_and(|log| to > log.start()) {
+            store.trim(log, to, cx.out);
+            cx.out.event(|| crate::trace::Event::Sometimes("replica.retained"));
+        }
+    }
+
+    /// For checkers and status.
+    pub fn view(&self, host: &Host) -> ReplicaView {
+        let log = host.store.log(self.log);
+        let partition = self.partition();
+        let isr = partition.map(|p| p.isr.clone()).unwrap_or_default();
+        let (leading, leader_epoch, maximal_isr) = match &self.role {
+            Role::Idle => (false, None, isr.clone()),
+            Role::Follower(follower) => (false, Some(follower.epoch), isr.clone()),
+            Role::Leader(leader) => (true, Some(leader.epoch), leader.maximal()),
+        };
+        ReplicaView {
+            log: self.log,
+            leading,
+            leader_epoch,
+            partition_epoch: partition.map_or(-1, |p| p.partition_epoch),
+            high_watermark: self.high_watermark,
+            start: log.map_or(0, Log::start),
+            end: log.map_or(0, Log::end),
+            flushed_end: log.map_or(0, Log::flushed_end),
+            isr,
+            maximal_isr,
+            min_isr: partition.map_or(0, |p| p.min_isr),
+            damaged: log.is_some_and(Log::is_damaged)
+                || partition.and_then(|p| p.incarnation(host.config.node)) > self.life,
+            incarnation: self.life.unwrap_or_default(),
+        }
+    }
+
+    /// Costly assertions.
+    pub fn check_invariants(&self, store: &Store) {
+        let Some(log) = store.log(self.log) else { return };
+        if matches!(self.role, Role::Idle) {
+            return;
+        }
+        assert!(!log.is_damaged(), "a damaged replica neither leads nor follows");
+        assert!(self.high_watermark <= log.end(), "the high watermark is in the log");
+        assert!(log.start() <= self.high_watermark, "what is trimmed was committed");
+        if let Role::Leader(leader) = &self.role {
+            leader.check_invariants(log);
+        }
+    }
+
+    /// Cuts everything at and past `to`. What is committed is never cut.
+    fn truncate(&mut self, cx: &mut Context, to: Offset) {
+        assert!(to >= self.high_watermark, "a committed record is never cut");
+        self.barrier = cx.host.store.truncate(self.log, to, cx.out);
+        cx.out.event(|| crate::trace::Event::Sometimes("replica.truncated"));
+    }
+}
+
+/// The life that a log on disk is of. One whose state is not understood counts as the first.
+fn life(log: &Log) -> ReplicaIncarnation {
+    State::decode(log.state()).map_or(ReplicaIncarnation(0), |state| state.incarnation)
+}
+
+/// Epoch of the record before an offset, as far as the log knows it; -1 at offset 0.
+fn epoch_before(log: &Log, offset: Offset) -> Option<Epoch> {
+    if offset == 0 {
+        return Some(-1);
+    }
+    if offset == log.end() && log.last_epoch() >= 0 {
+        return Some(log.last_epoch());
+    }
+    log.epoch_at(offset - 1)
+}

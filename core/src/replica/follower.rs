@@ -1,0 +1,237 @@
+//! A follower: matches pushes against its log, appends, and acknowledges what it has synced.
+//!
+//! Two logs that have the same epoch at one offset are equal up to there, since only one leader writes in an epoch and
+//! each log takes a record only after the one before it matched. So a follower compares epochs, never high watermarks,
+//! and it cuts only what the leader's log provably does not hold: what has another epoch than the leader's record at the
+//! same offset, and what is older than the leader's epoch at or past that epoch's start. A push that ends does not
+//! mean that the leader's log ends.
+//!
+//! It cuts at borders of batches only, which it knows where epochs change. So where the record before a push is of an
+//! older epoch than the leader's, nothing is cut yet: the leader steps back by the hint, and the push that then matches
+//! shows where its own log goes on differently.
+
+use super::batches;
+use super::message::{Acknowledge, Answer, Push};
+use super::{Context, Replica, Role, epoch_before};
+use crate::local::Member;
+use crate::trace::Event;
+use crate::{Epoch, LogLevel, NodeId, Offset};
+
+/// What a follower knows in one leader epoch.
+#[derive(Debug)]
+pub(super) struct Follower {
+    /// Who leads.
+    pub leader: NodeId,
+    /// In which epoch.
+    pub epoch: Epoch,
+    /// Up to where its log is known to be the leader's; none before a push of this epoch matched.
+    matched: Option<Offset>,
+    /// The end that was last acknowledged.
+    acknowledged: Option<Offset>,
+    /// Whether the leader waits for an answer though nothing new was synced.
+    owes: bool,
+}
+
+impl Replica {
+    pub(super) fn become_follower(&mut self, cx: &mut Context, leader: NodeId, epoch: Epoch) {
+        self.role = Role::Follower(Follower {
+            leader,
+            epoch,
+            matched: None,
+            acknowledged: None,
+            owes: false,
+        });
+        let log = self.log;
+        cx.out.event(|| Event::Following { log, epoch, leader });
+    }
+
+    pub(super) fn follow_push(&mut self, cx: &mut Context, from: NodeId, push: Push) {
+        let Role::Follower(follower) = &mut self.role else { return };
+        let registered = cx.host.image.brokers.get(&from).map(|broker| broker.epoch);
+        if cx.host.acting() != Some(push.follower_epoch)
+            || (from, follower.leader) != (push.leader.0, from)
+            || registered != Some(push.leader.1)
+            || follower.epoch != push.leader_epoch
+        {
+            return;
+        }
+        if push.begin {
+            return self.begin_at(cx, &push);
+        }
+        match self.find_match(cx, &push) {
+            Ok(()) => self.take_records(cx, &push),
+            Err((hint, last_epoch)) => {
+                cx.out.event(|| Event::Sometimes("replica.mismatch"));
+                self.answer(cx, Answer::Mismatch { base: push.base, hint, last_epoch });
+            }
+        }
+    }
+
+    /// Whether the record before the push is here; where the leader should look next if not.
+    fn find_match(&mut self, cx: &mut Context, push: &Push) -> Result<(), (Offset, Epoch)> {
+        let log = cx.host.store.log(self.log).expect("a follower has a log");
+        if push.base > log.end() {
+            return Err((log.end(), epoch_before(log, log.end()).unwrap_or(-1)));
+        }
+        // What lies below the log start was committed, and so is the leader's too. Where the leader no longer has the record
+        // before the push it vouches for this replica, see `Push::previous_epoch`.
+        if push.base <= log.start() || push.previous_epoch < 0 {
+            return Ok(());
+        }
+        let own = epoch_before(log, push.base).unwrap_or(-1);
+        if own == push.previous_epoch {
+            return Ok(());
+        }
+        if own > push.previous_epoch {
+            // The leader's records up to the push are at most of that epoch: all of ours past its end are not the leader's.
+            let to = log.end_of_epoch(push.previous_epoch).1.max(log.start());
+            self.truncate(cx, to);
+            let log = cx.host.store.log(self.log).expect("a follower has a log");
+            return Err((to, epoch_before(log, to).unwrap_or(-1)));
+        }
+        let hint = push.base - 1;
+        Err((hint, epoch_before(log, hint).unwrap_or(-1)))
+    }
+
+    fn take_records(&mut self, cx: &mut Context, push: &Push) {
+        let id = self.log;
+        if !push.records.is_empty() && !cx.host.store.has_room() {
+            // The leader sends it again.
+            cx.out.event(|| Event::Sometimes("replica.push_without_room"));
+            return;
+        }
+        let Ok(batches) = batches::split(&push.records) else { return self.refuse(cx, push) };
+        let mut at = push.base;
+        let mut appended = false;
+        for batch in batches {
+            let header = &batch.header;
+            let (base, next, epoch) =
+                (header.base_offset, header.next_offset(), header.partition_leader_epoch);
+            if base != at || next <= base || epoch < 0 || epoch > push.leader_epoch {
+                return self.refuse(cx, push);
+            }
+            let log = cx.host.store.log(id).expect("a follower has a log");
+            at = next;
+            if next <= log.start() {
+                continue;
+            }
+            if base < log.end() {
+                if epoch_before(log, base + 1) == Some(epoch) && next <= log.end() {
+                    continue;
+                }
+                if base < log.start() || epoch_before(log, base + 1) == Some(epoch) {
+                    return self.refuse(cx, push);
+                }
+                self.truncate(cx, base);
+            }
+            // It came over a network, and from here on it counts as a copy.
+            if batch.validate().is_err() || epoch < self.last_epoch(cx) {
+                return self.refuse(cx, push);
+            }
+            cx.host.store.append(id, vec![batch.join()], false, cx.out);
+            appended = true;
+        }
+        let Role::Follower(follower) = &mut self.role else { return };
+        let matched = follower.matched.map_or(at, |before| before.max(at));
+        follower.matched = Some(matched);
+        follower.owes |= !appended;
+        if matched >= push.epoch_start {
+            let log = cx.host.store.log(id).expect("a follower has a log");
+            if let Some(to) = log.first_older(push.epoch_start, push.leader_epoch) {
+                self.truncate(cx, to);
+            }
+        }
+        self.learn_bounds(cx, push, matched);
+        self.acknowledge(cx);
+    }
+
+    fn last_epoch(&self, cx: &Context) -> Epoch {
+        cx.host.store.log(self.log).expect("a follower has a log").last_epoch()
+    }
+
+    /// A follower's high watermark and log start follow the leader's, as far as its log is matched.
+    fn learn_bounds(&mut self, cx: &mut Context, push: &Push, matched: Offset) {
+        let end = cx.host.store.log(self.log).expect("a follower has a log").end();
+        let committed = push.high_watermark.min(matched).min(end);
+        self.high_watermark = self.high_watermark.max(committed);
+        let start = push.log_start.min(self.high_watermark);
+        if cx.host.store.log(self.log).is_some_and(|log| start > log.start()) {
+            cx.host.store.trim(self.log, start, cx.out);
+        }
+    }
+
+    /// Takes "begin at S", which drops everything. Only outside ISR and ELR, and not if this log has come that far in this
+    /// epoch: then it is an old one, come late.
+    fn begin_at(&mut self, cx: &mut Context, push: &Push) {
+        let me = cx.host.config.node;
+        let member = self.partition().is_none_or(|p| p.isr.contains(&me) || p.elr.contains(&me));
+        let Role::Follower(follower) = &mut self.role else { return };
+        if member || push.base < 0 {
+            return;
+        }
+        if follower.matched.is_none_or(|matched| matched < push.base) {
+            follower.matched = Some(push.base);
+            follower.acknowledged = None;
+            self.barrier = cx.host.store.reset(self.log, push.base, cx.out);
+            self.high_watermark = push.base;
+            cx.out.event(|| Event::Sometimes("replica.begin_at"));
+        }
+        let Role::Follower(follower) = &mut self.role else { return };
+        follower.owes = true;
+        self.acknowledge(cx);
+    }
+
+    /// Acknowledges if there is something to say: only what is synced and matched in this epoch, and only once every
+    /// truncation is synced too.
+    pub(super) fn acknowledge(&mut self, cx: &mut Context) {
+        let Role::Follower(follower) = &mut self.role else { return };
+        let Some(matched) = follower.matched else { return };
+        let store = &cx.host.store;
+        let log = store.log(self.log).expect("a follower has a log");
+        if self.barrier > store.flushed() || log.is_damaged() {
+            return;
+        }
+        let end = log.flushed_end().min(matched);
+        if !follower.owes && follower.acknowledged.is_some_and(|before| end <= before) {
+            return;
+        }
+        let last_epoch = epoch_before(log, end).unwrap_or(-1);
+        follower.owes = false;
+        follower.acknowledged = Some(end);
+        self.answer(cx, Answer::Synced { end, last_epoch, matched });
+    }
+
+    fn answer(&self, cx: &mut Context, answer: Answer) {
+        let (Role::Follower(follower), Some(broker_epoch), Some(replica)) =
+            (&self.role, cx.host.acting(), self.life)
+        else {
+            return;
+        };
+        let (log, epoch, leader) = (self.log, follower.epoch, follower.leader);
+        if let Answer::Synced { end, last_epoch, .. } = answer {
+            cx.out.event(|| Event::Acknowledged { log, epoch, leader, end, last_epoch, replica });
+        }
+        let member = Member {
+            node: cx.host.config.node,
+            broker_epoch,
+            incarnation: cx.host.incarnation,
+            replica,
+        };
+        let message = super::message::ReplicaMessage::Acknowledge(Acknowledge {
+            log,
+            leader_epoch: epoch,
+            follower: member,
+            answer,
+        });
+        cx.out.send(leader, message);
+    }
+
+    /// A push that no leader of ours makes: not taken, and the operator is told.
+    fn refuse(&self, cx: &mut Context, push: &Push) {
+        let line = format!(
+            "partition {:?}: a push from node {} at offset {} is malformed, ignored",
+            self.log, push.leader.0, push.base
+        );
+        cx.out.log(LogLevel::Error, line);
+    }
+}

@@ -1,0 +1,512 @@
+//! A leader: appends, pushes to every follower while its own sync runs, moves the high watermark, proposes in-sync sets.
+//!
+//! A proposal is made once and then stands: it counts in the maximal set until metadata with a newer partition epoch
+//! arrives, whatever became of the message, since a refused one may be the copy of one that was accepted. While one
+//! stands, the next is said again and again, computed anew each time: to withdraw is to propose the present set.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use milena_wire::batch::{self, BatchHeader};
+
+use super::batches;
+use super::message::{Acknowledge, Answer, Push, ReplicaMessage};
+use super::progress::{Flow, Progress};
+use super::{Context, Host, Replica, Role, epoch_before, watermark};
+use crate::local::{AlterPartition, LocalMessage};
+use crate::metadata::Partition;
+use crate::storage::{Log, Read, ReadError, Ticket};
+use crate::trace::Event;
+use crate::{Epoch, Instant, NodeId, Now, Offset, Place, Timestamp};
+
+/// What a leader knows in its epoch.
+#[derive(Debug)]
+pub(super) struct Leader {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Where its epoch starts: all records of older epochs are below.
+    pub start: Offset,
+    /// The committed in-sync set, of which `partition_epoch` is the number.
+    isr: Vec<NodeId>,
+    min_isr: u16,
+    partition_epoch: i32,
+    followers: BTreeMap<NodeId, Progress>,
+    /// Every member of a proposal made at this partition epoch; empty while none stands.
+    standing: Vec<NodeId>,
+    /// When the proposal is made again, if one stands.
+    propose_at: Option<Instant>,
+}
+
+impl Leader {
+    /// The committed set and whatever any standing proposal adds.
+    pub fn maximal(&self) -> Vec<NodeId> {
+        watermark::maximal(&self.isr, &self.standing)
+    }
+
+    pub fn check_invariants(&self, log: &Log) {
+        assert!(self.start <= log.end(), "an epoch starts in the log");
+        for progress in self.followers.values() {
+            assert!(
+                progress.acknowledged <= Some(log.end()),
+                "no follower has more than the leader"
+            );
+            assert!(progress.next <= log.end(), "pushes come from the log");
+        }
+        assert_eq!(self.standing.is_empty(), self.propose_at.is_none(), "a proposal is said again");
+    }
+}
+
+impl Replica {
+    pub(super) fn become_leader(&mut self, cx: &mut Context, partition: &Partition) {
+        let log = cx.host.store.log(self.log).expect("made before");
+        let (id, epoch) = (self.log, partition.leader_epoch);
+        let (start, end) = (log.end_of_epoch(epoch - 1).1, log.end());
+        self.high_watermark = self.high_watermark.max(log.start());
+        self.role = Role::Leader(Box::new(Leader {
+            epoch,
+            start,
+            isr: Vec::new(),
+            min_isr: 0,
+            partition_epoch: -1,
+            followers: BTreeMap::new(),
+            standing: Vec::new(),
+            propose_at: None,
+        }));
+        cx.out.event(|| Event::Leading { log: id, epoch, start: end });
+        self.update_leader(cx, partition);
+    }
+
+    /// Takes the partition's record and the followers' lives from the image.
+    pub(super) fn update_leader(&mut self, cx: &mut Context, partition: &Partition) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        if partition.partition_epoch > leader.partition_epoch {
+            leader.partition_epoch = partition.partition_epoch;
+            leader.isr.clone_from(&partition.isr);
+            leader.min_isr = partition.min_isr;
+            leader.standing.clear();
+            leader.propose_at = None;
+        }
+        let me = cx.host.config.node;
+        let (now, end) = (cx.now.mono, cx.host.store.log(self.log).map_or(0, Log::end));
+        leader.followers.retain(|node, _| partition.replicas.contains(node));
+        for node in partition.replicas.iter().copied().filter(|node| *node != me) {
+            let member = cx.host.member(node, partition);
+            let reachable = cx.host.image.brokers.get(&node).is_some_and(|broker| !broker.fenced);
+            match leader.followers.get_mut(&node) {
+                // Another life of it: what the former one acknowledged is not known of this one.
+                Some(known) if known.member == member => {
+                    if known.reachable != reachable {
+                        known.reachable = reachable;
+                        known.probe(known.acknowledged.unwrap_or(end));
+                    }
+                }
+                Some(_) | None => {
+                    leader.followers.insert(node, Progress::new(member, reachable, end, now));
+                }
+            }
+        }
+        self.advance(cx);
+        self.pump(cx);
+    }
+
+    pub(super) fn lead_append(
+        &mut self,
+        cx: &mut Context,
+        batches: Vec<(BatchHeader, Bytes)>,
+        log_append_time: Option<Timestamp>,
+    ) -> (Offset, Offset) {
+        let Role::Leader(leader) = &mut self.role else { panic!("only a leader appends") };
+        let end = |cx: &Context| cx.host.store.log(self.log).expect("a leader has a log").end();
+        let base = end(cx);
+        for (header, bytes) in batches {
+            let bytes = match log_append_time {
+                Some(time) => with_log_append_time(&bytes, &header, time),
+                None => bytes,
+            };
+            let pieces = batch::assign(&bytes, end(cx), leader.epoch);
+            cx.host.store.append(self.log, pieces.into(), true, cx.out);
+        }
+        let next = end(cx);
+        for progress in leader.followers.values_mut() {
+            progress.on_appended(cx.now.mono, next);
+        }
+        (base, next)
+    }
+
+    /// Moves the high watermark as far as the maximal in-sync set has flushed.
+    pub(super) fn advance(&mut self, cx: &mut Context) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let me = cx.host.config.node;
+        let own = cx.host.store.log(self.log).map_or(0, Log::flushed_end);
+        let flushed = |node: NodeId| {
+            if node == me {
+                Some(own)
+            } else {
+                leader.followers.get(&node).and_then(|progress| progress.acknowledged)
+            }
+        };
+        let moved = watermark::high_watermark(
+            self.high_watermark,
+            &leader.isr,
+            &leader.standing,
+            leader.min_isr,
+            flushed,
+        );
+        if moved == self.high_watermark {
+            return;
+        }
+        self.high_watermark = moved;
+        let log = self.log;
+        cx.out.event(|| Event::HighWatermark {
+            log,
+            epoch: leader.epoch,
+            offset: moved,
+            isr: leader.isr.clone(),
+            maximal: leader.maximal(),
+            min_isr: leader.min_isr,
+            partition_epoch: leader.partition_epoch,
+        });
+        if leader.maximal() != leader.isr {
+            cx.out.event(|| Event::Sometimes("replica.maximal_isr_differs"));
+        }
+    }
+
+    pub(super) fn lead_acknowledge(
+        &mut self,
+        cx: &mut Context,
+        from: NodeId,
+        acknowledge: Acknowledge,
+    ) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.followers.get_mut(&from) else { return };
+        if acknowledge.leader_epoch != leader.epoch
+            || progress.member != Some(acknowledge.follower)
+            || cx.host.acting().is_none()
+        {
+            return;
+        }
+        let log = cx.host.store.log(self.log).expect("a leader has a log");
+        match acknowledge.answer {
+            Answer::Synced { end, last_epoch, matched } => {
+                // Below the log start nothing can be compared, and nothing counts.
+                let fits = end == log.start()
+                    || end > log.start()
+                        && end <= log.end()
+                        && epoch_before(log, end) == Some(last_epoch);
+                if end < log.start() && progress.acknowledged.is_none_or(|before| before < end) {
+                    progress.probe(end);
+                } else if fits {
+                    let retry_ms = cx.host.config.replication.push_retry_ms;
+                    let (mono, log_end) = (cx.now.mono, log.end());
+                    if progress.on_synced(mono, end, matched, log_end, retry_ms) {
+                        let (log, epoch) = (self.log, leader.epoch);
+                        cx.out.event(|| Event::FollowerMoved {
+                            log,
+                            epoch,
+                            follower: from,
+                            end,
+                            last_epoch,
+                        });
+                        self.advance(cx);
+                    }
+                } else {
+                    cx.out.event(|| Event::Sometimes("replica.acknowledgement_does_not_fit"));
+                    return;
+                }
+            }
+            Answer::Mismatch { base, hint, last_epoch } => {
+                let late = match progress.flow {
+                    Flow::Probe => progress.probed != Some(base),
+                    Flow::Stream => progress.acknowledged.is_some_and(|end| base <= end),
+                };
+                if late || hint < 0 || hint >= base {
+                    return;
+                }
+                progress.heads_only = false;
+                let agree = hint.min(log.end_of_epoch(last_epoch).1).min(log.end());
+                progress.probe(agree.max(progress.acknowledged.unwrap_or(0)));
+            }
+        }
+        self.pump(cx);
+    }
+
+    pub(super) fn lead_read(
+        &mut self,
+        cx: &mut Context,
+        follower: NodeId,
+        ticket: Ticket,
+        result: Result<Vec<Bytes>, ReadError>,
+    ) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.followers.get_mut(&follower) else { return };
+        if progress.reading != Some(ticket) {
+            return;
+        }
+        progress.reading = None;
+        match result {
+            Ok(records) => self.send_records(cx, follower, records),
+            // Trimmed meanwhile; or damaged, which the store says apart.
+            Err(ReadError::Gone | ReadError::Damaged) => {}
+        }
+        self.pump(cx);
+    }
+
+    pub(super) fn lead_timeout(&mut self, cx: &mut Context) {
+        let now = cx.now.mono;
+        let Role::Leader(leader) = &mut self.role else { return };
+        for progress in leader.followers.values_mut() {
+            if progress.deadline.is_some_and(|at| at <= now) {
+                progress.probe(progress.acknowledged.unwrap_or(progress.next));
+                progress.heads_only = true;
+            }
+        }
+        self.pump(cx);
+    }
+
+    pub(super) fn lead_due(&self, host: &Host) -> Option<Instant> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let log = host.store.log(self.log)?;
+        let config = &host.config.replication;
+        let followers = leader.followers.iter().flat_map(|(node, progress)| {
+            let lag = leader
+                .may_shrink(*node)
+                .then_some(progress.behind)
+                .flatten()
+                .map(|(_, since)| since.after_ms(config.lag_ms_max));
+            let news = (progress.in_step(log)
+                && progress.told != (self.high_watermark, log.start()))
+                .then(|| progress.sent_at.after_ms(config.push_retry_ms));
+            [progress.deadline.filter(|_| progress.reachable), lag, news]
+        });
+        followers.flatten().chain(leader.propose_at).min()
+    }
+
+    pub(super) fn lead_pump(&mut self, cx: &mut Context) {
+        let Role::Leader(leader) = &self.role else { return };
+        let followers: Vec<NodeId> = leader.followers.keys().copied().collect();
+        for node in followers {
+            while self.push_once(cx, node) {}
+        }
+        self.propose(cx);
+    }
+
+    /// Sends one push or begins one read, if the follower can take more. Whether it is worth trying again at once.
+    fn push_once(&mut self, cx: &mut Context, node: NodeId) -> bool {
+        let Role::Leader(leader) = &mut self.role else { return false };
+        let progress = leader.followers.get_mut(&node).expect("asked for by its key");
+        let config = &cx.host.config.replication;
+        let log = cx.host.store.log(self.log).expect("a leader has a log");
+        if !progress.reachable || progress.member.is_none() || progress.reading.is_some() {
+            return false;
+        }
+        let news = progress.in_step(log)
+            && progress.told != (self.high_watermark, log.start())
+            && progress.sent_at.after_ms(config.push_retry_ms) <= cx.now.mono;
+        let wanted = match progress.flow {
+            Flow::Probe => progress.deadline.is_none(),
+            Flow::Stream => {
+                news || progress.next < log.end()
+                    && progress.in_flight_bytes() < config.push_window_bytes as usize
+            }
+        };
+        if !wanted {
+            return false;
+        }
+        if progress.next < log.start() {
+            self.send(cx, node, None, Vec::new());
+            return false;
+        }
+        if progress.heads_only || progress.next == log.end() {
+            let base = progress.next;
+            self.send(cx, node, Some(base), Vec::new());
+            return false;
+        }
+        let (from, upto, most) = (progress.next, log.end(), config.push_bytes_max);
+        match cx.host.store.read(self.log, from, upto, most, cx.out) {
+            Read::Now(records) if records.is_empty() => false,
+            Read::Now(records) => {
+                self.send_records(cx, node, records);
+                true
+            }
+            Read::Later(ticket) => {
+                progress.reading = Some(ticket);
+                cx.host.reads.push((ticket, self.log, node));
+                cx.out.event(|| Event::Sometimes("replica.reads_for_follower"));
+                false
+            }
+        }
+    }
+
+    /// Pushes what was read.
+    fn send_records(&mut self, cx: &mut Context, node: NodeId, records: Vec<Bytes>) {
+        // The first batch holds the offset that was asked for, and may begin before it.
+        if let Ok(first) = batches::first(&records) {
+            self.send(cx, node, Some(first.base_offset), records);
+        }
+    }
+
+    /// Sends a push; without a base, "begin at the log start".
+    fn send(&mut self, cx: &mut Context, node: NodeId, base: Option<Offset>, records: Vec<Bytes>) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let log = cx.host.store.log(self.log).expect("a leader has a log");
+        let progress = leader.followers.get_mut(&node).expect("asked for by its key");
+        let (Some(member), Some(broker_epoch)) = (progress.member, cx.host.acting()) else {
+            return;
+        };
+        let mut base = base.unwrap_or(log.start());
+        let mut begin = progress.next < log.start();
+        let mut previous_epoch = -1;
+        if !begin {
+            match epoch_before(log, base) {
+                Some(epoch) => previous_epoch = epoch,
+                // A member of ISR or ELR holds all that was committed, so all below the log start. Of another it is not known.
+                None => {
+                    let holds = leader.isr.contains(&node)
+                        || self.topic.as_ref().is_some_and(|topic| {
+                            topic.partitions[self.log.partition as usize].elr.contains(&node)
+                        })
+                        || progress.acknowledged >= Some(base);
+                    (begin, base) = (!holds, log.start());
+                }
+            }
+        }
+        if begin {
+            progress.probe(base);
+        }
+        let records = if begin { Vec::new() } else { records };
+        let bytes = records.iter().map(Bytes::len).sum();
+        let Some(end) = end_of(&records, base) else { return };
+        let bounds = (self.high_watermark, log.start());
+        progress.told = bounds;
+        let retry_ms = cx.host.config.replication.push_retry_ms;
+        progress.on_sent(cx.now.mono, base, end, bytes, retry_ms);
+        let push = Push {
+            log: self.log,
+            leader: (cx.host.config.node, broker_epoch),
+            leader_epoch: leader.epoch,
+            follower_epoch: member.broker_epoch,
+            epoch_start: leader.start,
+            base,
+            previous_epoch,
+            begin,
+            high_watermark: bounds.0,
+            log_start: bounds.1,
+            records,
+        };
+        cx.out.send(node, ReplicaMessage::Push(push));
+    }
+
+    /// Proposes the in-sync set that now fits, if it is another one or a proposal stands and its time has come.
+    fn propose(&mut self, cx: &mut Context) {
+        let wanted = self.wanted_isr(cx);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let due = match leader.propose_at {
+            Some(at) => at <= cx.now.mono,
+            None => wanted != leader.isr,
+        };
+        let (true, Some(partition), Some(broker_epoch)) = (
+            due,
+            self.topic.as_ref().and_then(|t| t.partitions.get(self.log.partition as usize)),
+            cx.host.acting(),
+        ) else {
+            return;
+        };
+        let members: Vec<_> =
+            wanted.iter().filter_map(|node| cx.host.member(*node, partition)).collect();
+        if members.len() != wanted.len() {
+            return;
+        }
+        if wanted == leader.isr {
+            cx.out.event(|| Event::Sometimes("replica.proposal_withdrawn"));
+        } else if wanted.len() < leader.isr.len() {
+            cx.out.event(|| Event::Sometimes("replica.shrink_proposed"));
+        } else {
+            cx.out.event(|| Event::Sometimes("replica.expand_proposed"));
+        }
+        leader.standing.extend_from_slice(&wanted);
+        leader.standing.sort_unstable();
+        leader.standing.dedup();
+        let retry_ms = cx.host.config.replication.push_retry_ms;
+        leader.propose_at = Some(cx.now.mono.after_ms(retry_ms));
+        let proposal = AlterPartition {
+            log: self.log,
+            leader: (cx.host.config.node, broker_epoch),
+            leader_epoch: leader.epoch,
+            partition_epoch: leader.partition_epoch,
+            isr: members,
+        };
+        cx.out.local(Place::Metadata, LocalMessage::AlterPartition(proposal));
+    }
+
+    /// The in-sync set as it should be: with those that have caught up in this epoch, without those that have not reached
+    /// the leader's end for too long, but never fewer than `min.insync.replicas` by the leader's own will.
+    fn wanted_isr(&self, cx: &Context) -> Vec<NodeId> {
+        let Role::Leader(leader) = &self.role else { return Vec::new() };
+        let (now, lag_ms_max) = (cx.now, cx.host.config.replication.lag_ms_max);
+        let mut wanted = leader.isr.clone();
+        for (node, progress) in &leader.followers {
+            let lags = progress.lags(now, lag_ms_max);
+            let caught_up = progress
+                .acknowledged
+                .is_some_and(|end| end >= self.high_watermark && end >= leader.start);
+            if leader.isr.contains(node) {
+                if progress.member.is_none() {
+                    // No broker of the cluster any more: it cannot be named in a proposal.
+                    wanted.retain(|member| member != node);
+                } else if lags && wanted.len() > usize::from(leader.min_isr) {
+                    wanted.retain(|member| member != node);
+                }
+            } else if caught_up && progress.reachable && !lags {
+                wanted.push(*node);
+            }
+        }
+        wanted.sort_unstable();
+        wanted
+    }
+}
+
+impl Leader {
+    fn may_shrink(&self, node: NodeId) -> bool {
+        self.standing.is_empty()
+            && self.isr.len() > usize::from(self.min_isr)
+            && self.isr.contains(&node)
+    }
+}
+
+impl Progress {
+    /// Whether it has acknowledged everything and only news of high watermark and log start could be sent.
+    fn in_step(&self, log: &Log) -> bool {
+        self.reachable
+            && self.flow == Flow::Stream
+            && self.deadline.is_none()
+            && self.next == log.end()
+    }
+
+    /// Whether it has not reached the leader's end for too long.
+    fn lags(&self, now: Now, lag_ms_max: u64) -> bool {
+        self.behind.is_some_and(|(_, since)| since.after_ms(lag_ms_max) <= now.mono)
+    }
+}
+
+/// Offset after the last record of a run that begins at `base`; none if it is not a run of batches.
+fn end_of(records: &[Bytes], base: Offset) -> Option<Offset> {
+    match batches::split(records) {
+        Ok(batches) => Some(batches.last().map_or(base, |last| last.header.next_offset())),
+        Err(_) => None,
+    }
+}
+
+/// Sets the broker's time as that of all records, and the checksum that follows from it.
+fn with_log_append_time(bytes: &Bytes, header: &BatchHeader, time: Timestamp) -> Bytes {
+    const LOG_APPEND_TIME: i16 = 1 << 3;
+    const CRC_AT: usize = 17;
+    const CHECKSUM_START: usize = 21;
+    const MAX_TIMESTAMP_AT: usize = 35;
+    let mut batch = BytesMut::from(&bytes[..]);
+    let attributes = header.attributes | LOG_APPEND_TIME;
+    batch[CHECKSUM_START..CHECKSUM_START + 2].copy_from_slice(&attributes.to_be_bytes());
+    batch[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&time.to_be_bytes());
+    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch[CHECKSUM_START..]);
+    batch[CRC_AT..CHECKSUM_START].copy_from_slice(&(crc as u32).to_be_bytes());
+    batch.freeze()
+}
