@@ -2,7 +2,8 @@
 //!
 //! Any of it may be lost, delayed and doubled. A registration names the one that it replaces, a proposal the partition
 //! epoch, a damage report the incarnation, so that a late double finds another state than it speaks of and changes
-//! nothing. A client's request names the term of the controller that is meant, which answers each of them once.
+//! nothing. A client's request names the term of the controller and the registration of the broker; that controller
+//! answers each of them once, and under another term or registration it is not done at all.
 
 use std::collections::BTreeMap;
 
@@ -37,18 +38,18 @@ pub enum ControllerMessage {
     Administer {
         /// The term of the controller that is meant; one of another term drops it.
         term: Epoch,
-        /// The life of the broker that asks.
-        life: u64,
-        /// Number of the request in that life.
+        /// The registration of the broker that asks; one that is not in force drops it.
+        epoch: BrokerEpoch,
+        /// Number of the request under that registration.
         id: u64,
         /// What is asked.
         request: AdminRequest,
     },
     /// The answer to [`ControllerMessage::Administer`], once what it did is committed.
     Administered {
-        /// The life of the broker that asked.
-        life: u64,
-        /// Number of the request in that life.
+        /// The registration of the broker that asked.
+        epoch: BrokerEpoch,
+        /// Number of the request under that registration.
         id: u64,
         /// Metadata up to here shows what was done.
         end: Offset,

@@ -32,7 +32,7 @@ pub fn create_topic(
     start: usize,
 ) -> Result<(Vec<Record>, TopicSummary), Refusal> {
     if let Some(made) = image.topics.get(&topic.id).filter(|made| made.name == topic.name) {
-        return Ok((Vec::new(), summary(made)));
+        return Ok((Vec::new(), TopicSummary::from(&**made)));
     }
     check_name(image, &topic.name)?;
     let configs = check_topic_configs(&topic.configs)?;
@@ -47,7 +47,7 @@ pub fn create_topic(
         .map(|replicas| new_partition(image, replicas, settings.min_insync_replicas))
         .collect();
     let made = Topic { id: topic.id, name: topic.name.clone(), configs, partitions };
-    let summary = summary(&made);
+    let summary = TopicSummary::from(&made);
     let Topic { id, name, configs, partitions } = made;
     let mut records = vec![Record::Topic { id, name, configs }];
     records.extend((0..).zip(partitions).map(|(index, partition)| Record::Partition {
@@ -71,18 +71,20 @@ pub fn delete_topic(
         TopicReference::Id(id) => (image.topics.get(id), ErrorCode::UNKNOWN_TOPIC_ID),
     };
     match found {
-        Some(topic) => Ok((Record::RemoveTopic { id: topic.id }, summary(topic))),
+        Some(topic) => Ok((Record::RemoveTopic { id: topic.id }, TopicSummary::from(&**topic))),
         None => Err(Refusal::new(code, "there is no such topic")),
     }
 }
 
-fn summary(topic: &Topic) -> TopicSummary {
-    TopicSummary {
-        id: topic.id,
-        name: topic.name.clone(),
-        partitions: topic.partitions.len() as i32,
-        replication_factor: topic.partitions.first().map_or(0, |p| p.replicas.len()) as i16,
-        configs: topic.configs.clone(),
+impl From<&Topic> for TopicSummary {
+    fn from(topic: &Topic) -> TopicSummary {
+        TopicSummary {
+            id: topic.id,
+            name: topic.name.clone(),
+            partitions: topic.partitions.len() as i32,
+            replication_factor: topic.partitions.first().map_or(0, |p| p.replicas.len()) as i16,
+            configs: topic.configs.clone(),
+        }
     }
 }
 

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::record::{self, DecodeError, Record};
@@ -124,10 +123,16 @@ impl Image {
         if !records.is_empty() {
             hash.write(&record::encode(records));
         }
+        self.draft(offset, records);
+        (self.end, self.epoch, self.hash) = (offset + 1, epoch, hash.0);
+    }
+
+    /// What the image would be with some records of an entry that is still being written: the controller decides on such a
+    /// draft of its own.
+    pub(super) fn draft(&mut self, offset: Offset, records: &[Record]) {
         for record in records {
             self.apply_record(offset, record);
         }
-        (self.end, self.epoch, self.hash) = (offset + 1, epoch, hash.0);
     }
 
     fn apply_record(&mut self, offset: Offset, record: &Record) {
@@ -177,7 +182,7 @@ impl Image {
     }
 
     /// The bytes of a snapshot.
-    pub fn encode(&self) -> Bytes {
+    pub fn encode(&self) -> Vec<u8> {
         record::encode(self)
     }
 

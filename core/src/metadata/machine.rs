@@ -1,14 +1,84 @@
-//! The machine that keeps the cluster's metadata.
+//! The machine that keeps the cluster's metadata: the quorum's log, the image that it makes, the controller where this
+//! node leads, and this node's own registration as a broker.
+//!
+//! ```text
+//!   shards ── AlterPartition, Damaged, Administer ──▶ ┌──────────┐ ── to the active controller (maybe this very node)
+//!     ▲                                               │ Metadata │
+//!     └────────── Image, Serving, Administered ────── └──────────┘ ◀── committed entries, from the quorum below
+//! ```
+//!
+//! Nothing is decided here: decisions about partitions are pure functions in [`crate::controller`], and what is committed is
+//! the quorum's. This only carries: entries to the image, the image to the shards, requests to the controller.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::storage::{Store, Superblock};
-use crate::{Config, Input, Instant, Machine, Now, Outputs, Timer};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::active::Active;
+use super::admin::{Admin, Asker};
+use super::broker::{Lifecycle, Turn};
+use super::{DecodeError, Image, decode_records, encode_records};
+use crate::api::admin::{admin_request, admin_response};
+use crate::controller::message::{ControllerMessage, Damage};
+use crate::local::LocalMessage;
+use crate::peer::PeerMessage;
+use crate::quorum::{Committed, Quorum};
+use crate::storage::{Store, StoreEvent, Superblock};
+use crate::trace::Event;
+use crate::{
+    BrokerEpoch, Config, Epoch, Halt, Input, Instant, LogLevel, Machine, NodeId, Now, Offset,
+    Outputs, Place, Timer, TopicId,
+};
 
 /// Quorum, controller and the broker's registration.
-pub struct Metadata {}
+pub struct Metadata {
+    config: Arc<Config>,
+    store: Store,
+    quorum: Quorum,
+    quorum_damaged: bool,
+    image: Arc<Image>,
+    /// The controller, where this node leads and has applied all that earlier leaders committed.
+    active: Option<Active>,
+    /// This node as a broker; none where it is a controller only.
+    broker: Option<Lifecycle>,
+    /// What of the quorum and the image the broker last spoke in view of.
+    seen: Option<Seen>,
+    admin: Admin,
+    /// Messages from this node's broker to its own controller and back.
+    loopback: VecDeque<ControllerMessage>,
+    rng: ChaCha8Rng,
+    /// When it must not go on.
+    halted: bool,
+}
 
-#[allow(unused_variables)]
+/// What makes a broker speak to the controller before its time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    leader: Option<NodeId>,
+    term: Epoch,
+    image_epoch: Epoch,
+    registration: Option<(BrokerEpoch, bool)>,
+}
+
+/// What checkers, metrics and the status command may see.
+#[derive(Debug)]
+pub struct MetadataView<'a> {
+    /// What is applied.
+    pub image: &'a Arc<Image>,
+    /// The quorum below.
+    pub quorum: &'a Quorum,
+    /// The term in which this node is the active controller, if it is.
+    pub active: Option<Epoch>,
+    /// Requests that the active controller has not decided yet.
+    pub queue: usize,
+    /// Clients' requests on their way to the controller.
+    pub administering: usize,
+    /// The registration under which this broker serves.
+    pub serving: Option<BrokerEpoch>,
+}
+
 impl Metadata {
     /// Begins with what recovery found.
     pub fn new(
@@ -18,17 +88,400 @@ impl Metadata {
         store: Store,
         seed: [u8; 32],
     ) -> Metadata {
-        todo!()
+        let mut rng = ChaCha8Rng::from_seed(seed);
+        let mut quorum_seed = [0; 32];
+        rng.fill_bytes(&mut quorum_seed);
+        let incarnation = superblock.incarnation;
+        let broker = config.broker.then(|| Lifecycle::new(incarnation, rng.next_u64()));
+        Metadata {
+            quorum: Quorum::new(config.clone(), incarnation, quorum_seed),
+            config,
+            store,
+            quorum_damaged,
+            image: Arc::default(),
+            active: None,
+            broker,
+            seen: None,
+            admin: Admin::default(),
+            loopback: VecDeque::new(),
+            rng,
+            halted: false,
+        }
+    }
+
+    /// What it knows and is about.
+    pub fn view(&self) -> MetadataView<'_> {
+        MetadataView {
+            image: &self.image,
+            quorum: &self.quorum,
+            active: self.active.as_ref().map(Active::term),
+            queue: self.active.as_ref().map_or(0, Active::waiting),
+            administering: self.admin.len(),
+            serving: self.broker.as_ref().and_then(Lifecycle::serving),
+        }
+    }
+
+    /// The storage engine, for checkers.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    fn start(&mut self, now: Now, out: &mut Outputs) {
+        if self.quorum_damaged {
+            let line = "the metadata journal was damaged: this disk begins anew, as an observer and \
+                        with empty metadata; replace its old voter (README, replacing a disk)";
+            out.log(LogLevel::Error, line);
+        }
+        if let Some(broker) = &mut self.broker {
+            broker.start(&mut self.store);
+        }
+        self.quorum.start(now, &mut self.store, out);
+    }
+
+    /// Goes on until nothing moves: what the disk has done, what is committed, who leads, what waits to be decided or said.
+    fn settle(&mut self, now: Now, out: &mut Outputs) {
+        loop {
+            self.take_store_events(now, out);
+            self.apply_committed(out);
+            self.follow_leadership(now);
+            self.hear_own_messages(now, out);
+            self.speak(now, out);
+            self.decide(now, out);
+            if !self.loopback.is_empty() {
+                continue;
+            }
+            if self.quorum.snapshot_due(self.image.end) {
+                let payload = self.image.encode().into();
+                let (end, epoch) = (self.image.end, self.image.epoch);
+                self.quorum.take_snapshot(end, epoch, payload, &mut self.store, out);
+            }
+            self.store.pump(now, out);
+            // What the pump brought about may move all the rest.
+            if !self.take_store_events(now, out) {
+                break;
+            }
+        }
+    }
+
+    fn take_store_events(&mut self, now: Now, out: &mut Outputs) -> bool {
+        let mut any = false;
+        while let Some(event) = self.store.pop_event() {
+            any = true;
+            if let StoreEvent::Flushed = event
+                && let Some(broker) = &mut self.broker
+            {
+                broker.on_flushed(self.store.flushed());
+            }
+            self.quorum.on_store_event(now, &event, &mut self.store, out);
+        }
+        any
+    }
+
+    fn apply_committed(&mut self, out: &mut Outputs) {
+        let mut applied = false;
+        while !self.halted
+            && let Some(committed) = self.quorum.pop_committed()
+        {
+            let outcome = match committed {
+                Committed::Entry { offset, epoch, payload } => {
+                    self.apply_entry(offset, epoch, &payload, out)
+                }
+                Committed::Snapshot { payload, .. } => Image::decode(&payload).map(|image| {
+                    let (end, hash) = (image.end, image.hash);
+                    out.event(|| Event::SnapshotInstalled { end, hash });
+                    self.image = Arc::new(image);
+                }),
+            };
+            if let Err(error) = outcome {
+                self.halted = true;
+                let line =
+                    format!("the cluster's metadata holds {error}; update this node's program");
+                out.halt(Halt::Operator(line));
+                return;
+            }
+            applied = true;
+        }
+        if !applied {
+            return;
+        }
+        if let Some(cluster) = self.quorum.cluster()
+            && self.image.cluster != cluster
+        {
+            Arc::make_mut(&mut self.image).cluster = cluster;
+        }
+        for shard in 0..self.config.shards {
+            out.local(Place::Shard(shard), LocalMessage::Image(self.image.clone()));
+        }
+        let turn = self.broker.as_mut().and_then(|b| b.on_image(&self.config, &self.image));
+        match turn {
+            Some(Turn::Serve(epoch)) => {
+                out.log(LogLevel::Info, format!("serving under broker epoch {}", epoch.0));
+                out.event(|| Event::Serving { epoch });
+                self.tell_serving(Some(epoch), out);
+            }
+            Some(Turn::Stop) => {
+                out.log(LogLevel::Warn, "another registration of this broker is in force");
+                out.event(|| Event::Sometimes("broker.registration_lost"));
+                self.tell_serving(None, out);
+            }
+            None => {}
+        }
+    }
+
+    fn apply_entry(
+        &mut self,
+        offset: Offset,
+        epoch: Epoch,
+        payload: &[u8],
+        out: &mut Outputs,
+    ) -> Result<(), DecodeError> {
+        let records = decode_records(payload)?;
+        let image = Arc::make_mut(&mut self.image);
+        image.apply(offset, epoch, &records);
+        let hash = image.hash;
+        out.event(|| Event::Applied { offset, hash });
+        if let Some(active) = self.active.as_mut().filter(|active| active.term() == epoch)
+            && let Some(decided) = active.on_applied(offset)
+        {
+            self.say_decided(decided.answers, decided.sometimes, out);
+        }
+        Ok(())
+    }
+
+    fn tell_serving(&self, epoch: Option<BrokerEpoch>, out: &mut Outputs) {
+        for shard in 0..self.config.shards {
+            out.local(Place::Shard(shard), LocalMessage::Serving(epoch));
+        }
+    }
+
+    fn follow_leadership(&mut self, now: Now) {
+        let term = self.quorum.is_ready().then(|| self.quorum.term());
+        if self.active.as_ref().map(Active::term) != term {
+            let placement = self.rng.next_u32() as usize;
+            let begin = |term| Active::new(term, now.mono, &self.image, placement);
+            self.active = term.map(begin);
+        }
+    }
+
+    fn hear_own_messages(&mut self, now: Now, out: &mut Outputs) {
+        while let Some(message) = self.loopback.pop_front() {
+            self.on_controller_message(now, self.config.node, message, out);
+        }
+    }
+
+    /// Says what is due, where it is known to whom.
+    fn speak(&mut self, now: Now, out: &mut Outputs) {
+        let leader = self.quorum.leader();
+        // Before metadata has reached the present term, a request could be about what is long past.
+        let current = leader.is_some() && self.image.epoch == self.quorum.term();
+        let under = self.broker.as_ref().and_then(|broker| {
+            let epoch = broker.epoch().filter(|epoch| self.image.end > epoch.0)?;
+            current.then_some((self.image.epoch, epoch))
+        });
+        let mut send = Vec::new();
+        if let Some(broker) = &mut self.broker {
+            let known = self.image.brokers.get(&self.config.node);
+            let seen = Seen {
+                leader,
+                term: self.quorum.term(),
+                image_epoch: self.image.epoch,
+                registration: known.map(|broker| (broker.epoch, broker.fenced)),
+            };
+            if self.seen != Some(seen) {
+                self.seen = Some(seen);
+                broker.speak_soon();
+            }
+            if broker.speak_at().is_some_and(|at| at <= now.mono) {
+                let message = broker.speak(now.mono, &self.config, &self.image);
+                if current || broker.epoch().is_some() {
+                    send.push(message);
+                }
+            }
+        }
+        let done = self.admin.poll(now.mono, &self.image, under, &mut send);
+        for message in send {
+            self.to_controller(message, out);
+        }
+        for done in done {
+            let Asker { shard, client, id } = done.asker;
+            let response = admin_response(&self.config, &done.request, done.topics);
+            out.local(shard, LocalMessage::Administered { client, id, response });
+        }
+    }
+
+    fn to_controller(&mut self, message: ControllerMessage, out: &mut Outputs) {
+        if let Some(leader) = self.quorum.leader() {
+            self.send(leader, message, out);
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: ControllerMessage, out: &mut Outputs) {
+        if to == self.config.node {
+            self.loopback.push_back(message);
+        } else {
+            out.send(to, message);
+        }
+    }
+
+    fn decide(&mut self, now: Now, out: &mut Outputs) {
+        let Some(active) = &mut self.active else { return };
+        if active.look_at() <= now.mono {
+            active.look(now.mono, &self.config, &self.image);
+        }
+        let offset = self.quorum.log_end();
+        let Some(decided) = active.decide(now.mono, &self.config, &self.image, offset) else {
+            return;
+        };
+        if decided.records.is_empty() {
+            self.say_decided(decided.answers, decided.sometimes, out);
+            return;
+        }
+        let entry = encode_records(&decided.records);
+        let proposed = self.quorum.propose(entry, &mut self.store, out);
+        assert!(proposed == Some(offset), "a leader appends, and nobody else to its log");
+    }
+
+    fn say_decided(
+        &mut self,
+        answers: Vec<(NodeId, ControllerMessage)>,
+        sometimes: Vec<&'static str>,
+        out: &mut Outputs,
+    ) {
+        for name in sometimes {
+            out.event(|| Event::Sometimes(name));
+        }
+        for (to, answer) in answers {
+            self.send(to, answer, out);
+        }
+    }
+
+    fn on_peer(&mut self, now: Now, from: NodeId, message: PeerMessage, out: &mut Outputs) {
+        match message {
+            PeerMessage::Founding(message) => {
+                self.quorum.on_founding_message(now, from, message, &mut self.store, out);
+            }
+            PeerMessage::Quorum(message) => {
+                self.quorum.on_message(now, from, message, &mut self.store, out);
+            }
+            PeerMessage::Controller(message) => self.on_controller_message(now, from, message, out),
+            // The driver brings these to a shard.
+            PeerMessage::Replica(_) => {}
+        }
+    }
+
+    fn on_controller_message(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        message: ControllerMessage,
+        out: &mut Outputs,
+    ) {
+        match message {
+            ControllerMessage::Registered { life, epoch } => {
+                if let Some(broker) = &mut self.broker {
+                    broker.on_registered(life, epoch, &mut self.store, out);
+                }
+            }
+            ControllerMessage::Administered { epoch, id, end, topics } => {
+                self.admin.on_answer(epoch, id, end, topics);
+            }
+            message @ (ControllerMessage::Register(_)
+            | ControllerMessage::Heartbeat { .. }
+            | ControllerMessage::AlterPartition(_)
+            | ControllerMessage::Damaged(_)
+            | ControllerMessage::Administer { .. }) => {
+                let Some(active) = &mut self.active else { return };
+                let answer = active.on_message(now.mono, &self.image, from, message);
+                if let Some((to, answer)) = answer {
+                    self.send(to, answer, out);
+                }
+            }
+        }
+    }
+
+    fn on_local(&mut self, now: Now, from: Place, message: LocalMessage, out: &mut Outputs) {
+        match message {
+            LocalMessage::AlterPartition(request) => {
+                self.to_controller(ControllerMessage::AlterPartition(request), out);
+            }
+            LocalMessage::Damaged { log, replica } => {
+                if let Some(broker) = &self.broker
+                    && let Some(broker_epoch) = broker.epoch()
+                {
+                    let incarnation = broker.incarnation();
+                    let damage = Damage { log, broker_epoch, incarnation, replica };
+                    self.to_controller(ControllerMessage::Damaged(damage), out);
+                }
+            }
+            LocalMessage::Administer { client, id, version: _, request, context: _ } => {
+                let asker = Asker { shard: from, client, id };
+                let rng = &mut self.rng;
+                let mut draw = || {
+                    let mut id = [0; 16];
+                    rng.fill_bytes(&mut id);
+                    TopicId(id)
+                };
+                let Some((admin, timeout_ms)) = admin_request(&self.image, &request, &mut draw)
+                else {
+                    panic!("a shard answers what is not the controller's to answer");
+                };
+                let done = self.admin.begin(now.mono, asker, request, admin, timeout_ms);
+                if let Some(done) = done {
+                    let response = admin_response(&self.config, &done.request, done.topics);
+                    out.local(from, LocalMessage::Administered { client, id, response });
+                }
+            }
+            // What Metadata itself says, and what shards say to one another.
+            LocalMessage::Image(_)
+            | LocalMessage::Serving(_)
+            | LocalMessage::Administered { .. }
+            | LocalMessage::Scatter { .. }
+            | LocalMessage::Gather { .. }
+            | LocalMessage::Abandon { .. } => {}
+        }
     }
 }
 
-#[allow(unused_variables)]
 impl Machine for Metadata {
     fn step(&mut self, now: Now, input: Input, out: &mut Outputs) {
-        todo!()
+        if self.halted {
+            return;
+        }
+        match input {
+            Input::Start => self.start(now, out),
+            Input::Timeout => self.quorum.on_timeout(now, &mut self.store, out),
+            Input::Peer { from, message } => self.on_peer(now, from, message, out),
+            Input::Local { from, message } => self.on_local(now, from, message, out),
+            Input::Disk { op, outcome } => self.store.on_disk(now, op, outcome, out),
+            // Clients' connections are the shards'.
+            Input::Request { .. } | Input::Hangup { .. } => {}
+        }
+        self.settle(now, out);
     }
+
     fn next_timeout(&self) -> Option<(Instant, Timer)> {
-        todo!()
+        if self.halted {
+            return None;
+        }
+        let speak_at = self.broker.as_ref().and_then(Lifecycle::speak_at);
+        let look_at = self.active.as_ref().map(Active::look_at);
+        let own = [
+            (speak_at, Timer::BrokerHeartbeat),
+            (look_at, Timer::Controller),
+            (self.admin.next_timeout(), Timer::Retry),
+        ];
+        let own = own.into_iter().filter_map(|(at, timer)| Some((at?, timer)));
+        own.chain(self.quorum.next_timeout()).chain(self.store.next_timeout()).min()
     }
-    fn check_invariants(&self) {}
+
+    fn check_invariants(&self) {
+        self.store.check_invariants();
+        for (log, partition) in self.image.partitions() {
+            let known = |node| self.image.brokers.contains_key(node);
+            assert!(partition.replicas.iter().all(known), "{log:?} is on registered brokers");
+        }
+        for (name, id) in &self.image.names {
+            assert!(self.image.topics[id].name == *name, "names and topics agree");
+        }
+    }
 }

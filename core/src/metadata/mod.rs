@@ -1,7 +1,10 @@
 //! The cluster's metadata: its records, the image they make, and the machine that keeps both.
+mod active;
+mod admin;
+mod broker;
 mod image;
 mod machine;
 mod record;
 pub use image::{Broker, Image, Partition, Topic};
-pub use machine::Metadata;
+pub use machine::{Metadata, MetadataView};
 pub use record::{DecodeError, Record, decode_records, encode_records};

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Partition;
@@ -76,7 +75,7 @@ pub enum DecodeError {
 }
 
 /// One entry of the metadata log: records that are applied together or not at all.
-pub fn encode_records(records: &[Record]) -> Bytes {
+pub fn encode_records(records: &[Record]) -> Vec<u8> {
     encode(records)
 }
 
@@ -90,9 +89,9 @@ pub fn decode_records(bytes: &[u8]) -> Result<Vec<Record>, DecodeError> {
 }
 
 /// Version byte and postcard.
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Bytes {
+pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let encoded = postcard::to_extend(value, vec![VERSION]);
-    encoded.expect("a vector takes whatever it is given").into()
+    encoded.expect("a vector takes whatever it is given")
 }
 
 /// What [`encode`] wrote, all of it.

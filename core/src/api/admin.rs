@@ -1,0 +1,178 @@
+//! CreateTopics and DeleteTopics, from Kafka's form into the controller's and back.
+
+use milena_wire::messages::create_topics::{
+    CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest,
+    CreateTopicsResponse,
+};
+use milena_wire::messages::delete_topics::{
+    DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse,
+};
+use milena_wire::{ErrorCode, Request, Response, Uuid};
+
+use super::configs::{SOURCE_DEFAULT, SOURCE_TOPIC};
+use crate::controller::Refusal;
+use crate::controller::configs::TOPIC_CONFIGS;
+use crate::controller::message::{AdminRequest, NewTopic, TopicReference, TopicSummary};
+use crate::metadata::Image;
+use crate::{Config, NodeId, TopicId};
+
+/// A client waits at least this long, milliseconds, whatever it says: an entry has to be committed.
+const TIMEOUT_MS_MIN: i32 = 1_000;
+/// A client waits at most this long, milliseconds: what it asks for is remembered meanwhile.
+const TIMEOUT_MS_MAX: i32 = 60_000;
+
+/// A request in the controller's form, and how long its client waits in milliseconds; none where it is not the controller's
+/// to answer. `draw` gives each topic to be made its identity.
+pub fn admin_request(
+    image: &Image,
+    request: &Request,
+    draw: &mut impl FnMut() -> TopicId,
+) -> Option<(AdminRequest, u64)> {
+    let (request, timeout_ms) = match request {
+        Request::CreateTopics(request) => (create(request, draw), request.timeout_ms),
+        Request::DeleteTopics(request) => (delete(image, request), request.timeout_ms),
+        _ => return None,
+    };
+    Some((request, timeout_ms.clamp(TIMEOUT_MS_MIN, TIMEOUT_MS_MAX) as u64))
+}
+
+/// The response to a request that [`admin_request`] has translated; `topics` are the controller's answers in its order.
+///
+/// # Panics
+///
+/// Where the request is another one.
+pub fn admin_response(
+    config: &Config,
+    request: &Request,
+    topics: Vec<Result<TopicSummary, Refusal>>,
+) -> Response {
+    match request {
+        Request::CreateTopics(request) => {
+            let results = request.topics.iter().zip(topics);
+            CreateTopicsResponse {
+                throttle_time_ms: 0,
+                topics: results.map(|(asked, made)| created(config, asked, made)).collect(),
+            }
+            .into()
+        }
+        Request::DeleteTopics(request) => {
+            let results = named_topics(request).zip(topics);
+            DeleteTopicsResponse {
+                throttle_time_ms: 0,
+                responses: results.map(|(asked, gone)| deleted(asked, gone)).collect(),
+            }
+            .into()
+        }
+        _ => panic!("only what was translated is answered here"),
+    }
+}
+
+fn create(request: &CreateTopicsRequest, draw: &mut impl FnMut() -> TopicId) -> AdminRequest {
+    let topics = request.topics.iter().map(|topic| NewTopic {
+        id: draw(),
+        name: topic.name.clone(),
+        partitions: (topic.num_partitions != -1).then_some(topic.num_partitions),
+        replication_factor: (topic.replication_factor != -1).then_some(topic.replication_factor),
+        assignments: topic
+            .assignments
+            .iter()
+            .map(|assignment| {
+                let replicas = assignment.broker_ids.iter().copied().map(NodeId).collect();
+                (assignment.partition_index, replicas)
+            })
+            .collect(),
+        configs: topic.configs.iter().map(|c| (c.name.clone(), c.value.clone())).collect(),
+    });
+    AdminRequest::CreateTopics { topics: topics.collect(), validate_only: request.validate_only }
+}
+
+fn created(
+    config: &Config,
+    asked: &CreatableTopic,
+    made: Result<TopicSummary, Refusal>,
+) -> CreatableTopicResult {
+    let refused = CreatableTopicResult {
+        name: asked.name.clone(),
+        topic_id: Uuid::ZERO,
+        error_code: ErrorCode::NONE,
+        error_message: None,
+        topic_config_error_code: ErrorCode::NONE,
+        num_partitions: -1,
+        replication_factor: -1,
+        configs: Some(Vec::new()),
+    };
+    match made {
+        Ok(made) => CreatableTopicResult {
+            topic_id: Uuid(made.id.0),
+            num_partitions: made.partitions,
+            replication_factor: made.replication_factor,
+            configs: Some(
+                TOPIC_CONFIGS
+                    .iter()
+                    .map(|known| CreatableTopicConfigs {
+                        name: known.name.into(),
+                        value: Some(known.value(&made.configs, config)),
+                        read_only: false,
+                        config_source: if made.configs.contains_key(known.name) {
+                            SOURCE_TOPIC
+                        } else {
+                            SOURCE_DEFAULT
+                        },
+                        is_sensitive: false,
+                    })
+                    .collect(),
+            ),
+            ..refused
+        },
+        Err(Refusal { code, message }) => {
+            CreatableTopicResult { error_code: code, error_message: Some(message), ..refused }
+        }
+    }
+}
+
+/// Names that this broker knows become identities, so that trying again never meets a later topic of the same name.
+fn delete(image: &Image, request: &DeleteTopicsRequest) -> AdminRequest {
+    let topics = named_topics(request).map(|(name, id)| match name {
+        Some(name) => match image.names.get(name) {
+            Some(id) => TopicReference::Id(*id),
+            None => TopicReference::Name(name.into()),
+        },
+        None => TopicReference::Id(id),
+    });
+    AdminRequest::DeleteTopics { topics: topics.collect() }
+}
+
+/// How a client names the topics to delete: before version 6 by name, since then by name or identity.
+fn named_topics(request: &DeleteTopicsRequest) -> impl Iterator<Item = (Option<&str>, TopicId)> {
+    let state = |topic: &DeleteTopicState| TopicId(topic.topic_id.0);
+    let states = request.topics.iter().map(move |topic| (topic.name.as_deref(), state(topic)));
+    let names = request.topic_names.iter().map(|name| (Some(name.as_str()), TopicId::default()));
+    states.chain(names)
+}
+
+fn deleted(
+    (name, id): (Option<&str>, TopicId),
+    gone: Result<TopicSummary, Refusal>,
+) -> DeletableTopicResult {
+    let by_name = name.is_some();
+    let name = name.map(String::from);
+    match gone {
+        Ok(gone) => DeletableTopicResult {
+            name: Some(gone.name),
+            topic_id: Uuid(gone.id.0),
+            error_code: ErrorCode::NONE,
+            error_message: None,
+        },
+        Err(Refusal { code, message }) => DeletableTopicResult {
+            name,
+            topic_id: Uuid(id.0),
+            // Whoever asked by name is not told that an identity is unknown.
+            error_code: if by_name && code == ErrorCode::UNKNOWN_TOPIC_ID {
+                ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+            } else {
+                code
+            },
+            error_message: Some(message),
+        },
+    }
+}

@@ -1,0 +1,211 @@
+//! Clients' requests on their way to the active controller and back.
+//!
+//! Any broker takes them. Each goes to the controller of the term that this broker's own metadata has reached, again and
+//! again until it is answered; that controller does it once. Under another term, or another registration of this broker,
+//! the old attempt can no longer be done, and what it did is in the metadata by then: so it is looked up there, and only
+//! what is surely undone is tried again.
+
+use std::collections::BTreeMap;
+
+use milena_wire::{ErrorCode, Request};
+
+use super::Image;
+use crate::controller::Refusal;
+use crate::controller::message::{
+    AdminRequest, ControllerMessage, NewTopic, TopicReference, TopicSummary,
+};
+use crate::{BrokerEpoch, ClientId, Epoch, Instant, Offset, Place};
+
+/// Requests under way at most.
+const PENDING_MAX: usize = 1_000;
+/// An unanswered request is sent again after this long, milliseconds.
+const RETRY_MS: u64 = 200;
+
+/// Whom the answer is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Asker {
+    /// The shard that has the connection.
+    pub shard: Place,
+    /// The connection.
+    pub client: ClientId,
+    /// Number of the request on that connection.
+    pub id: u64,
+}
+
+/// What became of each topic of a request, in its order.
+pub(super) type Topics = Vec<Result<TopicSummary, Refusal>>;
+
+/// A request that is answered.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// Whom it is for.
+    pub asker: Asker,
+    /// What the client asked.
+    pub request: Request,
+    /// What became of it.
+    pub topics: Topics,
+}
+
+#[derive(Debug)]
+struct Pending {
+    asker: Asker,
+    /// As the client put it.
+    original: Request,
+    /// As the controller takes it.
+    request: AdminRequest,
+    deadline: Instant,
+    /// Under which term and registration it was sent.
+    sent: Option<(Epoch, BrokerEpoch)>,
+    send_at: Instant,
+    /// The answer, and the metadata that must be here before the client gets it.
+    answer: Option<(Offset, Topics)>,
+}
+
+/// The requests under way.
+#[derive(Debug, Default)]
+pub(super) struct Admin {
+    next: u64,
+    pending: BTreeMap<u64, Pending>,
+}
+
+impl Admin {
+    /// Takes a request. What cannot be taken is answered at once.
+    pub fn begin(
+        &mut self,
+        now: Instant,
+        asker: Asker,
+        original: Request,
+        request: AdminRequest,
+        timeout_ms: u64,
+    ) -> Option<Done> {
+        if self.pending.len() >= PENDING_MAX {
+            let code = ErrorCode::THROTTLING_QUOTA_EXCEEDED;
+            let topics = refuse_all(&request, code, "too many requests");
+            return Some(Done { asker, request: original, topics });
+        }
+        let deadline = now.after_ms(timeout_ms);
+        let (sent, send_at, answer) = (None, now, None);
+        let pending = Pending { asker, original, request, deadline, sent, send_at, answer };
+        self.pending.insert(self.next, pending);
+        self.next += 1;
+        None
+    }
+
+    /// Requests under way.
+    pub fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// When to look again.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.pending
+            .values()
+            .map(|pending| match pending.answer {
+                Some(_) => pending.deadline,
+                None => pending.deadline.min(pending.send_at),
+            })
+            .min()
+    }
+
+    /// When the controller has answered.
+    pub fn on_answer(&mut self, epoch: BrokerEpoch, id: u64, end: Offset, topics: Topics) {
+        if let Some(pending) = self.pending.get_mut(&id)
+            && pending.sent.is_some_and(|(_, sent)| sent == epoch)
+            && topics.len() == pending.request.len()
+        {
+            pending.answer.get_or_insert((end, topics));
+        }
+    }
+
+    /// What to send to the controller of the image's term (where `under` is known: that term and this broker's
+    /// registration), and what is done.
+    pub fn poll(
+        &mut self,
+        now: Instant,
+        image: &Image,
+        under: Option<(Epoch, BrokerEpoch)>,
+        send: &mut Vec<ControllerMessage>,
+    ) -> Vec<Done> {
+        let mut over = Vec::new();
+        for (id, pending) in &mut self.pending {
+            if let Some((_, topics)) = pending.answer.take_if(|(end, _)| image.end >= *end) {
+                over.push((*id, topics));
+                continue;
+            }
+            if now >= pending.deadline {
+                let message = "the controller did not answer in time";
+                let refused = refuse_all(&pending.request, ErrorCode::REQUEST_TIMED_OUT, message);
+                over.push((*id, pending.answer.take().map_or(refused, |(_, topics)| topics)));
+                continue;
+            }
+            if now < pending.send_at || pending.answer.is_some() {
+                continue;
+            }
+            pending.send_at = now.after_ms(RETRY_MS);
+            let Some((term, epoch)) = under else { continue };
+            if pending.sent.is_some_and(|sent| sent != (term, epoch))
+                && let Some(topics) = pending.request.outcome(image)
+            {
+                over.push((*id, topics));
+                continue;
+            }
+            pending.sent = Some((term, epoch));
+            let (id, request) = (*id, pending.request.clone());
+            send.push(ControllerMessage::Administer { term, epoch, id, request });
+        }
+        over.into_iter()
+            .filter_map(|(id, topics)| {
+                let Pending { asker, original, .. } = self.pending.remove(&id)?;
+                Some(Done { asker, request: original, topics })
+            })
+            .collect()
+    }
+}
+
+impl AdminRequest {
+    /// How many topics it asks about.
+    fn len(&self) -> usize {
+        match self {
+            AdminRequest::CreateTopics { topics, .. } => topics.len(),
+            AdminRequest::DeleteTopics { topics } => topics.len(),
+        }
+    }
+
+    /// What an attempt has done that can no longer be under way, from metadata that shows all it may have done; none where
+    /// that is surely nothing, so that it may be tried again.
+    fn outcome(&self, image: &Image) -> Option<Topics> {
+        let unknown = || {
+            let message = "the controller changed meanwhile";
+            Err(Refusal::new(ErrorCode::NOT_CONTROLLER, message))
+        };
+        match self {
+            AdminRequest::CreateTopics { validate_only: true, .. } => None,
+            AdminRequest::CreateTopics { topics, validate_only: false } => {
+                let made = |topic: &NewTopic| image.topics.get(&topic.id);
+                if topics.iter().all(|topic| made(topic).is_none()) {
+                    return None;
+                }
+                let outcome = |topic| {
+                    made(topic).map_or_else(unknown, |made| Ok(TopicSummary::from(&**made)))
+                };
+                Some(topics.iter().map(outcome).collect())
+            }
+            AdminRequest::DeleteTopics { topics } => {
+                let present = |topic: &TopicReference| match topic {
+                    TopicReference::Id(id) => image.topics.contains_key(id),
+                    // Another topic may have the name by now.
+                    TopicReference::Name(_) => false,
+                };
+                if topics.iter().all(present) {
+                    return None;
+                }
+                Some(topics.iter().map(|_| unknown()).collect())
+            }
+        }
+    }
+}
+
+/// The same refusal for every topic of a request.
+fn refuse_all(request: &AdminRequest, code: ErrorCode, message: &str) -> Topics {
+    (0..request.len()).map(|_| Err(Refusal::new(code, message))).collect()
+}
