@@ -148,6 +148,7 @@ pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
 
 /// Checks one whole batch as a producer may send it: as [`validate`], and with as many records as offsets, no control
 /// batch, a known codec, and a sequence if it has a producer id. The base offset may be anything: the leader assigns it.
+/// Records that are not compressed are checked one by one; compressed ones only [`records`] can judge.
 ///
 /// A sequence without a producer id is accepted, since some clients always write zero.
 pub fn validate_produce(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
@@ -161,7 +162,9 @@ pub fn validate_produce(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     if header.producer_id >= 0 && header.base_sequence < 0 {
         return Err(BatchError::Sequence(header.base_sequence));
     }
-    header.compression()?;
+    if header.compression()? == Compression::None {
+        records::check(&header, &bytes[HEADER_LEN..])?;
+    }
     Ok(header)
 }
 

@@ -1,6 +1,8 @@
 //! An independent codec as judge: the bytes of every message, in every version both know, are what `kafka-protocol`
 //! writes for the same message, and each side reads what the other wrote.
 
+use std::fmt::Debug;
+
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
@@ -18,12 +20,15 @@ use milena_wire::{
 use proptest::prelude::*;
 
 /// Reads `bytes` as `T` and writes what was read. Panics if any byte is left over.
-fn through<T: Decodable + Encodable + Message>(bytes: &[u8], version: i16) -> Vec<u8> {
+fn through<T: Decodable + Encodable + Message + Debug>(bytes: &[u8], version: i16) -> Vec<u8> {
     // Version 11 of ListOffsets, which they do not know yet, is version 10 with one more special timestamp.
     let version = version.min(T::VERSIONS.max);
     let mut input = Bytes::copy_from_slice(bytes);
     let message = T::decode(&mut input, version).expect("they read it");
     assert!(input.is_empty(), "{} bytes left", input.len());
+    // They would pass on a tag they do not know, and hide that ours is wrong.
+    let known = format!("{message:?}").replace("unknown_tagged_fields: {}", "");
+    assert!(!known.contains("unknown_tagged_fields"), "a tag they do not know: {known}");
     let mut output = BytesMut::new();
     message.encode(&mut output, version).expect("they write it");
     output.to_vec()

@@ -3,15 +3,14 @@
 //! A declared length is held against the bytes of its record, and a record against those of the batch; keys and values
 //! are slices of the (decompressed) batch.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::{
     BatchError, BatchHeader, Compression, DecompressLimit, HEADER_LEN, RECORD_SIZE_MIN,
     TimestampType,
 };
-
-/// The fewest bytes of a record's header: two lengths.
-const RECORD_HEADER_SIZE_MIN: usize = 2;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,10 +30,9 @@ pub struct Record {
 /// The records of one batch; see [`record_iterator`].
 pub struct RecordIterator {
     header: BatchHeader,
-    rest: Bytes,
-    records_left: i32,
-    /// The least offset delta the next record may have.
-    next_offset_delta: i32,
+    /// All records, decompressed.
+    bytes: Bytes,
+    walk: Walk,
 }
 
 /// The records of a batch, in order, checked as they are read: consistent lengths, ascending offsets within the
@@ -54,15 +52,12 @@ pub fn record_iterator(
         return Err(BatchError::Truncated { needed, remaining });
     }
     let body = batch.slice(HEADER_LEN..needed);
-    let rest = match header.compression()? {
+    let bytes = match header.compression()? {
         Compression::None => body,
         compression => compression.decompress(&body, limit)?.into(),
     };
-    let count = header.records_count;
-    if count < 0 || count as usize > rest.len() / RECORD_SIZE_MIN {
-        return Err(BatchError::Count { count });
-    }
-    Ok(RecordIterator { header, rest, records_left: count, next_offset_delta: 0 })
+    let walk = Walk::new(&header, &bytes)?;
+    Ok(RecordIterator { header, bytes, walk })
 }
 
 /// All records of a batch at once. A list of many tiny records takes some fifteen times their bytes in memory; use
@@ -78,96 +73,170 @@ impl Iterator for RecordIterator {
     type Item = Result<Record, BatchError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.records_left == 0 {
-            let trailing = !self.rest.is_empty();
-            self.rest.clear();
-            return trailing.then_some(Err(BatchError::Record));
+        if self.walk.is_done() {
+            return None;
         }
-        self.records_left -= 1;
-        let record = self.read();
+        let header = &self.header;
+        let mut headers = Vec::new();
+        let share = |range: Range<usize>| self.bytes.slice(range);
+        let fields = self
+            .walk
+            .next(&self.bytes, |name, value| headers.push((share(name), value.map(share))));
+        let record = fields.and_then(|fields| {
+            let offset = header
+                .base_offset
+                .checked_add(i64::from(fields.offset_delta))
+                .ok_or(BatchError::Record)?;
+            let timestamp = match header.timestamp_type() {
+                TimestampType::LogAppendTime => header.max_timestamp,
+                TimestampType::CreateTime => {
+                    header.base_timestamp.wrapping_add(fields.timestamp_delta)
+                }
+            };
+            let (key, value) = (fields.key.map(share), fields.value.map(share));
+            Ok(Record { offset, timestamp, key, value, headers })
+        });
         if record.is_err() {
-            self.records_left = 0;
-            self.rest.clear();
+            self.walk.records_left = 0;
         }
         Some(record)
     }
 }
 
-impl RecordIterator {
-    fn read(&mut self) -> Result<Record, BatchError> {
-        let size = varint32(&mut self.rest)?;
-        let mut field = take(&mut self.rest, size)?;
-        let _attributes = take(&mut field, 1)?;
-        let timestamp_delta = varint64(&mut field)?;
-        let offset_delta = varint32(&mut field)?;
-        if !(self.next_offset_delta..=self.header.last_offset_delta).contains(&offset_delta) {
+/// Checks the records of an uncompressed batch as [`record_iterator`] would, without taking them out.
+pub(super) fn check(header: &BatchHeader, records: &[u8]) -> Result<(), BatchError> {
+    let mut walk = Walk::new(header, records)?;
+    while !walk.is_done() {
+        walk.next(records, |_name, _value| ())?;
+    }
+    Ok(())
+}
+
+/// Where the fields of a record lie.
+struct RecordFields {
+    timestamp_delta: i64,
+    offset_delta: i32,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+}
+
+/// A walk over records that lie one after another.
+struct Walk {
+    position: usize,
+    records_left: i32,
+    /// The least offset delta the next record may have.
+    offset_delta_min: i32,
+    offset_delta_max: i32,
+}
+
+impl Walk {
+    fn new(header: &BatchHeader, records: &[u8]) -> Result<Walk, BatchError> {
+        let count = header.records_count;
+        if count < 0 || count as usize > records.len() / RECORD_SIZE_MIN {
+            return Err(BatchError::Count { count });
+        }
+        if count == 0 && !records.is_empty() {
             return Err(BatchError::Record);
         }
-        self.next_offset_delta = offset_delta.saturating_add(1);
-        let key = nullable(&mut field)?;
-        let value = nullable(&mut field)?;
-        let headers_count = varint32(&mut field)?;
-        if headers_count < 0 || headers_count as usize > field.len() / RECORD_HEADER_SIZE_MIN {
+        let offset_delta_max = header.last_offset_delta;
+        Ok(Walk { position: 0, records_left: count, offset_delta_min: 0, offset_delta_max })
+    }
+
+    fn is_done(&self) -> bool {
+        self.records_left == 0
+    }
+
+    /// Reads a record; `on_header` sees where name and value of each of its headers lie. An error ends the walk.
+    fn next(
+        &mut self,
+        records: &[u8],
+        mut on_header: impl FnMut(Range<usize>, Option<Range<usize>>),
+    ) -> Result<RecordFields, BatchError> {
+        self.records_left -= 1;
+        let mut outer = Cursor { bytes: records, position: self.position };
+        let size = outer.varint32()?;
+        let record = outer.take(size)?;
+        self.position = record.end;
+        if self.records_left == 0 && self.position < records.len() {
             return Err(BatchError::Record);
         }
-        let mut headers = Vec::with_capacity(headers_count as usize);
-        for _ in 0..headers_count {
-            let name = nullable(&mut field)?.ok_or(BatchError::Record)?;
-            headers.push((name, nullable(&mut field)?));
-        }
-        if !field.is_empty() {
+        let mut cursor = Cursor { bytes: &records[..record.end], position: record.start };
+        let _attributes = cursor.take(1)?;
+        let timestamp_delta = cursor.varint64()?;
+        let offset_delta = cursor.varint32()?;
+        if !(self.offset_delta_min..=self.offset_delta_max).contains(&offset_delta) {
             return Err(BatchError::Record);
         }
-        let offset = self
-            .header
-            .base_offset
-            .checked_add(i64::from(offset_delta))
-            .ok_or(BatchError::Record)?;
-        let timestamp = match self.header.timestamp_type() {
-            TimestampType::LogAppendTime => self.header.max_timestamp,
-            TimestampType::CreateTime => self.header.base_timestamp.wrapping_add(timestamp_delta),
-        };
-        Ok(Record { offset, timestamp, key, value, headers })
+        self.offset_delta_min = offset_delta.saturating_add(1);
+        let key = cursor.nullable()?;
+        let value = cursor.nullable()?;
+        let headers = cursor.varint32()?;
+        if headers < 0 {
+            return Err(BatchError::Record);
+        }
+        // A count is not believed: each header takes bytes, and the record ends soon.
+        for _ in 0..headers {
+            let name = cursor.nullable()?.ok_or(BatchError::Record)?;
+            on_header(name, cursor.nullable()?);
+        }
+        if cursor.remaining() > 0 {
+            return Err(BatchError::Record);
+        }
+        Ok(RecordFields { timestamp_delta, offset_delta, key, value })
     }
 }
 
-fn take(from: &mut Bytes, size: i32) -> Result<Bytes, BatchError> {
-    let size = usize::try_from(size).map_err(|_| BatchError::Record)?;
-    if size > from.len() {
-        return Err(BatchError::Record);
+/// A position that never passes the end of `bytes`.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    position: usize,
+}
+
+impl Cursor<'_> {
+    fn remaining(&self) -> usize {
+        self.bytes.len() - self.position
     }
-    Ok(from.split_to(size))
-}
 
-fn nullable(from: &mut Bytes) -> Result<Option<Bytes>, BatchError> {
-    match varint32(from)? {
-        -1 => Ok(None),
-        size => take(from, size).map(Some),
-    }
-}
-
-fn varint32(from: &mut Bytes) -> Result<i32, BatchError> {
-    let value = zigzag(from, 5)?;
-    i32::try_from(value).map_err(|_| BatchError::Record)
-}
-
-fn varint64(from: &mut Bytes) -> Result<i64, BatchError> {
-    zigzag(from, 10)
-}
-
-/// A zigzag variable-length integer of at most `groups_max` bytes.
-fn zigzag(from: &mut Bytes, groups_max: usize) -> Result<i64, BatchError> {
-    let mut value = 0u64;
-    for (index, &byte) in from.iter().take(groups_max).enumerate() {
-        // Ten groups hold 70 bits: the tenth may bring only one.
-        if index == 9 && byte > 1 {
+    fn take(&mut self, size: i32) -> Result<Range<usize>, BatchError> {
+        let size = usize::try_from(size).map_err(|_| BatchError::Record)?;
+        if size > self.remaining() {
             return Err(BatchError::Record);
         }
-        value |= u64::from(byte & 0x7f) << (7 * index);
-        if byte < 0x80 {
-            let _read = from.split_to(index + 1);
-            return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
+        let start = self.position;
+        self.position += size;
+        Ok(start..self.position)
+    }
+
+    fn nullable(&mut self) -> Result<Option<Range<usize>>, BatchError> {
+        match self.varint32()? {
+            -1 => Ok(None),
+            size => self.take(size).map(Some),
         }
     }
-    Err(BatchError::Record)
+
+    fn varint32(&mut self) -> Result<i32, BatchError> {
+        let value = self.zigzag(5)?;
+        i32::try_from(value).map_err(|_| BatchError::Record)
+    }
+
+    fn varint64(&mut self) -> Result<i64, BatchError> {
+        self.zigzag(10)
+    }
+
+    /// A zigzag variable-length integer of at most `groups_max` bytes.
+    fn zigzag(&mut self, groups_max: usize) -> Result<i64, BatchError> {
+        let mut value = 0u64;
+        for (index, &byte) in self.bytes[self.position..].iter().take(groups_max).enumerate() {
+            // Ten groups hold 70 bits: the tenth may bring only one.
+            if index == 9 && byte > 1 {
+                return Err(BatchError::Record);
+            }
+            value |= u64::from(byte & 0x7f) << (7 * index);
+            if byte < 0x80 {
+                self.position += index + 1;
+                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
+            }
+        }
+        Err(BatchError::Record)
+    }
 }
