@@ -5,6 +5,9 @@
 //! [`host`] steps the shard's machine and gives [`files`] what it wants written and [`peers`] what it wants sent; disk and
 //! peers answer to the host, which steps the machine again, and the answer goes to the slot and out.
 
+pub mod cli;
+pub mod client;
+pub mod config;
 pub mod files;
 pub mod frames;
 pub mod host;

@@ -1,2 +1,5 @@
 //! The `milena` binary.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    milena_net::cli::main()
+}

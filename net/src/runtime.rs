@@ -169,3 +169,21 @@ pub fn entropy() -> io::Result<[u8; 32]> {
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
 }
+
+/// Blocks this thread.
+pub fn pause(duration: Duration) {
+    thread::sleep(duration);
+}
+
+/// What the first of several futures that is done gives.
+pub async fn first<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
+    std::future::poll_fn(|context| {
+        for future in &mut futures {
+            if let std::task::Poll::Ready(output) = std::pin::Pin::new(future).poll(context) {
+                return std::task::Poll::Ready(output);
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}

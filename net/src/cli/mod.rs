@@ -1,0 +1,160 @@
+//! The command line: names that others script against. Exit codes: 0 done, 1 it failed, 2 wrong usage or configuration
+//! (one line says what and what helps), 70 a bug of our own.
+
+mod arguments;
+mod consume;
+mod produce;
+mod serve;
+mod status;
+mod topic;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+use serde_json::Value;
+
+use crate::client::Client;
+use arguments::{Cli, ClientOptions, ClusterCommand, Command, Format};
+
+/// Why a command ended without success.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 1.
+    Failed(String),
+    /// Exit code 2: the operator or user must change something.
+    Usage(String),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::Failed(format!("{error:#}"))
+    }
+}
+
+/// Runs the command that the process's arguments name.
+pub fn main() -> ExitCode {
+    let result = parse(std::env::args().collect()).and_then(run);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(line)) => {
+            eprintln!("milena: {line}");
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(line)) => {
+            eprintln!("milena: {line}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Dev(dev) => serve::dev(&dev),
+        Command::Start(start) => serve::start(&start),
+        Command::Topic(command) => topic::run(&command),
+        Command::Produce(command) => produce::run(&command),
+        Command::Consume(command) => consume::run(&command),
+        Command::Cluster(ClusterCommand::Status(client)) => status::run(&client),
+    }
+}
+
+/// Reads arguments, with those of `--config` among them.
+fn parse(mut arguments: Vec<String>) -> Result<Cli, Failure> {
+    if arguments.get(1).is_some_and(|command| command == "start") {
+        let command = Cli::command();
+        let start = command.find_subcommand("start").expect("there is a command start");
+        let known: BTreeSet<String> = start
+            .get_arguments()
+            .filter_map(|argument| argument.get_long())
+            .filter(|name| !["config", "help"].contains(name))
+            .map(String::from)
+            .collect();
+        let flags =
+            crate::config::with_file(arguments.split_off(2), &known).map_err(Failure::Usage)?;
+        arguments.extend(flags);
+    }
+    Cli::try_parse_from(arguments).map_err(|error| {
+        use clap::error::ErrorKind;
+        match error.kind() {
+            ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+            _ => Failure::Usage(one_line(&error.render().to_string())),
+        }
+    })
+}
+
+impl ClientOptions {
+    /// A client with patience for a leader that is just being elected.
+    fn client(&self) -> Client {
+        let bootstrap = self.bootstrap.iter().map(ToString::to_string).collect();
+        Client::new(bootstrap, Duration::from_secs(10))
+    }
+}
+
+/// Prints an answer in the wanted form.
+fn output(format: Format, human: impl FnOnce() -> String, json: impl FnOnce() -> Value) {
+    match format {
+        Format::Human => println!("{}", human()),
+        Format::Json => println!("{}", json()),
+    }
+}
+
+/// Prints rows below their heads, in columns as wide as what they hold.
+fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let mut lines = vec![heads.iter().map(|head| head.to_string()).collect::<Vec<_>>()];
+    lines.extend(rows);
+    let widths: Vec<usize> = (0..heads.len())
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    for line in lines {
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        println!("{}", cells.join("  ").trim_end());
+    }
+}
+
+/// The parser's message in one line.
+fn one_line(message: &str) -> String {
+    let lines: Vec<&str> = message
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let line = lines.join(" ");
+    format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(arguments: &[&str]) -> String {
+        let all = std::iter::once("milena").chain(arguments.iter().copied());
+        match parse(all.map(String::from).collect()) {
+            Err(Failure::Usage(line)) => line,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_fault_is_one_line_that_names_it() {
+        let line = fault(&["dev", "--nodse", "3"]);
+        assert!(
+            line.contains("--nodse") && line.contains("--nodes") && !line.contains('\n'),
+            "{line}"
+        );
+        let line = fault(&["dev", "--nodes", "99"]);
+        assert!(line.contains("99") && line.contains("--nodes") && !line.contains('\n'), "{line}");
+        let line = fault(&["topic", "create", "x"]);
+        assert!(line.contains("--partitions") && !line.contains('\n'), "{line}");
+    }
+}

@@ -1,0 +1,227 @@
+//! `milena start` and `milena dev`: nodes that run until they are asked to stop.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use milena_core::{Halt, NodeId};
+
+use super::Failure;
+use super::arguments::Dev;
+use crate::client::Client;
+use crate::config::{self, Start};
+use crate::node::{self, Running, Settings, StartError};
+use crate::runtime::{self, select};
+
+/// Runs one node.
+pub fn start(start: &Start) -> Result<(), Failure> {
+    let settings = start.settings().map_err(Failure::Usage)?;
+    begin_logging()?;
+    let id = settings.config.node;
+    let what = match (settings.config.broker, settings.config.controller) {
+        (true, true) => "broker and controller",
+        (true, false) => "broker",
+        _ => "controller",
+    };
+    let listens = match &settings.kafka_listen {
+        Some(kafka) => format!("Kafka clients on {kafka}, peers on {}", settings.peer_listen),
+        None => format!("peers on {}", settings.peer_listen),
+    };
+    let node = node::start(settings).map_err(failure)?;
+    tracing::info!("node {id} runs: {what}, {listens}");
+    run_to_the_end(vec![(id, node)], || {})
+}
+
+/// Runs a cluster in this process.
+pub fn dev(dev: &Dev) -> Result<(), Failure> {
+    let unsynced = config::unsynced().map_err(Failure::Usage)?;
+    let last = dev.port.checked_add(dev.nodes - 1).map(u32::from);
+    if last.is_none() {
+        return Err(Failure::Usage(
+            "--port plus --nodes goes past 65535; take a lower port".into(),
+        ));
+    }
+    begin_logging()?;
+    let temporary = dev.ephemeral.then(Temporary::new).transpose()?;
+    let data = temporary.as_ref().map_or(dev.data.as_path(), |temporary| &temporary.0);
+    let kafka_port = |i: u16| dev.port + i;
+    // Peers are where nobody else looks: ten thousand above the Kafka ports, or below where there is no above.
+    let peer_port =
+        |i: u16| kafka_port(i).checked_add(10_000).unwrap_or_else(|| kafka_port(i) - 10_000);
+    let controllers: Vec<(NodeId, String)> = (0..dev.nodes)
+        .map(|i| (NodeId(i32::from(i) + 1), format!("127.0.0.1:{}", peer_port(i))))
+        .collect();
+    let mut nodes = Vec::new();
+    for (i, (id, peer)) in (0..).zip(controllers.clone()) {
+        let mut config = dev.tuning.config(id.0, controllers.clone());
+        config.kafka = ("127.0.0.1".into(), kafka_port(i));
+        config.peer = peer.clone();
+        let settings = Settings {
+            config,
+            data: data.join(format!("node-{id}")),
+            unsynced,
+            kafka_listen: Some(format!("127.0.0.1:{}", kafka_port(i))),
+            peer_listen: peer,
+            limits: dev.tuning.limits(),
+        };
+        nodes.push((id, node::start(settings).map_err(failure)?));
+    }
+    let announce = Announce {
+        nodes: usize::from(dev.nodes),
+        bootstrap: (0..dev.nodes).map(|i| format!("127.0.0.1:{}", kafka_port(i))).collect(),
+        data: if dev.ephemeral { "kept nowhere".into() } else { format!("in {}", data.display()) },
+        default_port: dev.port == 9092,
+    };
+    run_to_the_end(nodes, move || announce.when_ready())
+}
+
+/// Waits for a signal or for a node that ends by itself; stops all.
+fn run_to_the_end(
+    mut nodes: Vec<(NodeId, Running)>,
+    beside: impl FnOnce() + Send + 'static,
+) -> Result<(), Failure> {
+    // Not waited for: it looks for an answer that may never come.
+    runtime::Thread::start("announce".into(), move || async move { beside() })
+        .map_err(|error| Failure::Failed(error.to_string()))?;
+    let ended = runtime::block_on(async {
+        let endings = nodes.iter_mut().map(|(id, node)| {
+            let id = *id;
+            Box::pin(async move { (id, node.ended().await) })
+        });
+        let endings: Vec<_> = endings.collect();
+        select! {
+            asked = runtime::asked_to_stop() => asked.map(|()| None),
+            ended = runtime::first(endings) => Ok(Some(ended)),
+        }
+    });
+    let ended =
+        ended.and_then(|ended| ended).map_err(|error| Failure::Failed(error.to_string()))?;
+    match ended {
+        None => {
+            tracing::info!("stopping");
+            nodes.into_iter().for_each(|(_, node)| node.stop());
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Some((id, halt)) => {
+            let line = match &halt {
+                Some(halt) => format!("node {id}: {}", node::halt_line(halt)),
+                None => format!("node {id} ended; its log says why"),
+            };
+            Err(match halt {
+                Some(Halt::Operator(_)) => Failure::Usage(line),
+                Some(Halt::Disk(_)) | None => {
+                    tracing::error!("{line}");
+                    Failure::Failed(line)
+                }
+            })
+        }
+    }
+}
+
+fn failure(error: StartError) -> Failure {
+    let line = error.to_string();
+    match error {
+        StartError::Files(_) | StartError::Listen { .. } => Failure::Usage(line),
+        StartError::Halt(Halt::Operator(_)) => Failure::Usage(line),
+        StartError::Halt(Halt::Disk(_)) | StartError::System(_) => Failure::Failed(line),
+    }
+}
+
+/// Logs go to standard error; `MILENA_LOG` filters them. A panic is a bug and ends the process, not one thread of it.
+fn begin_logging() -> Result<(), Failure> {
+    use tracing_subscriber::EnvFilter;
+    let filter = std::env::var("MILENA_LOG").unwrap_or_else(|_| "info".into());
+    let filter = EnvFilter::try_new(&filter).map_err(|error| {
+        Failure::Usage(format!("MILENA_LOG is {filter:?}: {error}; give a level such as debug"))
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        default(info);
+        std::process::exit(70);
+    }));
+    Ok(())
+}
+
+struct Announce {
+    nodes: usize,
+    bootstrap: Vec<String>,
+    data: String,
+    default_port: bool,
+}
+
+impl Announce {
+    /// Waits until every broker is registered and there is a leader, then says what to type next.
+    fn when_ready(&self) {
+        let began = std::time::Instant::now();
+        while !self.is_ready() {
+            runtime::pause(Duration::from_millis(10));
+        }
+        let took = began.elapsed().as_millis();
+        let milena = shown_program();
+        let where_to = if self.default_port {
+            String::new()
+        } else {
+            format!(" --bootstrap {}", self.bootstrap[0])
+        };
+        let replicas = self.nodes.min(3);
+        println!(
+            "ready: {} nodes after {took} ms, Kafka clients on {}; data {}",
+            self.nodes,
+            self.bootstrap.join(" "),
+            self.data
+        );
+        println!("next, in another terminal:");
+        println!(
+            "  {milena} topic create letters --partitions 3 --replication-factor {replicas}{where_to}"
+        );
+        println!("  echo hello | kcat -b {} -P -t letters -X acks=all", self.bootstrap[0]);
+        println!("  {milena} consume letters --from beginning{where_to}");
+        println!("Ctrl-C stops it.");
+    }
+
+    fn is_ready(&self) -> bool {
+        self.bootstrap.iter().all(|address| {
+            Client::new(vec![address.clone()], Duration::from_millis(500)).cluster().is_ok_and(
+                |cluster| {
+                    let live = cluster.brokers.iter().filter(|broker| !broker.is_fenced).count();
+                    live == self.nodes && cluster.controller_id >= 0
+                },
+            )
+        })
+    }
+}
+
+/// How this program would be called from here.
+fn shown_program() -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("milena"));
+    let here = std::env::current_dir().unwrap_or_default();
+    match program.strip_prefix(&here) {
+        Ok(relative) => Path::new(".").join(relative).display().to_string(),
+        Err(_) => "milena".into(),
+    }
+}
+
+/// A directory that is gone when this is.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Result<Temporary, Failure> {
+        let path = std::env::temp_dir().join(format!("milena-dev-{}", std::process::id()));
+        std::fs::create_dir_all(&path)
+            .map_err(|error| Failure::Usage(format!("{}: {error}; set TMPDIR", path.display())))?;
+        Ok(Temporary(path))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!("{} is left behind: {error}", self.0.display());
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! `milena topic`: create, list, describe, delete.
+
+use anyhow::{Context, bail};
+use milena_wire::messages::{
+    CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
+    create_topics::{CreatableTopic, CreatableTopicConfig},
+    delete_topics::DeleteTopicState,
+    describe_configs::{DescribeConfigsResource, RESOURCE_TYPE_TOPIC},
+    describe_topic_partitions::{
+        Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
+        TopicRequest,
+    },
+};
+use milena_wire::{ErrorCode, Request, Response};
+use serde_json::{Value, json};
+
+use super::arguments::{ClientOptions, Format, TopicCommand};
+use super::{Failure, output};
+use crate::client::{Client, check, is_passing};
+
+/// `source` of a configuration that was set on the topic.
+const SET_ON_TOPIC: i8 = 1;
+
+/// Does what the command says.
+pub fn run(command: &TopicCommand) -> Result<(), Failure> {
+    match command {
+        TopicCommand::Create { name, partitions, replication_factor, configs, client } => {
+            create(name, *partitions, *replication_factor, configs, client)
+        }
+        TopicCommand::List { client } => list(client),
+        TopicCommand::Describe { name, client } => describe(name, client),
+        TopicCommand::Delete { name, client } => delete(name, client),
+    }
+}
+
+/// Asks until the answer is no passing error.
+fn administer(
+    client: &mut Client,
+    request: &Request,
+    code: impl Fn(&Response) -> anyhow::Result<(ErrorCode, Option<String>)>,
+) -> anyhow::Result<Response> {
+    client.again(|client| {
+        let response = client.any(request)?;
+        let (error, detail) = code(&response)?;
+        if is_passing(error) {
+            check(error, detail.as_deref())?;
+        }
+        Ok(response)
+    })
+}
+
+fn create(
+    name: &str,
+    partitions: i32,
+    replication_factor: i16,
+    configs: &[(String, String)],
+    options: &ClientOptions,
+) -> Result<(), Failure> {
+    let configs = configs
+        .iter()
+        .map(|(name, value)| CreatableTopicConfig {
+            name: name.clone(),
+            value: Some(value.clone()),
+        })
+        .collect();
+    let topic = CreatableTopic {
+        name: name.into(),
+        num_partitions: partitions,
+        replication_factor,
+        configs,
+        ..Default::default()
+    };
+    let request =
+        CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    let mut client = options.client();
+    let response = administer(&mut client, &request.into(), |response| {
+        let Response::CreateTopics(answer) = response else {
+            bail!("the broker answered something else")
+        };
+        let topic = answer.topics.first().context("the broker left the topic out")?;
+        Ok((topic.error_code, topic.error_message.clone()))
+    })?;
+    let Response::CreateTopics(answer) = response else { return Ok(()) };
+    let Some(topic) = answer.topics.first() else { return Ok(()) };
+    check(topic.error_code, topic.error_message.as_deref())
+        .with_context(|| format!("topic {name}"))?;
+    // Made is known to the controller; ready is known to brokers.
+    client.again(|client| client.topic(name))?;
+    output(
+        options.format,
+        || {
+            format!(
+                "topic {name} created: {partitions} partitions, {replication_factor} replicas each"
+            )
+        },
+        || json!({"topic": name, "id": topic.topic_id.to_string(), "partitions": partitions, "replication_factor": replication_factor}),
+    );
+    Ok(())
+}
+
+fn list(options: &ClientOptions) -> Result<(), Failure> {
+    let answer = options.client().metadata(None)?;
+    let mut topics: Vec<(String, String, usize, usize)> = answer
+        .topics
+        .into_iter()
+        .map(|topic| {
+            let replicas = topic.partitions.first().map_or(0, |p| p.replica_nodes.len());
+            let name = topic.name.unwrap_or_default();
+            (name, topic.topic_id.to_string(), topic.partitions.len(), replicas)
+        })
+        .collect();
+    topics.sort();
+    match options.format {
+        Format::Human => {
+            let rows = topics.iter().map(|(name, _, partitions, replicas)| {
+                vec![name.clone(), partitions.to_string(), replicas.to_string()]
+            });
+            super::table(&["topic", "partitions", "replicas"], rows);
+        }
+        Format::Json => {
+            let topics: Vec<Value> = topics
+                .iter()
+                .map(|(name, id, partitions, replicas)| {
+                    json!({"topic": name, "id": id, "partitions": partitions, "replication_factor": replicas})
+                })
+                .collect();
+            println!("{}", Value::from(topics));
+        }
+    }
+    Ok(())
+}
+
+/// Partitions of one topic or of all, page by page.
+pub fn partitions(
+    client: &mut Client,
+    name: Option<&str>,
+) -> anyhow::Result<Vec<DescribeTopicPartitionsResponseTopic>> {
+    let mut topics: Vec<DescribeTopicPartitionsResponseTopic> = Vec::new();
+    let mut cursor: Option<Cursor> = None;
+    loop {
+        let request = milena_wire::messages::DescribeTopicPartitionsRequest {
+            topics: name.iter().map(|name| TopicRequest { name: name.to_string() }).collect(),
+            cursor: cursor.take(),
+            ..Default::default()
+        };
+        let Response::DescribeTopicPartitions(answer) = client.any(&request.into())? else {
+            bail!("the broker answered something else");
+        };
+        for topic in answer.topics {
+            // A topic that two pages share comes back in both.
+            match topics.last_mut() {
+                Some(last) if last.name == topic.name => last.partitions.extend(topic.partitions),
+                _ => topics.push(topic),
+            }
+        }
+        match answer.next_cursor {
+            Some(next) => cursor = Some(next),
+            None => return Ok(topics),
+        }
+    }
+}
+
+/// A partition for scripts.
+pub fn partition_json(topic: &str, partition: &DescribeTopicPartitionsResponsePartition) -> Value {
+    json!({
+        "topic": topic,
+        "partition": partition.partition_index,
+        "leader": (partition.leader_id >= 0).then_some(partition.leader_id),
+        "leader_epoch": partition.leader_epoch,
+        "replicas": partition.replica_nodes,
+        "isr": partition.isr_nodes,
+        "elr": partition.eligible_leader_replicas.as_deref().unwrap_or_default(),
+    })
+}
+
+fn describe(name: &str, options: &ClientOptions) -> Result<(), Failure> {
+    let mut client = options.client();
+    let topics = partitions(&mut client, Some(name))?;
+    let topic = topics.into_iter().next().context("the broker left the topic out")?;
+    check(topic.error_code, None).with_context(|| format!("topic {name}"))?;
+    let resource = DescribeConfigsResource {
+        resource_type: RESOURCE_TYPE_TOPIC,
+        resource_name: name.into(),
+        configuration_keys: None,
+    };
+    let request = DescribeConfigsRequest { resources: vec![resource], ..Default::default() };
+    let Response::DescribeConfigs(answer) = client.any(&request.into())? else {
+        return Err(Failure::Failed("the broker answered something else".into()));
+    };
+    let configs = answer.results.into_iter().next().context("the broker left the topic out")?;
+    check(configs.error_code, configs.error_message.as_deref())?;
+    match options.format {
+        Format::Human => {
+            println!("topic {name}, id {}", topic.topic_id);
+            let ids = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+            let rows = topic.partitions.iter().map(|p| {
+                let leader = if p.leader_id < 0 { "none".into() } else { p.leader_id.to_string() };
+                vec![
+                    p.partition_index.to_string(),
+                    leader,
+                    p.leader_epoch.to_string(),
+                    ids(&p.replica_nodes),
+                    ids(&p.isr_nodes),
+                    ids(p.eligible_leader_replicas.as_deref().unwrap_or_default()),
+                ]
+            });
+            super::table(&["partition", "leader", "epoch", "replicas", "isr", "elr"], rows);
+            let rows = configs.configs.iter().map(|config| {
+                let set = if config.config_source == SET_ON_TOPIC { "set" } else { "default" };
+                vec![config.name.clone(), config.value.clone().unwrap_or_default(), set.into()]
+            });
+            println!();
+            super::table(&["configuration", "value", ""], rows);
+        }
+        Format::Json => {
+            let partitions: Vec<Value> =
+                topic.partitions.iter().map(|p| partition_json(name, p)).collect();
+            let configs: serde_json::Map<String, Value> = configs
+                .configs
+                .iter()
+                .map(|config| {
+                    let set = config.config_source == SET_ON_TOPIC;
+                    (config.name.clone(), json!({"value": config.value, "set": set}))
+                })
+                .collect();
+            println!(
+                "{}",
+                json!({"topic": name, "id": topic.topic_id.to_string(), "partitions": partitions, "configs": configs})
+            );
+        }
+    }
+    Ok(())
+}
+
+fn delete(name: &str, options: &ClientOptions) -> Result<(), Failure> {
+    let request = DeleteTopicsRequest {
+        topics: vec![DeleteTopicState { name: Some(name.into()), ..Default::default() }],
+        topic_names: vec![name.into()],
+        timeout_ms: 10_000,
+    };
+    let response = administer(&mut options.client(), &request.into(), |response| {
+        let Response::DeleteTopics(answer) = response else {
+            bail!("the broker answered something else")
+        };
+        let topic = answer.responses.first().context("the broker left the topic out")?;
+        Ok((topic.error_code, topic.error_message.clone()))
+    })?;
+    if let Response::DeleteTopics(answer) = response
+        && let Some(topic) = answer.responses.first()
+    {
+        check(topic.error_code, topic.error_message.as_deref())
+            .with_context(|| format!("topic {name}"))?;
+    }
+    output(
+        options.format,
+        || format!("topic {name} deleted"),
+        || json!({"topic": name, "deleted": true}),
+    );
+    Ok(())
+}
