@@ -1,6 +1,158 @@
-//! DescribeConfigs.
+//! DescribeConfigs: what is in force for a topic or for this broker, and where each value comes from.
+
+use milena_wire::ErrorCode;
+use milena_wire::messages::describe_configs::{
+    DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult,
+    DescribeConfigsResponse, DescribeConfigsResult, DescribeConfigsSynonym, RESOURCE_TYPE_BROKER,
+    RESOURCE_TYPE_TOPIC,
+};
+
+use super::unknown_topic;
+use crate::Config;
+use crate::controller::Refusal;
+use crate::controller::configs::{Kind, TOPIC_CONFIGS, TopicConfig};
+use crate::metadata::{Image, Topic};
 
 /// `config_source` of a value that a topic has of its own.
 pub(super) const SOURCE_TOPIC: i8 = 1;
+/// `config_source` of a value with which the broker was started.
+const SOURCE_BROKER: i8 = 4;
 /// `config_source` of a default.
 pub(super) const SOURCE_DEFAULT: i8 = 5;
+
+const TYPE_STRING: i8 = 2;
+const TYPE_INT: i8 = 3;
+const TYPE_LONG: i8 = 5;
+const TYPE_LIST: i8 = 7;
+
+/// Answers DescribeConfigs.
+pub fn describe_configs(
+    image: &Image,
+    config: &Config,
+    request: &DescribeConfigsRequest,
+    _version: i16,
+) -> DescribeConfigsResponse {
+    let describe = |resource: &DescribeConfigsResource| {
+        let (error_code, error_message, mut configs) =
+            match resource_configs(image, config, resource) {
+                Ok(configs) => (ErrorCode::NONE, None, configs),
+                Err(refusal) => (refusal.code, Some(refusal.message), Vec::new()),
+            };
+        if let Some(keys) = &resource.configuration_keys {
+            configs.retain(|config| keys.contains(&config.name));
+        }
+        for config in &mut configs {
+            if !request.include_synonyms {
+                config.synonyms.clear();
+            }
+            if !request.include_documentation {
+                config.documentation = None;
+            }
+        }
+        DescribeConfigsResult {
+            error_code,
+            error_message,
+            resource_type: resource.resource_type,
+            resource_name: resource.resource_name.clone(),
+            configs,
+        }
+    };
+    DescribeConfigsResponse {
+        throttle_time_ms: 0,
+        results: request.resources.iter().map(describe).collect(),
+    }
+}
+
+fn resource_configs(
+    image: &Image,
+    config: &Config,
+    resource: &DescribeConfigsResource,
+) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
+    let name = &resource.resource_name;
+    match resource.resource_type {
+        RESOURCE_TYPE_TOPIC => match image.topic(name) {
+            Some(topic) => {
+                Ok(TOPIC_CONFIGS.iter().map(|known| of_topic(known, topic, config)).collect())
+            }
+            None => Err(Refusal::new(unknown_topic(image), format!("no topic {name}"))),
+        },
+        // An empty name means what is set for all brokers at once, which nothing is.
+        RESOURCE_TYPE_BROKER if name.is_empty() => Ok(Vec::new()),
+        RESOURCE_TYPE_BROKER if name.parse() == Ok(config.node.0) => Ok(of_broker(config)),
+        RESOURCE_TYPE_BROKER => {
+            let message = format!("this is broker {}, ask {name} itself", config.node);
+            Err(Refusal::new(ErrorCode::INVALID_REQUEST, message))
+        }
+        other => {
+            let message = format!("resources of type {other} have no configurations here");
+            Err(Refusal::new(ErrorCode::INVALID_REQUEST, message))
+        }
+    }
+}
+
+fn of_topic(known: &TopicConfig, topic: &Topic, config: &Config) -> DescribeConfigsResourceResult {
+    let own = topic.configs.get(known.name);
+    let synonym = |name: &str, value: String, source| DescribeConfigsSynonym {
+        name: name.into(),
+        value: Some(value),
+        source,
+    };
+    let own_synonym = own.map(|value| synonym(known.name, value.clone(), SOURCE_TOPIC));
+    let default = synonym(known.broker_name, (known.default)(config), SOURCE_DEFAULT);
+    DescribeConfigsResourceResult {
+        name: known.name.into(),
+        value: Some(known.value(&topic.configs, config)),
+        read_only: false,
+        config_source: if own.is_some() { SOURCE_TOPIC } else { SOURCE_DEFAULT },
+        is_sensitive: false,
+        synonyms: own_synonym.into_iter().chain([default]).collect(),
+        config_type: match known.kind {
+            Kind::Long { .. } => TYPE_LONG,
+            Kind::Int { .. } => TYPE_INT,
+            Kind::OneOf(_) if known.name == "cleanup.policy" => TYPE_LIST,
+            Kind::OneOf(_) => TYPE_STRING,
+        },
+        documentation: Some(known.documentation.into()),
+    }
+}
+
+/// The few of Kafka's broker configurations that have a meaning here.
+fn of_broker(config: &Config) -> Vec<DescribeConfigsResourceResult> {
+    let replication = &config.replication;
+    let own = [
+        ("broker.id", TYPE_INT, config.node.to_string()),
+        ("node.id", TYPE_INT, config.node.to_string()),
+        ("broker.rack", TYPE_STRING, config.rack.clone().unwrap_or_default()),
+        ("auto.create.topics.enable", TYPE_STRING, "false".into()),
+        ("unclean.leader.election.enable", TYPE_STRING, "false".into()),
+        ("replica.lag.time.max.ms", TYPE_LONG, replication.lag_ms_max.to_string()),
+        ("broker.session.timeout.ms", TYPE_INT, config.quorum.broker_session_ms.to_string()),
+        ("broker.heartbeat.interval.ms", TYPE_INT, config.quorum.broker_heartbeat_ms.to_string()),
+        ("fetch.max.bytes", TYPE_INT, replication.fetch_bytes_max.to_string()),
+    ];
+    let defaults = TOPIC_CONFIGS.iter().map(|known| {
+        let config_type = match known.kind {
+            Kind::Long { .. } => TYPE_LONG,
+            Kind::Int { .. } => TYPE_INT,
+            Kind::OneOf(_) => TYPE_STRING,
+        };
+        (known.broker_name, config_type, (known.default)(config))
+    });
+    own.into_iter()
+        .chain(defaults)
+        .map(|(name, config_type, value)| DescribeConfigsResourceResult {
+            name: name.into(),
+            value: Some(value.clone()),
+            read_only: true,
+            config_source: SOURCE_BROKER,
+            is_sensitive: false,
+            synonyms: vec![DescribeConfigsSynonym {
+                name: name.into(),
+                value: Some(value),
+                source: SOURCE_BROKER,
+            }],
+            config_type,
+            documentation: None,
+        })
+        .collect()
+}

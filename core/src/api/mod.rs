@@ -1,6 +1,76 @@
 //! Answers that need nothing but the image: pure functions from a Kafka request to its response.
 //!
-//! What an image does not show yet is answered with a retriable error or as unknown, as any broker does that is behind.
+//! What an image does not show yet is answered as unknown or with a retriable error, as by any broker that is behind. A
+//! broker that has no image at all knows of no topic for certain and says that leaders are not available.
 
 pub mod admin;
-pub mod configs;
+mod cluster;
+mod configs;
+mod metadata;
+mod partitions;
+mod versions;
+
+pub use cluster::describe_cluster;
+pub use configs::describe_configs;
+pub use metadata::metadata;
+pub use partitions::describe_topic_partitions;
+pub use versions::{api_versions, find_coordinator};
+
+use milena_wire::{ErrorCode, Uuid};
+
+use crate::metadata::{Image, Partition};
+use crate::{Config, NodeId, TopicId};
+
+/// What everyone may do with a topic while there is no authorization: a bit per operation of Kafka's.
+const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
+/// What everyone may do with the cluster.
+const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
+
+/// The cluster's id as clients see it.
+fn cluster_id(image: &Image) -> String {
+    Uuid(image.cluster.to_be_bytes()).to_string()
+}
+
+/// A broker in service for what clients ask of "the controller"; every broker takes those requests to the active one.
+fn controller_id(image: &Image, config: &Config) -> i32 {
+    let mut live = image.brokers.iter().filter(|(_, broker)| !broker.fenced);
+    if image.unfenced(config.node) {
+        config.node.0
+    } else {
+        live.next().map_or(-1, |(node, _)| node.0)
+    }
+}
+
+/// The error for a topic that the image does not show.
+fn unknown_topic(image: &Image) -> ErrorCode {
+    if image.end == 0 {
+        ErrorCode::LEADER_NOT_AVAILABLE
+    } else {
+        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+    }
+}
+
+fn uuid(id: TopicId) -> Uuid {
+    Uuid(id.0)
+}
+
+fn ids(nodes: &[NodeId]) -> Vec<i32> {
+    nodes.iter().map(|node| node.0).collect()
+}
+
+/// Leader or -1, and the error that goes with it.
+fn leader(partition: &Partition) -> (i32, ErrorCode) {
+    match partition.leader {
+        Some(leader) => (leader.0, ErrorCode::NONE),
+        None => (-1, ErrorCode::LEADER_NOT_AVAILABLE),
+    }
+}
+
+/// Replicas whose brokers are out of service.
+fn offline(image: &Image, partition: &Partition) -> Vec<i32> {
+    let fenced = |node: &&NodeId| !image.unfenced(**node);
+    partition.replicas.iter().filter(fenced).map(|node| node.0).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -88,18 +88,22 @@ impl From<&Topic> for TopicSummary {
     }
 }
 
-/// Kafka's rules for names, one of which is that `.` and `_` are the same to its metrics.
+/// Whether Kafka lets a topic have this name.
+pub fn is_topic_name(name: &str) -> bool {
+    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(legal)
+}
+
+/// Kafka's rules for new names, one of which is that `.` and `_` are the same to its metrics.
 fn check_name(image: &Image, name: &str) -> Result<(), Refusal> {
     let invalid = |message: String| Err(Refusal::new(ErrorCode::INVALID_TOPIC_EXCEPTION, message));
-    if name.is_empty() || name == "." || name == ".." {
-        return invalid(format!("a topic cannot have the name {name:?}"));
-    }
-    if name.len() > NAME_BYTES_MAX {
-        return invalid(format!("a name has at most {NAME_BYTES_MAX} characters"));
-    }
-    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
-    if !name.bytes().all(legal) {
-        return invalid("a name has letters, digits, '.', '_' and '-' only".into());
+    if !is_topic_name(name) {
+        return invalid(format!(
+            "a name is not . or .. and has 1 to {NAME_BYTES_MAX} letters, digits, '.', '_' and '-'"
+        ));
     }
     if name == METADATA_NAME {
         return invalid(format!("{METADATA_NAME} is the cluster's own"));

@@ -151,7 +151,7 @@ impl Metadata {
                 continue;
             }
             if self.quorum.snapshot_due(self.image.end) {
-                let payload = self.image.encode().into();
+                let payload = self.image.encode();
                 let (end, epoch) = (self.image.end, self.image.epoch);
                 self.quorum.take_snapshot(end, epoch, payload, &mut self.store, out);
             }
@@ -300,7 +300,7 @@ impl Metadata {
         }
         let done = self.admin.poll(now.mono, &self.image, under, &mut send);
         for message in send {
-            self.to_controller(message, out);
+            self.send_to_controller(message, out);
         }
         for done in done {
             let Asker { shard, client, id } = done.asker;
@@ -309,7 +309,7 @@ impl Metadata {
         }
     }
 
-    fn to_controller(&mut self, message: ControllerMessage, out: &mut Outputs) {
+    fn send_to_controller(&mut self, message: ControllerMessage, out: &mut Outputs) {
         if let Some(leader) = self.quorum.leader() {
             self.send(leader, message, out);
         }
@@ -402,7 +402,7 @@ impl Metadata {
     fn on_local(&mut self, now: Now, from: Place, message: LocalMessage, out: &mut Outputs) {
         match message {
             LocalMessage::AlterPartition(request) => {
-                self.to_controller(ControllerMessage::AlterPartition(request), out);
+                self.send_to_controller(ControllerMessage::AlterPartition(request), out);
             }
             LocalMessage::Damaged { log, replica } => {
                 if let Some(broker) = &self.broker
@@ -410,7 +410,7 @@ impl Metadata {
                 {
                     let incarnation = broker.incarnation();
                     let damage = Damage { log, broker_epoch, incarnation, replica };
-                    self.to_controller(ControllerMessage::Damaged(damage), out);
+                    self.send_to_controller(ControllerMessage::Damaged(damage), out);
                 }
             }
             LocalMessage::Administer { client, id, version: _, request, context: _ } => {
@@ -476,6 +476,7 @@ impl Machine for Metadata {
 
     fn check_invariants(&self) {
         self.store.check_invariants();
+        self.quorum.check_invariants();
         for (log, partition) in self.image.partitions() {
             let known = |node| self.image.brokers.contains_key(node);
             assert!(partition.replicas.iter().all(known), "{log:?} is on registered brokers");

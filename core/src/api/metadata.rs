@@ -1,0 +1,113 @@
+//! Metadata: brokers in service, topics, and who leads which partition. Topics are never created by it.
+
+use milena_wire::messages::AUTHORIZED_OPERATIONS_OMITTED;
+use milena_wire::messages::metadata::{
+    MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker,
+    MetadataResponsePartition, MetadataResponseTopic,
+};
+use milena_wire::{ErrorCode, Uuid};
+
+use super::{
+    CLUSTER_OPERATIONS, TOPIC_OPERATIONS, cluster_id, controller_id, ids, leader, offline,
+    unknown_topic, uuid,
+};
+use crate::controller::is_topic_name;
+use crate::metadata::{Image, Topic};
+use crate::{Config, TopicId};
+
+/// The first version in which a topic can be asked for by its identity alone.
+const BY_ID_FIRST: i16 = 12;
+
+/// Answers Metadata.
+pub fn metadata(
+    image: &Image,
+    config: &Config,
+    request: &MetadataRequest,
+    version: i16,
+) -> MetadataResponse {
+    let operations =
+        |asked: bool, all: i32| if asked { all } else { AUTHORIZED_OPERATIONS_OMITTED };
+    let with_operations = request.include_topic_authorized_operations;
+    let mut topics: Vec<MetadataResponseTopic> = match &request.topics {
+        Some(asked) if version > 0 || !asked.is_empty() => {
+            asked.iter().map(|topic| asked_topic(image, topic, version)).collect()
+        }
+        _ => image
+            .names
+            .values()
+            .filter_map(|id| image.topics.get(id))
+            .map(|topic| known_topic(image, topic))
+            .collect(),
+    };
+    for topic in topics.iter_mut().filter(|topic| topic.error_code.is_none()) {
+        topic.topic_authorized_operations = operations(with_operations, TOPIC_OPERATIONS);
+    }
+    MetadataResponse {
+        throttle_time_ms: 0,
+        brokers: image
+            .brokers
+            .iter()
+            .filter(|(_, broker)| !broker.fenced)
+            .map(|(node, broker)| MetadataResponseBroker {
+                node_id: node.0,
+                host: broker.kafka.0.clone(),
+                port: i32::from(broker.kafka.1),
+                rack: broker.rack.clone(),
+            })
+            .collect(),
+        cluster_id: Some(cluster_id(image)),
+        controller_id: controller_id(image, config),
+        topics,
+        cluster_authorized_operations: operations(
+            request.include_cluster_authorized_operations,
+            CLUSTER_OPERATIONS,
+        ),
+        error_code: ErrorCode::NONE,
+    }
+}
+
+fn asked_topic(image: &Image, asked: &MetadataRequestTopic, version: i16) -> MetadataResponseTopic {
+    let (found, missing) = match &asked.name {
+        Some(name) if !is_topic_name(name) => (None, ErrorCode::INVALID_TOPIC_EXCEPTION),
+        Some(name) => (image.topic(name), unknown_topic(image)),
+        None if image.end == 0 => (None, ErrorCode::LEADER_NOT_AVAILABLE),
+        None => (image.topics.get(&TopicId(asked.topic_id.0)), ErrorCode::UNKNOWN_TOPIC_ID),
+    };
+    match found {
+        Some(topic) => known_topic(image, topic),
+        None => MetadataResponseTopic {
+            error_code: missing,
+            // Before that version a name cannot be missing.
+            name: asked.name.clone().or((version < BY_ID_FIRST).then(String::new)),
+            topic_id: if asked.name.is_some() { Uuid::ZERO } else { asked.topic_id },
+            is_internal: false,
+            partitions: Vec::new(),
+            topic_authorized_operations: AUTHORIZED_OPERATIONS_OMITTED,
+        },
+    }
+}
+
+fn known_topic(image: &Image, topic: &Topic) -> MetadataResponseTopic {
+    MetadataResponseTopic {
+        error_code: ErrorCode::NONE,
+        name: Some(topic.name.clone()),
+        topic_id: uuid(topic.id),
+        is_internal: false,
+        partitions: (0..)
+            .zip(&topic.partitions)
+            .map(|(partition_index, partition)| {
+                let (leader_id, error_code) = leader(partition);
+                MetadataResponsePartition {
+                    error_code,
+                    partition_index,
+                    leader_id,
+                    leader_epoch: partition.leader_epoch,
+                    replica_nodes: ids(&partition.replicas),
+                    isr_nodes: ids(&partition.isr),
+                    offline_replicas: offline(image, partition),
+                }
+            })
+            .collect(),
+        topic_authorized_operations: AUTHORIZED_OPERATIONS_OMITTED,
+    }
+}

@@ -1,0 +1,313 @@
+//! Answers from a small image.
+
+use std::sync::Arc;
+
+use milena_wire::messages::create_topics::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
+};
+use milena_wire::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
+use milena_wire::messages::describe_cluster::DescribeClusterRequest;
+use milena_wire::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
+use milena_wire::messages::describe_topic_partitions::{
+    DescribeTopicPartitionsRequest, TopicRequest,
+};
+use milena_wire::messages::find_coordinator::FindCoordinatorRequest;
+use milena_wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
+use milena_wire::{Request, Response};
+
+use super::admin::{admin_request, admin_response};
+use super::*;
+use crate::controller::Refusal;
+use crate::controller::message::{AdminRequest, TopicReference, TopicSummary};
+use crate::metadata::{Broker, Topic};
+use crate::{BrokerEpoch, Incarnation, ReplicaIncarnation};
+
+fn config() -> Config {
+    Config {
+        node: NodeId(2),
+        controllers: vec![(NodeId(2), "localhost:1".into())],
+        broker: true,
+        controller: true,
+        kafka: ("localhost".into(), 9092),
+        peer: "localhost:1".into(),
+        rack: None,
+        shards: 1,
+        storage: Default::default(),
+        quorum: Default::default(),
+        replication: Default::default(),
+    }
+}
+
+/// Brokers 1 to 3, of which 3 is fenced; topics `a` with one partition and `b` with five, the last of which is offline.
+fn image() -> Image {
+    let mut image = Image { end: 9, cluster: 1, ..Image::default() };
+    for node in 1..=3 {
+        let broker = Broker {
+            incarnation: Incarnation(node as u128),
+            epoch: BrokerEpoch(node as i64),
+            confirmed: Some(BrokerEpoch(node as i64)),
+            fenced: node == 3,
+            kafka: (format!("host{node}"), 9092),
+            peer: format!("host{node}:7000"),
+            rack: None,
+        };
+        image.brokers.insert(NodeId(node), broker);
+    }
+    for (name, byte, count) in [("a", 1, 1), ("b", 2, 5)] {
+        let replicas: Vec<NodeId> = [1, 2, 3].map(NodeId).into();
+        let led = |index| index < 4;
+        let partition = |index| crate::metadata::Partition {
+            incarnations: vec![ReplicaIncarnation(0); 3],
+            isr: if led(index) { [1, 2].map(NodeId).into() } else { vec![] },
+            elr: if led(index) { vec![] } else { vec![NodeId(3)] },
+            leader: led(index).then_some(NodeId(1)),
+            leader_epoch: 4,
+            partition_epoch: 5,
+            min_isr: 2,
+            replicas: replicas.clone(),
+        };
+        let id = TopicId([byte; 16]);
+        let topic = Topic {
+            id,
+            name: name.into(),
+            configs: [("retention.ms".to_string(), "5".to_string())].into(),
+            partitions: (0..count).map(partition).collect(),
+        };
+        image.names.insert(name.into(), id);
+        image.topics.insert(id, Arc::new(topic));
+    }
+    image
+}
+
+fn ask_names(names: &[&str]) -> MetadataRequest {
+    let topic =
+        |name: &&str| MetadataRequestTopic { name: Some(name.to_string()), ..Default::default() };
+    MetadataRequest { topics: Some(names.iter().map(topic).collect()), ..Default::default() }
+}
+
+#[test]
+fn metadata_tells_topics_by_name_by_identity_and_all() {
+    let (image, config) = (image(), config());
+    let answer = metadata(&image, &config, &ask_names(&["b", "c", "no!"]), 13);
+    let errors: Vec<ErrorCode> = answer.topics.iter().map(|topic| topic.error_code).collect();
+    let expected = [
+        ErrorCode::NONE,
+        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        ErrorCode::INVALID_TOPIC_EXCEPTION,
+    ];
+    assert_eq!(errors, expected);
+    let nodes: Vec<i32> = answer.brokers.iter().map(|broker| broker.node_id).collect();
+    assert_eq!((nodes, answer.controller_id), (vec![1, 2], 2), "a fenced broker is not shown");
+    assert_eq!(answer.cluster_id.as_deref(), Some("AAAAAAAAAAAAAAAAAAAAAQ"));
+    let first = &answer.topics[0].partitions[0];
+    assert_eq!((first.leader_id, first.leader_epoch, &*first.offline_replicas), (1, 4, &[3][..]));
+    let last = &answer.topics[0].partitions[4];
+    assert_eq!((last.leader_id, last.error_code), (-1, ErrorCode::LEADER_NOT_AVAILABLE));
+
+    let by_id = |byte| {
+        let topic = MetadataRequestTopic { topic_id: Uuid([byte; 16]), name: None };
+        let request = MetadataRequest { topics: Some(vec![topic]), ..Default::default() };
+        metadata(&image, &config, &request, 12).topics.remove(0)
+    };
+    assert_eq!(by_id(1).name.as_deref(), Some("a"));
+    assert_eq!((by_id(9).name, by_id(9).error_code), (None, ErrorCode::UNKNOWN_TOPIC_ID));
+
+    let count = |topics, version| {
+        let request = MetadataRequest { topics, ..Default::default() };
+        metadata(&image, &config, &request, version).topics.len()
+    };
+    assert_eq!(count(None, 12), 2);
+    assert_eq!(count(Some(vec![]), 12), 0);
+    assert_eq!(count(Some(vec![]), 0), 2, "in version 0 an empty list is all");
+}
+
+#[test]
+fn without_an_image_errors_are_retriable() {
+    let (none, config) = (Image::default(), config());
+    let answer = metadata(&none, &config, &ask_names(&["a"]), 9);
+    assert_eq!(answer.topics[0].error_code, ErrorCode::LEADER_NOT_AVAILABLE);
+    assert_eq!(answer.controller_id, -1);
+    let topics = vec![TopicRequest { name: "a".into() }];
+    let request = DescribeTopicPartitionsRequest { topics, ..Default::default() };
+    let answer = describe_topic_partitions(&none, &config, &request, 0);
+    assert_eq!(answer.topics[0].error_code, ErrorCode::LEADER_NOT_AVAILABLE);
+}
+
+#[test]
+fn pages_of_partitions_join_without_gap_or_overlap() {
+    let (image, config) = (image(), config());
+    for limit in 1..=7 {
+        let mut request = DescribeTopicPartitionsRequest {
+            response_partition_limit: limit,
+            ..Default::default()
+        };
+        let (mut seen, mut pages) = (Vec::new(), 0);
+        loop {
+            let answer = describe_topic_partitions(&image, &config, &request, 0);
+            for topic in &answer.topics {
+                let name = topic.name.clone().unwrap();
+                seen.extend(topic.partitions.iter().map(|p| (name.clone(), p.partition_index)));
+            }
+            pages += 1;
+            let Some(cursor) = answer.next_cursor else { break };
+            request.cursor = Some(cursor);
+        }
+        let all = [("a", 0), ("b", 0), ("b", 1), ("b", 2), ("b", 3), ("b", 4)];
+        assert_eq!(seen, all.map(|(name, index)| (name.to_string(), index)), "limit {limit}");
+        assert_eq!(pages, 6i32.div_euclid(limit) + i32::from(6 % limit != 0), "limit {limit}");
+    }
+    let request = DescribeTopicPartitionsRequest::default();
+    let answer = describe_topic_partitions(&image, &config, &request, 0);
+    assert_eq!(answer.topics[1].partitions[4].eligible_leader_replicas, Some(vec![3]));
+}
+
+#[test]
+fn clusters_are_described_from_brokers() {
+    let (image, config) = (image(), config());
+    let brokers = |include_fenced_brokers| {
+        let request = DescribeClusterRequest { include_fenced_brokers, ..Default::default() };
+        describe_cluster(&image, &config, &request, 2).brokers.len()
+    };
+    assert_eq!((brokers(false), brokers(true)), (2, 3));
+    let request = DescribeClusterRequest { endpoint_type: 2, ..Default::default() };
+    let answer = describe_cluster(&image, &config, &request, 2);
+    assert_eq!(answer.error_code, ErrorCode::MISMATCHED_ENDPOINT_TYPE);
+}
+
+#[test]
+fn configurations_say_where_they_come_from() {
+    let (image, config) = (image(), config());
+    let describe = |resource_type, name: &str, keys: Option<&[&str]>| {
+        let resource = DescribeConfigsResource {
+            resource_type,
+            resource_name: name.into(),
+            configuration_keys: keys.map(|keys| keys.iter().map(|k| k.to_string()).collect()),
+        };
+        let request = DescribeConfigsRequest {
+            resources: vec![resource],
+            include_synonyms: true,
+            ..Default::default()
+        };
+        describe_configs(&image, &config, &request, 4).results.remove(0)
+    };
+    let own = describe(2, "a", Some(&["retention.ms"])).configs.remove(0);
+    assert_eq!((own.value.as_deref(), own.config_source), (Some("5"), configs::SOURCE_TOPIC));
+    assert_eq!(own.synonyms.len(), 2);
+    assert_eq!(own.synonyms[1].value.as_deref(), Some("604800000"));
+    let default = describe(2, "a", Some(&["min.insync.replicas"])).configs.remove(0);
+    assert_eq!(
+        (default.value.as_deref(), default.config_source),
+        (Some("2"), configs::SOURCE_DEFAULT)
+    );
+    assert_eq!(describe(2, "a", None).configs.len(), 8);
+    assert_eq!(describe(2, "x", None).error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    assert!(describe(4, "2", None).configs.iter().any(|config| config.name == "broker.id"));
+    assert_eq!(describe(4, "1", None).error_code, ErrorCode::INVALID_REQUEST);
+    assert_eq!(describe(16, "2", None).error_code, ErrorCode::INVALID_REQUEST);
+}
+
+#[test]
+fn coordinators_are_not_available() {
+    let (image, config) = (image(), config());
+    let request = FindCoordinatorRequest {
+        coordinator_keys: vec!["g".into(), "h".into()],
+        ..Default::default()
+    };
+    let code = ErrorCode::COORDINATOR_NOT_AVAILABLE;
+    assert_eq!(find_coordinator(&image, &config, &request, 3).error_code, code);
+    let many = find_coordinator(&image, &config, &request, 6).coordinators;
+    assert_eq!(many.iter().map(|c| c.error_code).collect::<Vec<_>>(), [code, code]);
+}
+
+#[test]
+fn produce_is_advertised_from_version_0() {
+    let answer = api_versions(&image(), &config(), &Default::default(), 4);
+    let produce = answer.api_keys.iter().find(|api| api.api_key == 0).unwrap();
+    assert_eq!(produce.min_version, 0);
+}
+
+#[test]
+fn topics_to_make_go_to_the_controller_and_come_back() {
+    let config = config();
+    let mut request = CreateTopicsRequest {
+        topics: vec![
+            CreatableTopic {
+                name: "x".into(),
+                num_partitions: -1,
+                replication_factor: 3,
+                configs: vec![CreatableTopicConfig { name: "k".into(), value: Some("v".into()) }],
+                ..Default::default()
+            },
+            CreatableTopic {
+                name: "y".into(),
+                num_partitions: -1,
+                replication_factor: -1,
+                assignments: vec![CreatableReplicaAssignment {
+                    partition_index: 0,
+                    broker_ids: vec![3, 1],
+                }],
+                ..Default::default()
+            },
+        ],
+        timeout_ms: 10,
+        validate_only: true,
+    };
+    let mut drawn = 0;
+    let mut draw = || {
+        drawn += 1;
+        TopicId([drawn; 16])
+    };
+    let translated = admin_request(&image(), &request.clone().into(), &mut draw);
+    let (AdminRequest::CreateTopics { topics, validate_only: true }, 1_000) = translated.unwrap()
+    else {
+        panic!("another request");
+    };
+    assert_eq!((topics[0].partitions, topics[0].replication_factor), (None, Some(3)));
+    assert_eq!(topics[1].assignments, [(0, vec![NodeId(3), NodeId(1)])]);
+    assert_eq!((topics[0].id, topics[1].id), (TopicId([1; 16]), TopicId([2; 16])));
+
+    request.topics.truncate(2);
+    let summary = TopicSummary {
+        id: TopicId([1; 16]),
+        name: "x".into(),
+        partitions: 1,
+        replication_factor: 3,
+        configs: Default::default(),
+    };
+    let refusal = Refusal::new(ErrorCode::INVALID_CONFIG, "k is not supported");
+    let Response::CreateTopics(response) =
+        admin_response(&config, &request.into(), vec![Ok(summary), Err(refusal)])
+    else {
+        panic!("another response");
+    };
+    assert_eq!((&*response.topics[0].name, response.topics[0].replication_factor), ("x", 3));
+    assert_eq!(response.topics[1].error_code, ErrorCode::INVALID_CONFIG);
+    assert_eq!(response.topics[1].error_message.as_deref(), Some("k is not supported"));
+}
+
+#[test]
+fn topics_to_delete_are_named_by_identity_where_it_is_known() {
+    let by_id = DeleteTopicState { name: None, topic_id: Uuid([8; 16]) };
+    let by_name = |name: &str| DeleteTopicState { name: Some(name.into()), ..Default::default() };
+    let request = DeleteTopicsRequest {
+        topics: vec![by_id, by_name("a"), by_name("z")],
+        ..Default::default()
+    };
+    let request = Request::DeleteTopics(request);
+    let (admin, _) = admin_request(&image(), &request, &mut TopicId::default).unwrap();
+    let a = TopicId([1; 16]);
+    let topics = vec![
+        TopicReference::Id(TopicId([8; 16])),
+        TopicReference::Id(a),
+        TopicReference::Name("z".into()),
+    ];
+    assert_eq!(admin, AdminRequest::DeleteTopics { topics });
+    let gone = || Err(Refusal::new(ErrorCode::UNKNOWN_TOPIC_ID, "gone"));
+    let Response::DeleteTopics(response) =
+        admin_response(&config(), &request, vec![gone(), gone(), gone()])
+    else {
+        panic!("another response");
+    };
+    assert_eq!(response.responses[0].error_code, ErrorCode::UNKNOWN_TOPIC_ID);
+    assert_eq!(response.responses[1].error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+}
