@@ -1,0 +1,320 @@
+//! The Kafka listener and the peer connections over real sockets, with a machine that only answers: order of answers, limits,
+//! and what bad bytes may do (nothing, to anyone else).
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use milena_core::{
+    ClientId, Config, Incarnation, Input, Machine, NodeId, Now, Outputs, Place, Timer,
+};
+use milena_net::client::Connection;
+use milena_net::files::{Files, Unsynced};
+use milena_net::host::{self, First, Mail, Mailbox, Shared};
+use milena_net::kafka::{Counts, Limits};
+use milena_net::peers::Hello;
+use milena_net::runtime::{Clock, Thread, mpsc};
+use milena_wire::messages::{
+    ApiVersionsResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
+    api_versions::ApiVersion,
+};
+use milena_wire::{ApiKey, Request, Response, supported_versions};
+
+/// Answers Metadata with the request's number, three at a time and backwards, or what there is after 20 ms; Produce at once,
+/// not at all with acks=0.
+#[derive(Default)]
+struct Backwards {
+    held: Vec<(ClientId, u64)>,
+    due: Option<milena_core::Instant>,
+}
+
+impl Machine for Backwards {
+    fn step(&mut self, now: Now, input: Input, out: &mut Outputs) {
+        match input {
+            Input::Request { client, id, request, .. } => match request {
+                Request::ApiVersions(_) => {
+                    let api_keys = supported_versions()
+                        .map(|(api, min_version, max_version)| ApiVersion {
+                            api_key: api as i16,
+                            min_version,
+                            max_version,
+                        })
+                        .collect();
+                    let answer = ApiVersionsResponse { api_keys, ..Default::default() };
+                    out.reply(client, id, Response::ApiVersions(answer));
+                }
+                Request::Produce(produce) => {
+                    let answer = Response::Produce(ProduceResponse::default());
+                    out.reply(client, id, (produce.acks != 0).then_some(answer));
+                }
+                _ => {
+                    self.held.push((client, id));
+                    self.due = Some(now.mono.after_ms(20));
+                }
+            },
+            Input::Hangup { client } => self.held.retain(|(held, _)| *held != client),
+            _ => {}
+        }
+        if self.held.len() >= 3 || self.due.is_some_and(|due| due <= now.mono) {
+            self.due = None;
+            for (client, id) in self.held.drain(..).rev() {
+                let answer =
+                    MetadataResponse { cluster_id: Some(id.to_string()), ..Default::default() };
+                out.reply(client, id, Response::Metadata(answer));
+            }
+        }
+    }
+
+    fn next_timeout(&self) -> Option<(milena_core::Instant, Timer)> {
+        self.due.map(|due| (due, Timer::Retry))
+    }
+
+    fn check_invariants(&self) {}
+}
+
+struct Server {
+    address: String,
+    mailbox: Mailbox,
+    thread: Option<Thread>,
+    _directory: tempfile::TempDir,
+}
+
+impl Server {
+    fn start(limits: Limits) -> Server {
+        let directory = tempfile::tempdir().unwrap();
+        let bind = || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listener
+        };
+        let (kafka, peer) = (bind(), bind());
+        let address = kafka.local_addr().unwrap().to_string();
+        let (mailbox, mail) = mpsc::unbounded_channel();
+        let (ended, _) = mpsc::unbounded_channel();
+        let shared = Shared {
+            node: NodeId(1),
+            clock: Clock::start(),
+            files: Arc::new(Files::open(directory.path(), Unsynced::PageCache).unwrap()),
+            places: BTreeMap::from([(Place::Shard(0), 0)]),
+            mailboxes: vec![mailbox.clone()],
+            shards: 1,
+            limits,
+            counts: Arc::new(Counts::default()),
+            ended,
+        };
+        let first = First {
+            hello: Hello {
+                cluster: 0,
+                from: NodeId(1),
+                to: NodeId(1),
+                incarnation: Incarnation(1),
+                shards: 1,
+                address: String::new(),
+            },
+            peers: Vec::new(),
+            peer_listener: peer,
+            kafka_listener: Some(kafka),
+        };
+        let thread = Thread::start("test".into(), move || {
+            let machine: Box<dyn Machine + Send> = Box::new(Backwards::default());
+            host::work(0, shared, vec![(Place::Shard(0), machine)], mail, Some(first))
+        });
+        Server { address, mailbox, thread: Some(thread.unwrap()), _directory: directory }
+    }
+
+    fn connect(&self) -> Connection {
+        Connection::open(&self.address, Duration::from_secs(10)).unwrap()
+    }
+
+    fn raw(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.mailbox.send(Mail::Stop).ok();
+        assert!(self.thread.take().unwrap().join(), "the worker ended badly");
+    }
+}
+
+fn cluster_id(response: Response) -> String {
+    match response {
+        Response::Metadata(metadata) => metadata.cluster_id.unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whether the other side closes, and what it said before.
+fn said_until_closed(mut stream: TcpStream) -> Vec<u8> {
+    let mut said = Vec::new();
+    match stream.read_to_end(&mut said) {
+        Ok(_) => said,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => said,
+        Err(error) => panic!("it was not closed: {error}"),
+    }
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let server = Server::start(Limits { in_flight_max: 7, ..Limits::default() });
+    let mut connections = [server.connect(), server.connect()];
+    let request = Request::Metadata(MetadataRequest::default());
+    let mut version = 0;
+    // More than may be in flight: the rest waits in the sockets.
+    for _ in 0..50 {
+        for connection in &mut connections {
+            version = connection.send(&request).unwrap();
+        }
+    }
+    for i in 1..=50 {
+        for connection in &mut connections {
+            let answer = connection.receive(ApiKey::Metadata, version).unwrap();
+            assert_eq!(cluster_id(answer), i.to_string());
+        }
+    }
+}
+
+#[test]
+fn a_produce_without_acks_gets_no_answer_and_holds_up_none() {
+    let server = Server::start(Limits::default());
+    let mut connection = server.connect();
+    connection.send(&Request::Produce(ProduceRequest { acks: 0, ..Default::default() })).unwrap();
+    let answer = connection.call(&Request::Metadata(MetadataRequest::default())).unwrap();
+    assert_eq!(cluster_id(answer), "2");
+    let produce = Request::Produce(ProduceRequest { acks: -1, ..Default::default() });
+    assert!(matches!(connection.call(&produce).unwrap(), Response::Produce(_)));
+}
+
+#[test]
+fn bad_bytes_close_their_connection_and_no_other() {
+    let server = Server::start(Limits { request_bytes_max: 1 << 20, ..Limits::default() });
+    let mut other = server.connect();
+    let bad: [&[u8]; 7] = [
+        // Above the limit, negative, HTTP, TLS.
+        &[0, 0x10, 0, 1],
+        &[0xff, 0xff, 0xff, 0xff],
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[0x16, 0x03, 0x01, 0x02],
+        // Empty; an API that is not served (JoinGroup 0); Metadata cut short.
+        &[0, 0, 0, 0],
+        &[0, 0, 0, 10, 0, 11, 0, 0, 0, 0, 0, 1, 0, 0],
+        &[0, 0, 0, 10, 0, 3, 0, 9, 0, 0, 0, 1, 0, 0],
+    ];
+    for bytes in bad {
+        let mut stream = server.raw();
+        stream.write_all(bytes).unwrap();
+        assert_eq!(said_until_closed(stream), b"", "{bytes:?}");
+    }
+    let answer = other.call(&Request::Metadata(MetadataRequest::default())).unwrap();
+    assert_eq!(cluster_id(answer), "1");
+}
+
+#[test]
+fn api_versions_too_new_is_answered_in_version_0_and_the_connection_stays() {
+    let server = Server::start(Limits::default());
+    let mut stream = server.raw();
+    stream.write_all(&[0, 0, 0, 11, 0, 18, 0, 99, 0, 0, 0, 7, 0xff, 0xff, 0]).unwrap();
+    let mut answer = [0; 20];
+    stream.read_exact(&mut answer).unwrap();
+    // Length, correlation id, error 35, one API: 18 from 0 to 4.
+    let expected = [0, 0, 0, 16, 0, 0, 0, 7, 0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 4];
+    assert_eq!(answer, expected);
+    stream.write_all(&[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 8, 0xff, 0xff]).unwrap();
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[4..], [0, 0, 0, 8]);
+}
+
+fn resident_bytes() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn a_declared_length_costs_no_memory() {
+    let server = Server::start(Limits::default());
+    let before = resident_bytes();
+    let declared = (99_u32 << 20).to_be_bytes();
+    let streams: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = server.raw();
+            stream.write_all(&declared).unwrap();
+            stream.write_all(&[0; 1000]).unwrap();
+            stream
+        })
+        .collect();
+    server.connect().call(&Request::Metadata(MetadataRequest::default())).unwrap();
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 256 << 20, "{grown} bytes more for 100 declarations of 99 MiB");
+    drop(streams);
+}
+
+#[test]
+fn connections_that_wait_too_long_or_are_too_many_are_closed() {
+    let limits =
+        Limits { idle_ms_max: 300, frame_ms_max: 200, connections_max: 3, ..Limits::default() };
+    let server = Server::start(limits);
+    let began = Instant::now();
+    let idle = server.raw();
+    let mut slow = server.raw();
+    slow.write_all(&[0, 0, 0, 50, 0]).unwrap();
+    let third = server.connect();
+    assert_eq!(said_until_closed(server.raw()), b"", "a fourth connection");
+    assert!(began.elapsed() < Duration::from_secs(1), "the fourth was not closed at once");
+    assert_eq!(said_until_closed(slow), b"");
+    assert_eq!(said_until_closed(idle), b"");
+    drop(third);
+    server.connect();
+}
+
+/// A large request, whose buffer grows as it comes, arrives whole.
+#[test]
+fn a_large_request_arrives_whole() {
+    let server = Server::start(Limits::default());
+    let mut connection = server.connect();
+    for size in [100, 100_000, 5_000_000, 70, 5_000_000, 5_000_000] {
+        let mut produce = ProduceRequest { acks: -1, ..Default::default() };
+        let records = Some(Bytes::from(vec![7; size]));
+        produce.topic_data.push(milena_wire::messages::produce::TopicProduceData {
+            partition_data: vec![milena_wire::messages::produce::PartitionProduceData {
+                index: 0,
+                records,
+            }],
+            ..Default::default()
+        });
+        assert!(matches!(
+            connection.call(&Request::Produce(produce)).unwrap(),
+            Response::Produce(_)
+        ));
+    }
+}
+
+/// Settings that no test above needs still have to be accepted by core.
+#[test]
+fn flags_make_a_configuration() {
+    use clap::Parser;
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        start: milena_net::config::Start,
+    }
+    let parse = |more: &[&str]| {
+        let base = ["x", "--node-id=1", "--cluster=1@h:1,2@h:2", "--data=d"];
+        let flags = Flags::parse_from(base.iter().chain(more));
+        flags.start.settings().map(|settings| settings.config)
+    };
+    let config: Config = parse(&["--kafka=a:9092"]).unwrap();
+    assert!(config.broker && config.controller && config.peer == "h:1");
+    assert_eq!(config.kafka, ("a".into(), 9092));
+    let fault = |more: &[&str]| parse(more).unwrap_err();
+    assert!(fault(&[]).contains("--kafka"));
+    assert!(fault(&["--kafka=0.0.0.0:1"]).contains("--advertise"));
+    assert!(fault(&["--kafka=a:1", "--roles=broker"]).contains("--roles"));
+    assert!(parse(&["--kafka=0.0.0.0:1", "--advertise=b:2"]).is_ok());
+}
