@@ -66,6 +66,11 @@ pub enum LocalMessage {
         /// The answer to that part; none where the protocol has none.
         response: Option<Response>,
     },
+    /// When a scattered fetch is to be answered with what there is, since another part of it has enough.
+    Hasten {
+        /// Number of the part.
+        part: u64,
+    },
     /// When a scattered part need not be answered any more.
     Abandon {
         /// Number of the part.

@@ -437,6 +437,7 @@ impl Metadata {
             | LocalMessage::Administered { .. }
             | LocalMessage::Scatter { .. }
             | LocalMessage::Gather { .. }
+            | LocalMessage::Hasten { .. }
             | LocalMessage::Abandon { .. } => {}
         }
     }

@@ -17,7 +17,7 @@
 //! A replica decides nothing by itself: the image says who leads, and the broker's registration (`Serving`) whether it
 //! may act at all. It reads and writes its log through the shard's [`Store`] and keeps no record bytes.
 
-mod batches;
+pub(crate) mod batches;
 mod follower;
 mod leader;
 pub mod message;

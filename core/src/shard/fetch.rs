@@ -1,0 +1,393 @@
+//! Fetch: batches below the high watermark, from memory or segments, at once or when there are enough of them.
+//!
+//! A part looks at its partitions, reads what is there, and answers; or it waits, watched over by its partitions, until
+//! one of them moves, the client's patience is over, or another shard's part has enough. The first batch of an answer may
+//! exceed every limit, so that a large one never blocks a consumer.
+
+use bytes::Bytes;
+use milena_wire::messages::fetch::{
+    EpochEndOffset, FetchPartition, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint,
+    PartitionData,
+};
+use milena_wire::messages::{FetchRequest, FetchResponse};
+use milena_wire::{ErrorCode, Records, Response, Uuid};
+
+use super::scatter::Origin;
+use super::session;
+use super::timers::Key;
+use super::{Part, ReadFor, Shard};
+use crate::replica::batches;
+use crate::storage::{Read, ReadError};
+use crate::trace::Event;
+use crate::{Instant, LogId, Offset, Outputs, Timer};
+
+/// First version that asks for and is told of diverging epochs and leaders.
+const LEADER_VERSION: i16 = 12;
+/// First version whose answer has the leaders' addresses.
+const ENDPOINTS_VERSION: i16 = 16;
+/// Reads of one part that begin again because the log was cut under them, before the client is told to come again.
+const READS_AGAIN_MAX: u32 = 3;
+
+/// A fetch part that reads or waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    version: i16,
+    min_bytes: usize,
+    max_bytes: usize,
+    read_committed: bool,
+    /// When it is answered with what there is.
+    at: Instant,
+    hastened: bool,
+    topics: Vec<(String, Uuid)>,
+    items: Vec<Item>,
+    /// Reads under way.
+    reading: usize,
+    reads_again: u32,
+}
+
+/// One partition of a part.
+#[derive(Debug)]
+struct Item {
+    topic: usize,
+    log: Result<LogId, ErrorCode>,
+    asked: FetchPartition,
+    found: Found,
+    /// High watermark and log start offset when it was looked at.
+    bounds: (Offset, Offset),
+    /// Most bytes to give.
+    limit: usize,
+}
+
+/// What there is for one partition.
+#[derive(Debug)]
+enum Found {
+    /// When there is nothing below the high watermark.
+    Nothing,
+    /// When there is something to read.
+    Available,
+    /// When a read is under way.
+    Reading,
+    /// When records were read.
+    Records(Vec<Bytes>),
+    /// When the leader does not yet know what is committed.
+    NotYet,
+    /// When the client's log parts from this one.
+    Diverging(EpochEndOffset),
+    /// When it cannot be read.
+    Failed(ErrorCode),
+}
+
+impl Shard {
+    pub(super) fn serve_fetch(
+        &mut self,
+        origin: Origin,
+        version: i16,
+        request: FetchRequest,
+        out: &mut Outputs,
+    ) {
+        let by_id = version >= session::TOPIC_ID_VERSION;
+        let (mut topics, mut items) = (Vec::new(), Vec::new());
+        for topic in request.topics {
+            for asked in topic.partitions {
+                let log = self.locate(&topic.topic, topic.topic_id, by_id, asked.partition);
+                let (topic, found) = (topics.len(), Found::Nothing);
+                items.push(Item { topic, log, asked, found, bounds: (-1, -1), limit: 0 });
+            }
+            topics.push((topic.topic, topic.topic_id));
+        }
+        let most = self.host.config.replication.fetch_bytes_max as usize;
+        let waiting = Waiting {
+            version,
+            min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
+            max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(most),
+            read_committed: request.isolation_level == 1,
+            at: self.now.mono.after_ms(u64::try_from(request.max_wait_ms).unwrap_or(0)),
+            hastened: false,
+            topics,
+            items,
+            reading: 0,
+            reads_again: 0,
+        };
+        self.attempt_fetch(origin, waiting, out);
+    }
+
+    /// Looks at every partition; reads if that can make an answer, and waits if not.
+    pub(super) fn attempt_fetch(
+        &mut self,
+        origin: Origin,
+        mut waiting: Waiting,
+        out: &mut Outputs,
+    ) {
+        let version = waiting.version;
+        for item in &mut waiting.items {
+            self.look(version, item);
+        }
+        let last = waiting.is_last_chance(self.now.mono);
+        if waiting.items.iter().any(|item| matches!(item.found, Found::NotYet)) {
+            out.event(|| Event::Sometimes("fetch.waits_for_epoch_start"));
+        }
+        let any = waiting.items.iter().any(|item| matches!(item.found, Found::Available));
+        if !any && !last && !waiting.has_news() && waiting.min_bytes > 0 {
+            return self.park_fetch(origin, waiting);
+        }
+        self.read_fetch(origin, waiting, out);
+    }
+
+    /// Begins the reads of everything that is available, within the limits.
+    fn read_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
+        let mut rest = waiting.max_bytes;
+        let mut any = waiting.items.iter().any(|item| matches!(item.found, Found::Records(_)));
+        for (place, item) in waiting.items.iter_mut().enumerate() {
+            let (Found::Available, Ok(log)) = (&item.found, item.log) else { continue };
+            item.limit = usize::try_from(item.asked.partition_max_bytes).unwrap_or(0).min(rest);
+            if item.limit == 0 && any {
+                item.found = Found::Nothing;
+                continue;
+            }
+            let most = u32::try_from(item.limit.max(1)).unwrap_or(u32::MAX);
+            let (from, upto) = (item.asked.fetch_offset, item.bounds.0);
+            match self.host.store.read(log, from, upto, most, out) {
+                Read::Now(records) => {
+                    let bytes = records.iter().map(Bytes::len).sum::<usize>();
+                    if bytes == 0 || (bytes > item.limit && any) {
+                        item.found = Found::Nothing;
+                        continue;
+                    }
+                    rest = rest.saturating_sub(bytes);
+                    item.found = Found::Records(records);
+                }
+                Read::Later(ticket) => {
+                    rest = rest.saturating_sub(item.limit);
+                    item.found = Found::Reading;
+                    waiting.reading += 1;
+                    self.reads.insert(ticket, ReadFor::Fetch(origin, place));
+                    out.event(|| Event::Sometimes("fetch.reads_segment"));
+                }
+            }
+            any = true;
+        }
+        if waiting.reading > 0 {
+            self.timers.remove(Key::Part(origin));
+            self.parts.insert(origin, Part::Fetch(waiting));
+        } else {
+            self.conclude_fetch(origin, waiting, out);
+        }
+    }
+
+    /// Takes the outcome of one read of a part.
+    pub(super) fn on_fetch_read(
+        &mut self,
+        origin: Origin,
+        place: usize,
+        result: Result<Vec<Bytes>, ReadError>,
+        out: &mut Outputs,
+    ) {
+        let mut waiting = match self.parts.remove(&origin) {
+            Some(Part::Fetch(waiting)) => waiting,
+            Some(other) => return drop(self.parts.insert(origin, other)),
+            None => return,
+        };
+        waiting.reading -= 1;
+        let version = waiting.version;
+        let item = &mut waiting.items[place];
+        match result {
+            Ok(records) if records.iter().all(Bytes::is_empty) => item.found = Found::Nothing,
+            Ok(records) => item.found = Found::Records(records),
+            Err(ReadError::Damaged) => item.found = Found::Failed(ErrorCode::KAFKA_STORAGE_ERROR),
+            Err(ReadError::Gone) => {
+                waiting.reads_again += 1;
+                self.look(version, item);
+                if waiting.reads_again > READS_AGAIN_MAX {
+                    item.found = Found::Failed(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+                }
+            }
+        }
+        if waiting.reading > 0 {
+            self.parts.insert(origin, Part::Fetch(waiting));
+        } else if waiting.items.iter().any(|item| matches!(item.found, Found::Available)) {
+            self.read_fetch(origin, waiting, out);
+        } else {
+            self.conclude_fetch(origin, waiting, out);
+        }
+    }
+
+    /// Answers if there is enough, or no more time; waits otherwise.
+    fn conclude_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
+        // A read gives one batch at least, however large; beyond the limits only the first counts.
+        let mut any = false;
+        for item in &mut waiting.items {
+            if let Found::Records(records) = &item.found {
+                if any && records.iter().map(Bytes::len).sum::<usize>() > item.limit {
+                    item.found = Found::Nothing;
+                }
+                any = true;
+            }
+        }
+        let enough = waiting.bytes() >= waiting.min_bytes;
+        if enough || waiting.has_news() || waiting.is_last_chance(self.now.mono) {
+            self.answer_fetch(origin, waiting, out);
+        } else {
+            self.park_fetch(origin, waiting);
+        }
+    }
+
+    fn park_fetch(&mut self, origin: Origin, mut waiting: Waiting) {
+        for item in &mut waiting.items {
+            item.found = Found::Nothing;
+            if let Ok(log) = item.log {
+                self.watch(log, origin);
+            }
+        }
+        self.timers.set(Key::Part(origin), Some(waiting.at), Timer::FetchWait);
+        self.parts.insert(origin, Part::Fetch(waiting));
+    }
+
+    /// Looks again at a part that waits, because a partition has moved or its time is over. One that reads is left alone.
+    pub(super) fn wake_fetch(&mut self, origin: Origin, out: &mut Outputs) {
+        let waits = matches!(self.parts.get(&origin), Some(Part::Fetch(w)) if w.reading == 0);
+        if waits && let Some(Part::Fetch(waiting)) = self.parts.remove(&origin) {
+            self.drop_fetch(origin, &waiting);
+            self.attempt_fetch(origin, waiting, out);
+        }
+    }
+
+    /// Has a part answered with what there is.
+    pub(super) fn hasten(&mut self, origin: Origin, out: &mut Outputs) {
+        if let Some(Part::Fetch(waiting)) = self.parts.get_mut(&origin) {
+            waiting.hastened = true;
+            self.wake_fetch(origin, out);
+        }
+    }
+
+    /// Ends what a part has set up to be woken.
+    pub(super) fn drop_fetch(&mut self, origin: Origin, waiting: &Waiting) {
+        self.timers.remove(Key::Part(origin));
+        for log in waiting.items.iter().filter_map(|item| item.log.ok()) {
+            self.unwatch(log, origin);
+        }
+    }
+
+    fn answer_fetch(&mut self, origin: Origin, waiting: Waiting, out: &mut Outputs) {
+        self.drop_fetch(origin, &waiting);
+        let version = waiting.version;
+        let mut response = FetchResponse::default();
+        response.responses.extend(waiting.topics.into_iter().map(|(topic, topic_id)| {
+            FetchableTopicResponse { topic, topic_id, partitions: Vec::new() }
+        }));
+        for item in waiting.items {
+            let mut data = PartitionData {
+                partition_index: item.asked.partition,
+                high_watermark: item.bounds.0,
+                last_stable_offset: item.bounds.0,
+                log_start_offset: item.bounds.1,
+                aborted_transactions: waiting.read_committed.then(Vec::new),
+                records: Some(Records::default()),
+                ..PartitionData::default()
+            };
+            let failed = match item.found {
+                Found::Failed(code) => Some(code),
+                Found::NotYet => Some(ErrorCode::OFFSET_NOT_AVAILABLE),
+                Found::Nothing | Found::Available | Found::Reading => None,
+                Found::Diverging(epoch_end) => {
+                    data.diverging_epoch = epoch_end;
+                    None
+                }
+                Found::Records(records) => {
+                    if let (Ok(log), Ok(run)) = (item.log, batches::split(&records))
+                        && let (Some(first), Some(last)) = (run.first(), run.last())
+                    {
+                        let (base, next) = (first.header.base_offset, last.header.next_offset());
+                        out.event(|| Event::Served { log, base, next });
+                    }
+                    data.records = Some(Records(records));
+                    None
+                }
+            };
+            if let Some(code) = failed {
+                data.error_code = code;
+                (data.high_watermark, data.last_stable_offset, data.log_start_offset) =
+                    (-1, -1, -1);
+                let leader = [ErrorCode::NOT_LEADER_OR_FOLLOWER, ErrorCode::FENCED_LEADER_EPOCH];
+                if version >= LEADER_VERSION
+                    && leader.contains(&code)
+                    && let Some((_, partition)) =
+                        item.log.ok().and_then(|l| self.host.image.partition(l))
+                {
+                    data.current_leader = LeaderIdAndEpoch {
+                        leader_id: partition.leader.map_or(-1, |leader| leader.0),
+                        leader_epoch: partition.leader_epoch,
+                    };
+                }
+            }
+            response.responses[item.topic].partitions.push(data);
+        }
+        self.answer_part(origin, Some(Response::Fetch(response)), out);
+    }
+
+    /// What there is for one partition now.
+    fn look(&self, version: i16, item: &mut Item) {
+        item.found = match item.log.and_then(|log| self.found_at(version, log, item)) {
+            Ok(found) => found,
+            Err(code) => Found::Failed(code),
+        };
+        if let Ok(log) = item.log
+            && let (Some(replica), Some(log)) = (self.replicas.get(&log), self.host.store.log(log))
+        {
+            item.bounds = (replica.high_watermark(), log.start());
+        }
+    }
+
+    fn found_at(&self, version: i16, log: LogId, item: &Item) -> Result<Found, ErrorCode> {
+        let asked = &item.asked;
+        self.check_epoch(log, asked.current_leader_epoch)?;
+        let replica = self.replicas.get(&log).expect("it leads");
+        if !replica.reached_epoch_start() {
+            return Ok(Found::NotYet);
+        }
+        let found = self.host.store.log(log).expect("a leader has a log");
+        if version >= LEADER_VERSION && asked.last_fetched_epoch >= 0 {
+            let (epoch, end_offset) = found.end_of_epoch(asked.last_fetched_epoch);
+            if epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset {
+                return Ok(Found::Diverging(EpochEndOffset { epoch, end_offset }));
+            }
+        }
+        if asked.fetch_offset < found.start() || asked.fetch_offset > found.end() {
+            return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
+        }
+        let available = asked.fetch_offset < replica.high_watermark();
+        Ok(if available { Found::Available } else { Found::Nothing })
+    }
+
+    /// Adds the addresses of the leaders that an answer names (KIP-951).
+    pub(super) fn name_fetch_leaders(&self, version: i16, response: &mut FetchResponse) {
+        if version < ENDPOINTS_VERSION {
+            return;
+        }
+        let partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+        let named = partitions.map(|partition| partition.current_leader.leader_id);
+        response.node_endpoints = self
+            .endpoints(named)
+            .map(|(node, host, port, rack)| NodeEndpoint { node_id: node.0, host, port, rack })
+            .collect();
+    }
+}
+
+impl Waiting {
+    fn is_last_chance(&self, now: Instant) -> bool {
+        self.hastened || self.at <= now
+    }
+
+    /// Whether a partition has something to say that should not wait.
+    fn has_news(&self) -> bool {
+        let news = |item: &Item| matches!(item.found, Found::Failed(_) | Found::Diverging(_));
+        self.items.iter().any(news)
+    }
+
+    fn bytes(&self) -> usize {
+        let bytes = |item: &Item| match &item.found {
+            Found::Records(records) => records.iter().map(Bytes::len).sum(),
+            _ => 0,
+        };
+        self.items.iter().map(bytes).sum()
+    }
+}

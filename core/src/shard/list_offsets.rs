@@ -1,0 +1,269 @@
+//! ListOffsets and OffsetForLeaderEpoch: where a partition begins, ends, stood at a time, and where an epoch ended.
+//!
+//! A leader that does not yet know that everything before its epoch is committed lets the question wait: an offset once
+//! told must not fall.
+
+use milena_wire::messages::list_offsets::{
+    EARLIEST_LOCAL_TIMESTAMP, EARLIEST_PENDING_UPLOAD_TIMESTAMP, EARLIEST_TIMESTAMP,
+    LATEST_TIERED_TIMESTAMP, LATEST_TIMESTAMP, ListOffsetsPartition, ListOffsetsPartitionResponse,
+    ListOffsetsTopicResponse, MAX_TIMESTAMP,
+};
+use milena_wire::messages::offset_for_leader_epoch::{EpochEndOffset, OffsetForLeaderTopicResult};
+use milena_wire::messages::{
+    ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse,
+};
+use milena_wire::{ErrorCode, Response, Uuid};
+
+use super::scatter::Origin;
+use super::timers::Key;
+use super::{Part, ReadFor, Shard};
+use crate::storage::ReadError;
+use crate::trace::Event;
+use crate::{Epoch, Instant, LogId, Offset, Outputs, Timer, Timestamp};
+
+/// First version that knows `OFFSET_NOT_AVAILABLE`.
+const NOT_AVAILABLE_VERSION: i16 = 5;
+/// First version with a time limit of its own.
+const TIMEOUT_VERSION: i16 = 10;
+/// How long a question without a time limit waits, and every one at most, milliseconds.
+const WAIT_MS: u64 = 1_000;
+const WAIT_MS_MAX: u64 = 30_000;
+
+/// A part that waits for lookups or for its leaders to know what is committed.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    version: i16,
+    at: Instant,
+    topics: Vec<String>,
+    items: Vec<Item>,
+}
+
+#[derive(Debug)]
+struct Item {
+    topic: usize,
+    log: Result<LogId, ErrorCode>,
+    asked: ListOffsetsPartition,
+    found: Found,
+}
+
+#[derive(Debug)]
+enum Found {
+    /// When the leader does not yet know what is committed.
+    NotYet,
+    /// When a lookup by time is under way.
+    Searching,
+    /// When it is known: timestamp, offset, epoch, each -1 where there is none.
+    Known(Timestamp, Offset, Epoch),
+    /// When it cannot be known.
+    Failed(ErrorCode),
+}
+
+impl Shard {
+    pub(super) fn serve_list_offsets(
+        &mut self,
+        origin: Origin,
+        version: i16,
+        request: ListOffsetsRequest,
+        out: &mut Outputs,
+    ) {
+        let wait_ms = match u64::try_from(request.timeout_ms) {
+            Ok(wait_ms) if version >= TIMEOUT_VERSION => wait_ms.min(WAIT_MS_MAX),
+            Ok(_) | Err(_) => WAIT_MS,
+        };
+        let (mut topics, mut items) = (Vec::new(), Vec::new());
+        for topic in request.topics {
+            for asked in topic.partitions {
+                let log = self.locate(&topic.name, Uuid::ZERO, false, asked.partition_index);
+                items.push(Item { topic: topics.len(), log, asked, found: Found::NotYet });
+            }
+            topics.push(topic.name);
+        }
+        let at = self.now.mono.after_ms(wait_ms);
+        self.attempt_list(origin, Waiting { version, at, topics, items }, out);
+    }
+
+    fn attempt_list(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
+        for (place, item) in waiting.items.iter_mut().enumerate() {
+            if !matches!(item.found, Found::NotYet) {
+                continue;
+            }
+            item.found =
+                match item.log.and_then(|log| self.find(origin, place, log, &item.asked, out)) {
+                    Ok(found) => found,
+                    Err(code) => Found::Failed(code),
+                };
+        }
+        self.conclude_list(origin, waiting, out);
+    }
+
+    fn find(
+        &mut self,
+        origin: Origin,
+        place: usize,
+        log: LogId,
+        asked: &ListOffsetsPartition,
+        out: &mut Outputs,
+    ) -> Result<Found, ErrorCode> {
+        let epoch = self.check_epoch(log, asked.current_leader_epoch)?;
+        let replica = self.replicas.get(&log).expect("it leads");
+        if !replica.reached_epoch_start() {
+            out.event(|| Event::Sometimes("list_offsets.waits_for_epoch_start"));
+            return Ok(Found::NotYet);
+        }
+        let high_watermark = replica.high_watermark();
+        let found = self.host.store.log(log).expect("a leader has a log");
+        Ok(match asked.timestamp {
+            EARLIEST_TIMESTAMP | EARLIEST_LOCAL_TIMESTAMP => {
+                let start = found.start();
+                Found::Known(-1, start, found.epoch_at(start).unwrap_or(epoch))
+            }
+            LATEST_TIMESTAMP => Found::Known(-1, high_watermark, epoch),
+            MAX_TIMESTAMP => match found.max_timestamp() {
+                Some((timestamp, offset)) if offset < high_watermark => {
+                    Found::Known(timestamp, offset, found.epoch_at(offset).unwrap_or(-1))
+                }
+                // The record with the largest timestamp is not committed yet.
+                Some(_) => Found::NotYet,
+                None => Found::Known(-1, -1, -1),
+            },
+            // Nothing is in tiered storage.
+            LATEST_TIERED_TIMESTAMP | EARLIEST_PENDING_UPLOAD_TIMESTAMP => Found::Known(-1, -1, -1),
+            ..0 => return Err(ErrorCode::INVALID_REQUEST),
+            timestamp => {
+                let ticket = self.host.store.find_time(log, timestamp, high_watermark, out);
+                self.reads.insert(ticket, ReadFor::Time(origin, place));
+                Found::Searching
+            }
+        })
+    }
+
+    /// Takes the outcome of a lookup by time.
+    pub(super) fn on_time(
+        &mut self,
+        origin: Origin,
+        place: usize,
+        result: Result<Option<(Offset, Timestamp, Epoch)>, ReadError>,
+        out: &mut Outputs,
+    ) {
+        let mut waiting = match self.parts.remove(&origin) {
+            Some(Part::ListOffsets(waiting)) => waiting,
+            Some(other) => return drop(self.parts.insert(origin, other)),
+            None => return,
+        };
+        self.drop_list(origin, &waiting);
+        waiting.items[place].found = match result {
+            Ok(Some((offset, timestamp, epoch))) => Found::Known(timestamp, offset, epoch),
+            Ok(None) => Found::Known(-1, -1, -1),
+            Err(ReadError::Damaged) => Found::Failed(ErrorCode::KAFKA_STORAGE_ERROR),
+            // The log was trimmed or cut meanwhile: looked up again.
+            Err(ReadError::Gone) => Found::NotYet,
+        };
+        self.attempt_list(origin, waiting, out);
+    }
+
+    /// Looks again at a part that waits, because a partition has moved or its time is over.
+    pub(super) fn wake_list(&mut self, origin: Origin, out: &mut Outputs) {
+        match self.parts.remove(&origin) {
+            Some(Part::ListOffsets(waiting)) => {
+                self.drop_list(origin, &waiting);
+                self.attempt_list(origin, waiting, out);
+            }
+            Some(other) => drop(self.parts.insert(origin, other)),
+            None => {}
+        }
+    }
+
+    /// Ends what a part has set up to be woken.
+    pub(super) fn drop_list(&mut self, origin: Origin, waiting: &Waiting) {
+        self.timers.remove(Key::Part(origin));
+        for log in waiting.items.iter().filter_map(|item| item.log.ok()) {
+            self.unwatch(log, origin);
+        }
+    }
+
+    fn conclude_list(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
+        if waiting.at <= self.now.mono {
+            let code = if waiting.version >= NOT_AVAILABLE_VERSION {
+                ErrorCode::OFFSET_NOT_AVAILABLE
+            } else {
+                ErrorCode::LEADER_NOT_AVAILABLE
+            };
+            for item in &mut waiting.items {
+                if matches!(item.found, Found::NotYet) {
+                    item.found = Found::Failed(code);
+                }
+            }
+        }
+        let not_yet = |item: &&Item| matches!(item.found, Found::NotYet);
+        let searches = waiting.items.iter().any(|item| matches!(item.found, Found::Searching));
+        let waits: Vec<LogId> =
+            waiting.items.iter().filter(not_yet).filter_map(|item| item.log.ok()).collect();
+        if searches || !waits.is_empty() {
+            // What only searches needs no deadline: the disk answers.
+            if !waits.is_empty() {
+                self.timers.set(Key::Part(origin), Some(waiting.at), Timer::FetchWait);
+            }
+            waits.into_iter().for_each(|log| self.watch(log, origin));
+            self.parts.insert(origin, Part::ListOffsets(waiting));
+            return;
+        }
+        let mut response = ListOffsetsResponse::default();
+        for name in waiting.topics {
+            response.topics.push(ListOffsetsTopicResponse { name, partitions: Vec::new() });
+        }
+        for item in waiting.items {
+            let mut answer = ListOffsetsPartitionResponse {
+                partition_index: item.asked.partition_index,
+                ..ListOffsetsPartitionResponse::default()
+            };
+            match item.found {
+                Found::Known(timestamp, offset, epoch) => {
+                    (answer.timestamp, answer.offset, answer.leader_epoch) =
+                        (timestamp, offset, epoch);
+                }
+                Found::Failed(code) => answer.error_code = code,
+                Found::NotYet | Found::Searching => unreachable!("waited for above"),
+            }
+            response.topics[item.topic].partitions.push(answer);
+        }
+        self.answer_part(origin, Some(Response::ListOffsets(response)), out);
+    }
+
+    pub(super) fn serve_leader_epochs(
+        &mut self,
+        origin: Origin,
+        request: OffsetForLeaderEpochRequest,
+        out: &mut Outputs,
+    ) {
+        let mut response = OffsetForLeaderEpochResponse::default();
+        for topic in request.topics {
+            let partitions = topic
+                .partitions
+                .into_iter()
+                .map(|asked| {
+                    let mut answer =
+                        EpochEndOffset { partition: asked.partition, ..EpochEndOffset::default() };
+                    let found = self
+                        .locate(&topic.topic, Uuid::ZERO, false, asked.partition)
+                        .and_then(|log| {
+                            let epoch = self.check_epoch(log, asked.current_leader_epoch)?;
+                            Ok((epoch, self.host.store.log(log).expect("a leader has a log")))
+                        });
+                    match found {
+                        Ok((epoch, log)) if (0..=epoch).contains(&asked.leader_epoch) => {
+                            (answer.leader_epoch, answer.end_offset) =
+                                log.end_of_epoch(asked.leader_epoch);
+                        }
+                        // No such epoch yet, so nothing can be said of it.
+                        Ok(_) => {}
+                        Err(code) => answer.error_code = code,
+                    }
+                    answer
+                })
+                .collect();
+            response.topics.push(OffsetForLeaderTopicResult { topic: topic.topic, partitions });
+        }
+        self.answer_part(origin, Some(Response::OffsetForLeaderEpoch(response)), out);
+    }
+}

@@ -1,0 +1,469 @@
+//! Produce: batches are checked, appended by the partition's leader and answered once they are as safe as was asked.
+//!
+//! acks=1 waits for the leader's own sync, acks=all for the high watermark. A batch that was appended and not confirmed in
+//! time is answered as such: it may still become committed. While the store has no room, whole parts wait in order in a
+//! bounded queue, before anything of them is appended.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use milena_wire::batch::{self, BatchHeader, Compression, DecompressLimit, record_iterator};
+use milena_wire::messages::produce::{
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData,
+    PartitionProduceResponse, TopicProduceResponse,
+};
+use milena_wire::messages::{ProduceRequest, ProduceResponse};
+use milena_wire::{ErrorCode, Response};
+
+use super::scatter::Origin;
+use super::timers::Key;
+use super::{Part, Shard};
+use crate::controller::configs::TopicSettings;
+use crate::replica::Context;
+use crate::trace::Event;
+use crate::{Epoch, Instant, LogId, NodeId, Offset, Outputs, Timer};
+
+/// First version with topic ids instead of names.
+pub(super) const TOPIC_ID_VERSION: i16 = 13;
+/// First version with Zstandard.
+const ZSTD_VERSION: i16 = 7;
+/// First version whose answer names the current leader.
+const LEADER_VERSION: i16 = 10;
+/// Record bytes that wait for room in the store, per shard, as a share of the memory it may use.
+const STALLED_SHARE: u64 = 8;
+/// What a batch may hold decompressed, as a multiple of the largest batch taken.
+const DECOMPRESSED_RATIO: usize = 64;
+
+/// A produce part whose batches are appended.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    acks: i16,
+    response: ProduceResponse,
+    /// Where each partition that is not confirmed stands in the response, and what was written.
+    open: BTreeMap<LogId, Written>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    topic: usize,
+    partition: usize,
+    epoch: Epoch,
+    base: Offset,
+    next: Offset,
+}
+
+/// What waits for one log to become safe, by the offset after it.
+#[derive(Default, Debug)]
+pub(super) struct Listed {
+    all: BTreeSet<(Offset, Origin)>,
+    one: BTreeSet<(Offset, Origin)>,
+}
+
+impl Listed {
+    fn by_acks(&mut self, acks: i16) -> &mut BTreeSet<(Offset, Origin)> {
+        if acks == 1 { &mut self.one } else { &mut self.all }
+    }
+}
+
+/// Produce parts that wait for room, first in first out.
+#[derive(Default, Debug)]
+pub(super) struct Stalled {
+    queue: VecDeque<Origin>,
+    bytes: u64,
+}
+
+/// Why a partition's records are not taken.
+struct Refusal {
+    code: ErrorCode,
+    message: Option<String>,
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(code: ErrorCode) -> Refusal {
+        Refusal { code, message: None }
+    }
+}
+
+impl Shard {
+    pub(super) fn serve_produce(
+        &mut self,
+        origin: Origin,
+        version: i16,
+        request: ProduceRequest,
+        out: &mut Outputs,
+    ) {
+        let wait_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
+        let at = self.now.mono.after_ms(wait_ms);
+        if self.host.store.has_room() && self.stalled.queue.is_empty() {
+            return self.append_part(origin, version, request, at, out);
+        }
+        let bytes = records_bytes(&request);
+        let most = self.host.config.storage.memory_bytes_max / STALLED_SHARE;
+        if self.stalled.bytes + bytes > most && !self.stalled.queue.is_empty() {
+            let why = "the broker is overloaded, nothing was written: try again";
+            let refused = refuse_all(&request, ErrorCode::REQUEST_TIMED_OUT, why);
+            return self.answer_part(origin, Some(Response::Produce(refused)), out);
+        }
+        out.event(|| Event::Sometimes("produce.waits_for_room"));
+        self.stalled.bytes += bytes;
+        self.stalled.queue.push_back(origin);
+        self.parts.insert(origin, Part::Stalled { version, request, at });
+        self.timers.set(Key::Part(origin), Some(at), Timer::ProduceWait);
+    }
+
+    /// Appends what waited for room, while there is room.
+    pub(super) fn on_room(&mut self, out: &mut Outputs) {
+        while self.host.store.has_room() {
+            let Some(origin) = self.stalled.queue.pop_front() else { return };
+            match self.parts.remove(&origin) {
+                Some(Part::Stalled { version, request, at }) => {
+                    self.timers.remove(Key::Part(origin));
+                    self.stalled.bytes -= records_bytes(&request);
+                    self.append_part(origin, version, request, at, out);
+                }
+                Some(other) => drop(self.parts.insert(origin, other)),
+                // Gave up meanwhile.
+                None => {}
+            }
+        }
+    }
+
+    /// Answers a part that never got room.
+    pub(super) fn give_up_stalled(
+        &mut self,
+        origin: Origin,
+        request: &ProduceRequest,
+        out: &mut Outputs,
+    ) {
+        self.forget_stalled(request);
+        let why = "no memory became free in time, nothing was written";
+        let refused = refuse_all(request, ErrorCode::REQUEST_TIMED_OUT, why);
+        self.answer_part(origin, Some(Response::Produce(refused)), out);
+    }
+
+    /// Counts a stalled part no more; its place in the queue is skipped when it comes up.
+    pub(super) fn forget_stalled(&mut self, request: &ProduceRequest) {
+        self.stalled.bytes -= records_bytes(request);
+    }
+
+    fn append_part(
+        &mut self,
+        origin: Origin,
+        version: i16,
+        request: ProduceRequest,
+        at: Instant,
+        out: &mut Outputs,
+    ) {
+        let (acks, transactional) = (request.acks, request.transactional_id.is_some());
+        let mut waiting =
+            Waiting { acks, response: ProduceResponse::default(), open: BTreeMap::new() };
+        let mut failed = false;
+        for topic in request.topic_data {
+            let place = waiting.response.responses.len();
+            waiting.response.responses.push(TopicProduceResponse {
+                name: topic.name.clone(),
+                topic_id: topic.topic_id,
+                partition_responses: Vec::with_capacity(topic.partition_data.len()),
+            });
+            for data in topic.partition_data {
+                let index = data.index;
+                let mut answer = PartitionProduceResponse {
+                    index,
+                    base_offset: -1,
+                    ..PartitionProduceResponse::default()
+                };
+                let by_id = version >= TOPIC_ID_VERSION;
+                let outcome = self
+                    .locate(&topic.name, topic.topic_id, by_id, index)
+                    .map_err(Refusal::from)
+                    .and_then(|log| {
+                        if transactional {
+                            let code = ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED;
+                            return Err(Refusal::new(code, "transactions are not supported"));
+                        }
+                        if waiting.open.contains_key(&log) {
+                            let why = "a partition is named twice in one request";
+                            return Err(Refusal::new(ErrorCode::INVALID_REQUEST, why));
+                        }
+                        self.append_one(version, acks, log, data, &mut answer, out)
+                    });
+                match outcome {
+                    Ok((log, epoch, base, next)) if acks != 0 => {
+                        let partition = waiting.response.responses[place].partition_responses.len();
+                        let written = Written { topic: place, partition, epoch, base, next };
+                        waiting.open.insert(log, written);
+                        let listed = self.written.entry(log).or_default();
+                        listed.by_acks(acks).insert((next, origin));
+                    }
+                    Ok(_) => {}
+                    Err(refusal) => {
+                        failed = true;
+                        refusal.fill(&mut answer);
+                    }
+                }
+                waiting.response.responses[place].partition_responses.push(answer);
+            }
+        }
+        if waiting.open.is_empty() {
+            let response = (acks != 0 || failed).then_some(Response::Produce(waiting.response));
+            return self.answer_part(origin, response, out);
+        }
+        self.parts.insert(origin, Part::Produce(waiting));
+        self.timers.set(Key::Part(origin), Some(at), Timer::ProduceWait);
+    }
+
+    fn append_one(
+        &mut self,
+        version: i16,
+        acks: i16,
+        log: LogId,
+        data: PartitionProduceData,
+        answer: &mut PartitionProduceResponse,
+        out: &mut Outputs,
+    ) -> Result<(LogId, Epoch, Offset, Offset), Refusal> {
+        let epoch = match self.leading(log) {
+            Ok(epoch) => epoch,
+            Err(code) => {
+                answer.current_leader = self.current_leader(log);
+                return Err(code.into());
+            }
+        };
+        if !matches!(acks, -1..=1) {
+            return Err(ErrorCode::INVALID_REQUIRED_ACKS.into());
+        }
+        let replica = self.replicas.get_mut(&log).expect("it leads");
+        if acks == -1 && !replica.enough_in_sync() {
+            return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
+        }
+        if !self.host.store.accepts_produce() {
+            let why = "the disk is nearly full; what is left is kept for metadata and deletions";
+            return Err(Refusal::new(ErrorCode::KAFKA_STORAGE_ERROR, why));
+        }
+        let topic = replica.topic().expect("a leader knows its topic");
+        let settings = TopicSettings::new(&topic.configs, &self.host.config);
+        let most = settings.batch_bytes_max;
+        let (header, bytes) = check(version, data.records.unwrap_or_default(), most)?;
+        let time = settings.log_append_time.then_some(self.now.wall);
+        let mut cx = Context { now: self.now, host: &mut self.host, out };
+        let (base, next) = replica.append(&mut cx, vec![(header, bytes)], time);
+        self.touched.insert(log);
+        answer.base_offset = base;
+        answer.log_append_time_ms = time.unwrap_or(-1);
+        answer.log_start_offset = self.host.store.log(log).map_or(-1, |log| log.start());
+        Ok((log, epoch, base, next))
+    }
+
+    /// Confirms what has become safe, and fails what was written in an epoch that is over.
+    pub(super) fn confirm_produces(&mut self, log: LogId, out: &mut Outputs) {
+        if !self.written.contains_key(&log) {
+            return;
+        }
+        let leading = self.leading(log);
+        let (high_watermark, flushed) = match (self.replicas.get(&log), self.host.store.log(log)) {
+            (Some(replica), Some(log)) => (replica.high_watermark(), log.flushed_end()),
+            _ => (0, 0),
+        };
+        for (acks, safe) in [(-1, high_watermark), (1, flushed)] {
+            while let Some(first) =
+                self.written.get_mut(&log).and_then(|listed| listed.by_acks(acks).first().copied())
+            {
+                let (next, origin) = first;
+                let epoch = match self.parts.get(&origin) {
+                    Some(Part::Produce(waiting)) => waiting.open.get(&log).map(|w| w.epoch),
+                    _ => None,
+                };
+                let epoch = epoch.expect("what is listed waits");
+                // All that is listed is of one epoch: the end of a leadership fails what it left.
+                let code = if leading != Ok(epoch) {
+                    leading.err().unwrap_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)
+                } else if next <= safe {
+                    ErrorCode::NONE
+                } else {
+                    break;
+                };
+                self.forget_written(log, acks, next, origin);
+                self.decide(log, origin, code, out);
+            }
+        }
+    }
+
+    /// Notes what became of one partition of a part; the last one answers it.
+    fn decide(&mut self, log: LogId, origin: Origin, code: ErrorCode, out: &mut Outputs) {
+        let current_leader = self.current_leader(log);
+        let Some(Part::Produce(waiting)) = self.parts.get_mut(&origin) else { return };
+        let written = waiting.open.remove(&log).expect("listed with its log");
+        let topic = &mut waiting.response.responses[written.topic];
+        let answer = &mut topic.partition_responses[written.partition];
+        if code == ErrorCode::NONE {
+            if waiting.acks == -1 {
+                let Written { epoch, base, next, .. } = written;
+                out.event(|| Event::Produced { log, epoch, base, next });
+            }
+        } else {
+            answer.error_code = code;
+            answer.base_offset = -1;
+            answer.log_append_time_ms = -1;
+            if code == ErrorCode::NOT_LEADER_OR_FOLLOWER {
+                answer.current_leader = current_leader;
+            }
+        }
+        if waiting.open.is_empty()
+            && let Some(Part::Produce(done)) = self.parts.remove(&origin)
+        {
+            self.timers.remove(Key::Part(origin));
+            self.answer_part(origin, Some(Response::Produce(done.response)), out);
+        }
+    }
+
+    /// Answers a part whose time is over: what is not confirmed may still become so.
+    pub(super) fn time_out_produce(&mut self, origin: Origin, out: &mut Outputs) {
+        let Some(Part::Produce(waiting)) = self.parts.get(&origin) else { return };
+        let acks = waiting.acks;
+        let open: Vec<(LogId, Offset)> =
+            waiting.open.iter().map(|(log, written)| (*log, written.next)).collect();
+        for (log, next) in open {
+            self.forget_written(log, acks, next, origin);
+            let enough = self.replicas.get(&log).is_some_and(|replica| replica.enough_in_sync());
+            let code = if enough {
+                ErrorCode::REQUEST_TIMED_OUT
+            } else {
+                ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND
+            };
+            self.decide(log, origin, code, out);
+        }
+    }
+
+    fn forget_written(&mut self, log: LogId, acks: i16, next: Offset, origin: Origin) {
+        if let Some(listed) = self.written.get_mut(&log) {
+            listed.by_acks(acks).remove(&(next, origin));
+            if listed.all.is_empty() && listed.one.is_empty() {
+                self.written.remove(&log);
+            }
+        }
+    }
+
+    /// Drops a part that nobody waits for.
+    pub(super) fn drop_produce(&mut self, origin: Origin, waiting: &Waiting) {
+        for (log, written) in &waiting.open {
+            self.forget_written(*log, waiting.acks, written.next, origin);
+        }
+    }
+
+    /// Who leads, for a client that came to the wrong broker.
+    fn current_leader(&self, log: LogId) -> LeaderIdAndEpoch {
+        match self.host.image.partition(log) {
+            Some((_, partition)) => LeaderIdAndEpoch {
+                leader_id: partition.leader.map_or(-1, |leader| leader.0),
+                leader_epoch: partition.leader_epoch,
+            },
+            None => LeaderIdAndEpoch::default(),
+        }
+    }
+
+    /// Adds the addresses of the leaders that an answer names (KIP-951).
+    pub(super) fn name_produce_leaders(&self, version: i16, response: &mut ProduceResponse) {
+        if version < LEADER_VERSION {
+            return;
+        }
+        let partitions = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+        let named = partitions.map(|partition| partition.current_leader.leader_id);
+        response.node_endpoints = self
+            .endpoints(named)
+            .map(|(node, host, port, rack)| NodeEndpoint { node_id: node.0, host, port, rack })
+            .collect();
+    }
+
+    /// Each named node once, with its address as the image has it.
+    pub(super) fn endpoints(
+        &self,
+        named: impl Iterator<Item = i32>,
+    ) -> impl Iterator<Item = (NodeId, String, i32, Option<String>)> {
+        let nodes: BTreeSet<i32> = named.filter(|node| *node >= 0).collect();
+        nodes.into_iter().filter_map(|node| {
+            let broker = self.host.image.brokers.get(&NodeId(node))?;
+            let (host, port) = broker.kafka.clone();
+            Some((NodeId(node), host, i32::from(port), broker.rack.clone()))
+        })
+    }
+}
+
+impl Refusal {
+    fn new(code: ErrorCode, message: &str) -> Refusal {
+        Refusal { code, message: Some(message.into()) }
+    }
+
+    fn fill(self, answer: &mut PartitionProduceResponse) {
+        answer.error_code = self.code;
+        if self.code == ErrorCode::INVALID_RECORD {
+            let batch_index_error_message = self.message.clone();
+            answer.record_errors =
+                vec![BatchIndexAndErrorMessage { batch_index: 0, batch_index_error_message }];
+        }
+        answer.error_message = self.message;
+    }
+}
+
+/// Checks what a producer sent for one partition: one batch, whole and intact, with records that can be read.
+fn check(version: i16, records: Bytes, bytes_max: u32) -> Result<(BatchHeader, Bytes), Refusal> {
+    let invalid = |message: &str| Refusal::new(ErrorCode::INVALID_RECORD, message);
+    if records.is_empty() {
+        return Err(invalid("a partition without a record batch"));
+    }
+    let described = |error: batch::BatchError| Refusal {
+        code: error.error_code(),
+        message: Some(error.to_string()),
+    };
+    let header = BatchHeader::parse(&records).map_err(described)?;
+    if header.size() < records.len() {
+        return Err(invalid("more than one record batch for a partition"));
+    }
+    if records.len() > bytes_max as usize {
+        return Err(ErrorCode::MESSAGE_TOO_LARGE.into());
+    }
+    let header = batch::validate_produce(&records).map_err(described)?;
+    if header.producer_id >= 0 || header.is_transactional() {
+        return Err(invalid(
+            "idempotent and transactional producers are not supported: set enable.idempotence=false",
+        ));
+    }
+    let compression = header.compression().map_err(described)?;
+    if compression == Compression::Zstd && version < ZSTD_VERSION {
+        return Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE.into());
+    }
+    // Those that are not compressed have been looked at already.
+    if compression != Compression::None {
+        let limit = DecompressLimit((bytes_max as usize).saturating_mul(DECOMPRESSED_RATIO));
+        for record in record_iterator(&records, limit).map_err(described)? {
+            record.map_err(described)?;
+        }
+    }
+    Ok((header, records))
+}
+
+fn records_bytes(request: &ProduceRequest) -> u64 {
+    let partitions = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    partitions.map(|data| data.records.as_ref().map_or(0, Bytes::len) as u64).sum()
+}
+
+fn refuse_all(request: &ProduceRequest, code: ErrorCode, why: &str) -> ProduceResponse {
+    let responses = request
+        .topic_data
+        .iter()
+        .map(|topic| TopicProduceResponse {
+            name: topic.name.clone(),
+            topic_id: topic.topic_id,
+            partition_responses: topic
+                .partition_data
+                .iter()
+                .map(|data| PartitionProduceResponse {
+                    index: data.index,
+                    error_code: code,
+                    base_offset: -1,
+                    error_message: Some(why.into()),
+                    ..PartitionProduceResponse::default()
+                })
+                .collect(),
+        })
+        .collect();
+    ProduceResponse { responses, ..ProduceResponse::default() }
+}

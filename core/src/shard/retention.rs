@@ -1,0 +1,29 @@
+//! Retention by size and time: leaders trim, followers follow the leader's log start.
+
+use super::Shard;
+use super::timers::Key;
+use crate::controller::configs::TopicSettings;
+use crate::replica::Context;
+use crate::{Outputs, Timer};
+
+impl Shard {
+    /// Looks at every leader's log; rare enough that a pass over all of them costs nothing.
+    pub(super) fn retain(&mut self, out: &mut Outputs) {
+        for (log, replica) in &mut self.replicas {
+            if replica.leading(&self.host.store).is_err() {
+                continue;
+            }
+            let Some(topic) = replica.topic() else { continue };
+            let settings = TopicSettings::new(&topic.configs, &self.host.config);
+            let mut cx = Context { now: self.now, host: &mut self.host, out };
+            replica.retain(&mut cx, settings.retention_ms, settings.retention_bytes);
+            self.touched.insert(*log);
+        }
+        self.schedule_retention();
+    }
+
+    pub(super) fn schedule_retention(&mut self) {
+        let at = self.now.mono.after_ms(self.host.config.storage.retention_check_ms);
+        self.timers.set(Key::Retention, Some(at), Timer::Retention);
+    }
+}

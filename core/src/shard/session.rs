@@ -1,0 +1,355 @@
+//! Incremental fetch sessions (KIP-227): a client names only what changed, and is told only what changed.
+//!
+//! A session is a cache of this shard and nothing depends on it: lost, evicted or out of step, the client is told so and
+//! begins with a full fetch. Its partitions are asked for in a rotating order, so that the limit of an answer starves
+//! none of them.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use milena_wire::messages::fetch::{
+    FetchPartition, FetchTopic, FetchableTopicResponse, PartitionData,
+};
+use milena_wire::messages::{FetchRequest, FetchResponse};
+use milena_wire::{ErrorCode, Uuid};
+use rand_chacha::ChaCha8Rng;
+use rand_core::Rng;
+
+use crate::Instant;
+
+/// First version with sessions.
+const SESSION_VERSION: i16 = 7;
+/// First version with topic ids instead of names.
+pub(super) const TOPIC_ID_VERSION: i16 = 13;
+/// A session unused for this long gives way to a new one (`min.incremental.fetch.session.eviction.ms`).
+const EVICTABLE_MS: u64 = 120_000;
+
+type Key = (String, Uuid, i32);
+
+/// What is remembered of a partition.
+#[derive(Debug)]
+struct Cached {
+    asked: FetchPartition,
+    high_watermark: i64,
+    log_start_offset: i64,
+}
+
+#[derive(Debug)]
+struct Session {
+    by_id: bool,
+    /// The epoch of the next request.
+    epoch: i32,
+    used_at: Instant,
+    partitions: BTreeMap<Key, Cached>,
+    /// The last partition that gave records; the next answer begins after it.
+    rotated: Option<Key>,
+}
+
+/// What is to be done with the answer to a fetch.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// When the client wants no session.
+    Sessionless,
+    /// When a session begins with this full fetch.
+    Create { now: Instant, by_id: bool, topics: Vec<FetchTopic> },
+    /// When only what changed is answered.
+    Incremental { session: i32 },
+}
+
+/// The sessions of a shard.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    all: BTreeMap<i32, Session>,
+    most: usize,
+    partitions_max: usize,
+    entropy: ChaCha8Rng,
+}
+
+impl Sessions {
+    pub fn new(most: usize, partitions_max: usize, entropy: ChaCha8Rng) -> Sessions {
+        Sessions { all: BTreeMap::new(), most, partitions_max, entropy }
+    }
+
+    /// Takes the session part of a request: fills in the partitions it leaves unsaid and says what to do with the answer, or
+    /// refuses.
+    pub fn begin(
+        &mut self,
+        now: Instant,
+        version: i16,
+        request: &mut FetchRequest,
+    ) -> Result<Plan, ErrorCode> {
+        let by_id = version >= TOPIC_ID_VERSION;
+        let (id, epoch) = (request.session_id, request.session_epoch);
+        if version < SESSION_VERSION || epoch < 0 {
+            self.all.remove(&id);
+            return Ok(Plan::Sessionless);
+        }
+        if epoch == 0 {
+            self.all.remove(&id);
+            return Ok(Plan::Create { now, by_id, topics: request.topics.clone() });
+        }
+        let Some(session) = self.all.get_mut(&id) else {
+            return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
+        };
+        if session.by_id != by_id {
+            return Err(ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR);
+        }
+        if session.epoch != epoch {
+            return Err(ErrorCode::INVALID_FETCH_SESSION_EPOCH);
+        }
+        session.epoch = session.epoch.checked_add(1).unwrap_or(1);
+        session.used_at = now;
+        for topic in std::mem::take(&mut request.topics) {
+            for asked in topic.partitions {
+                let key = (topic.topic.clone(), topic.topic_id, asked.partition);
+                match session.partitions.get_mut(&key) {
+                    Some(cached) => cached.asked = asked,
+                    None => {
+                        let cached = Cached { asked, high_watermark: -1, log_start_offset: -1 };
+                        session.partitions.insert(key, cached);
+                    }
+                }
+            }
+        }
+        for topic in &request.forgotten_topics_data {
+            for partition in &topic.partitions {
+                session.partitions.remove(&(topic.topic.clone(), topic.topic_id, *partition));
+            }
+        }
+        if session.partitions.len() > self.partitions_max {
+            self.all.remove(&id);
+            return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
+        }
+        request.topics = session.topics();
+        Ok(Plan::Incremental { session: id })
+    }
+
+    /// Makes the client's answer of the full one.
+    pub fn conclude(&mut self, plan: Plan, mut response: FetchResponse) -> FetchResponse {
+        match plan {
+            Plan::Sessionless => {}
+            Plan::Create { now, by_id, topics } => {
+                response.session_id = self.create(now, by_id, topics, &response);
+            }
+            Plan::Incremental { session: id } => {
+                response.session_id = id;
+                let Some(session) = self.all.get_mut(&id) else {
+                    return FetchResponse {
+                        error_code: ErrorCode::FETCH_SESSION_ID_NOT_FOUND,
+                        ..FetchResponse::default()
+                    };
+                };
+                for topic in &mut response.responses {
+                    let (name, topic_id) = (topic.topic.clone(), topic.topic_id);
+                    topic.partitions.retain(|data| {
+                        let key = (name.clone(), topic_id, data.partition_index);
+                        let records = data.records.as_ref().is_some_and(|r| !r.is_empty());
+                        let changed =
+                            session.partitions.get_mut(&key).is_some_and(|c| c.changed(data));
+                        if records {
+                            session.rotated = Some(key);
+                        }
+                        changed || records
+                    });
+                }
+                response.responses.retain(|topic| !topic.partitions.is_empty());
+            }
+        }
+        response
+    }
+
+    /// A new session; 0 if there is no room for it, which means none.
+    fn create(
+        &mut self,
+        now: Instant,
+        by_id: bool,
+        topics: Vec<FetchTopic>,
+        response: &FetchResponse,
+    ) -> i32 {
+        if self.all.len() >= self.most {
+            let oldest = self.all.iter().min_by_key(|(_, session)| session.used_at);
+            match oldest.map(|(id, session)| (*id, session.used_at)) {
+                Some((id, used_at)) if now.ms_since(used_at) >= EVICTABLE_MS => {
+                    self.all.remove(&id);
+                }
+                Some(_) | None => return 0,
+            }
+        }
+        let mut partitions = BTreeMap::new();
+        for topic in topics {
+            for asked in topic.partitions {
+                let key = (topic.topic.clone(), topic.topic_id, asked.partition);
+                let cached = Cached { asked, high_watermark: -1, log_start_offset: -1 };
+                partitions.insert(key, cached);
+            }
+        }
+        if partitions.is_empty() || partitions.len() > self.partitions_max {
+            return 0;
+        }
+        for FetchableTopicResponse { topic, topic_id, partitions: answered } in &response.responses
+        {
+            for data in answered {
+                let key = (topic.clone(), *topic_id, data.partition_index);
+                if let Some(cached) = partitions.get_mut(&key) {
+                    cached.changed(data);
+                }
+            }
+        }
+        let id = loop {
+            let id = (self.entropy.next_u32() >> 1) as i32;
+            if id != 0 && !self.all.contains_key(&id) {
+                break id;
+            }
+        };
+        let session = Session { by_id, epoch: 1, used_at: now, partitions, rotated: None };
+        self.all.insert(id, session);
+        id
+    }
+}
+
+impl Cached {
+    /// Whether the client must be told of this answer; remembers it as told.
+    fn changed(&mut self, data: &PartitionData) -> bool {
+        let told = (data.high_watermark, data.log_start_offset);
+        let changed = told != (self.high_watermark, self.log_start_offset);
+        (self.high_watermark, self.log_start_offset) = told;
+        if data.error_code != ErrorCode::NONE {
+            // So that the next good answer is told too.
+            self.high_watermark = -1;
+            return true;
+        }
+        changed || data.diverging_epoch.epoch >= 0 || data.diverging_epoch.end_offset >= 0
+    }
+}
+
+impl Session {
+    /// All partitions, beginning after the one that last gave records.
+    fn topics(&self) -> Vec<FetchTopic> {
+        let after = match &self.rotated {
+            Some(key) => Bound::Excluded(key),
+            None => Bound::Unbounded,
+        };
+        let first = self.partitions.range::<Key, _>((after, Bound::Unbounded));
+        let rest = self.rotated.as_ref().map(|key| self.partitions.range::<Key, _>(..=key));
+        let mut topics: Vec<FetchTopic> = Vec::new();
+        for ((topic, topic_id, _), cached) in first.chain(rest.into_iter().flatten()) {
+            let same = topics.last().is_some_and(|l| (&l.topic, l.topic_id) == (topic, *topic_id));
+            if !same {
+                let (topic, topic_id) = (topic.clone(), *topic_id);
+                topics.push(FetchTopic { topic, topic_id, partitions: Vec::new() });
+            }
+            topics.last_mut().expect("just seen").partitions.push(cached.asked.clone());
+        }
+        topics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use milena_wire::Records;
+    use rand_core::SeedableRng;
+
+    use super::*;
+
+    fn sessions(most: usize) -> Sessions {
+        Sessions::new(most, 100, ChaCha8Rng::from_seed([7; 32]))
+    }
+
+    fn request(id: i32, epoch: i32, partitions: &[(i32, i64)]) -> FetchRequest {
+        let partitions = partitions
+            .iter()
+            .map(|(partition, fetch_offset)| FetchPartition {
+                partition: *partition,
+                fetch_offset: *fetch_offset,
+                ..FetchPartition::default()
+            })
+            .collect();
+        FetchRequest {
+            session_id: id,
+            session_epoch: epoch,
+            topics: vec![FetchTopic { topic: "t".into(), partitions, ..FetchTopic::default() }],
+            ..FetchRequest::default()
+        }
+    }
+
+    fn answer(partitions: &[(i32, i64, usize)]) -> FetchResponse {
+        let partitions = partitions
+            .iter()
+            .map(|(index, high_watermark, bytes)| PartitionData {
+                partition_index: *index,
+                high_watermark: *high_watermark,
+                records: Some(Records::from(bytes::Bytes::from(vec![0; *bytes]))),
+                ..PartitionData::default()
+            })
+            .collect();
+        let topic = FetchableTopicResponse { topic: "t".into(), partitions, ..Default::default() };
+        FetchResponse { responses: vec![topic], ..FetchResponse::default() }
+    }
+
+    fn asked(request: &FetchRequest) -> Vec<(i32, i64)> {
+        let all = request.topics.iter().flat_map(|topic| &topic.partitions);
+        all.map(|partition| (partition.partition, partition.fetch_offset)).collect()
+    }
+
+    fn told(response: &FetchResponse) -> Vec<i32> {
+        let all = response.responses.iter().flat_map(|topic| &topic.partitions);
+        all.map(|partition| partition.partition_index).collect()
+    }
+
+    #[test]
+    fn a_session_remembers_adds_forgets_and_tells_only_changes() {
+        let mut sessions = sessions(2);
+        let mut full = request(0, 0, &[(0, 5), (1, 6)]);
+        let plan = sessions.begin(Instant(0), 11, &mut full).unwrap();
+        let first = sessions.conclude(plan, answer(&[(0, 9, 0), (1, 9, 0)]));
+        assert_eq!(told(&first), [0, 1]);
+        let id = first.session_id;
+        assert_ne!(id, 0);
+
+        // Partition 1 moved on, 2 is new; 0 is unsaid and stays.
+        let mut next = request(id, 1, &[(1, 7), (2, 0)]);
+        let plan = sessions.begin(Instant(1), 11, &mut next).unwrap();
+        assert_eq!(asked(&next), [(0, 5), (1, 7), (2, 0)]);
+        let second = sessions.conclude(plan, answer(&[(0, 9, 0), (1, 9, 10), (2, 4, 0)]));
+        assert_eq!(told(&second), [1, 2], "nothing changed in partition 0");
+
+        let mut third = request(id, 2, &[]);
+        third.topics.clear();
+        third.forgotten_topics_data = vec![milena_wire::messages::fetch::ForgottenTopic {
+            topic: "t".into(),
+            partitions: vec![0],
+            ..Default::default()
+        }];
+        sessions.begin(Instant(2), 11, &mut third).unwrap();
+        assert_eq!(asked(&third), [(2, 0), (1, 7)], "it begins after the one that gave records");
+    }
+
+    #[test]
+    fn out_of_step_lost_and_mixed_sessions_are_refused() {
+        let mut sessions = sessions(1);
+        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0)])).unwrap();
+        let id = sessions.conclude(plan, answer(&[(0, 1, 0)])).session_id;
+        let mut begin = |version, epoch, id| {
+            sessions.begin(Instant(0), version, &mut request(id, epoch, &[])).map(|_| ())
+        };
+        assert_eq!(begin(11, 2, id), Err(ErrorCode::INVALID_FETCH_SESSION_EPOCH));
+        assert_eq!(begin(13, 1, id), Err(ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR));
+        assert_eq!(begin(11, 1, id ^ 1), Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND));
+        assert_eq!(begin(11, 1, id), Ok(()));
+        assert_eq!(begin(11, -1, id), Ok(()), "the last request of a session");
+        assert_eq!(begin(11, 2, id), Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND));
+    }
+
+    #[test]
+    fn a_full_cache_gives_way_only_to_sessions_long_unused() {
+        let mut sessions = sessions(1);
+        let mut open = |now: u64| {
+            let now = Instant(0).after_ms(now);
+            let plan = sessions.begin(now, 11, &mut request(0, 0, &[(0, 0)])).unwrap();
+            sessions.conclude(plan, answer(&[(0, 1, 0)])).session_id
+        };
+        assert_ne!(open(0), 0);
+        assert_eq!(open(EVICTABLE_MS - 1), 0);
+        assert_ne!(open(EVICTABLE_MS), 0);
+    }
+}
