@@ -66,6 +66,7 @@ pub fn halt_line(halt: &Halt) -> &str {
 
 /// A node that runs.
 pub struct Running {
+    files: Arc<Files>,
     mailboxes: Vec<Mailbox>,
     threads: Vec<Thread>,
     ended: mpsc::UnboundedReceiver<Option<Halt>>,
@@ -101,7 +102,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let shared = Shared {
         node: config.node,
         clock,
-        files,
+        files: files.clone(),
         places,
         mailboxes: mailboxes.clone(),
         shards,
@@ -129,13 +130,18 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         threads
             .push(Thread::start(name, move || host::work(index, shared, machines, mail, first))?);
     }
-    Ok(Running { mailboxes, threads, ended })
+    Ok(Running { files, mailboxes, threads, ended })
 }
 
 impl Running {
     /// Waits until a thread of the node ends by itself, which takes the node with it, and says why.
     pub async fn ended(&mut self) -> Option<Halt> {
         self.ended.recv().await.flatten()
+    }
+
+    /// How many files it synced.
+    pub fn syncs(&self) -> u64 {
+        self.files.syncs()
     }
 
     /// Stops it: connections are closed once what is under way is answered. Nothing acknowledged is lost however it stops.

@@ -187,3 +187,12 @@ pub async fn first<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
     })
     .await
 }
+
+/// Does something on several threads at once; the results in order.
+pub fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = (0..count).map(|i| scope.spawn(move || work(i))).collect();
+        threads.into_iter().map(|t| t.join().expect("a panic ends the process")).collect()
+    })
+}

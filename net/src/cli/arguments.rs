@@ -32,6 +32,8 @@ pub enum Command {
     /// Look at the cluster
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Measure this machine and clusters on it
+    Bench(Box<Bench>),
 }
 
 /// Flags of `milena dev`.
@@ -49,6 +51,32 @@ pub struct Dev {
     /// Nodes, each broker and controller
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub nodes: u16,
+    /// Sizes, times and limits.
+    #[command(flatten)]
+    pub tuning: Tuning,
+}
+
+/// Flags of `milena bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// A directory on the disk to measure; without it, the current one
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// Sizes of the clusters
+    #[arg(long, value_delimiter = ',', default_value = "1,3", value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub nodes: Vec<u16>,
+    /// Partitions under load, with one client each
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub partitions: u16,
+    /// Size of a client's batches
+    #[arg(long, default_value_t = 256 << 10, value_parser = clap::value_parser!(u32).range(1024..=1 << 20))]
+    pub batch_bytes: u32,
+    /// How long each figure is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub seconds: u16,
+    /// How to write the answer
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
     /// Sizes, times and limits.
     #[command(flatten)]
     pub tuning: Tuning,

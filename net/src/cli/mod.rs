@@ -2,6 +2,7 @@
 //! (one line says what and what helps), 70 a bug of our own.
 
 mod arguments;
+mod bench;
 mod consume;
 mod produce;
 mod serve;
@@ -57,6 +58,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Produce(command) => produce::run(&command),
         Command::Consume(command) => consume::run(&command),
         Command::Cluster(ClusterCommand::Status(client)) => status::run(&client),
+        Command::Bench(bench) => bench::run(&bench),
     }
 }
 

@@ -8,14 +8,14 @@ use milena_core::{Halt, NodeId};
 use super::Failure;
 use super::arguments::Dev;
 use crate::client::Client;
-use crate::config::{self, Start};
+use crate::config::{self, Start, Tuning};
 use crate::node::{self, Running, Settings, StartError};
 use crate::runtime::{self, select};
 
 /// Runs one node.
 pub fn start(start: &Start) -> Result<(), Failure> {
     let settings = start.settings().map_err(Failure::Usage)?;
-    begin_logging()?;
+    begin_logging("info")?;
     let id = settings.config.node;
     let what = match (settings.config.broker, settings.config.controller) {
         (true, true) => "broker and controller",
@@ -33,45 +33,56 @@ pub fn start(start: &Start) -> Result<(), Failure> {
 
 /// Runs a cluster in this process.
 pub fn dev(dev: &Dev) -> Result<(), Failure> {
-    let unsynced = config::unsynced().map_err(Failure::Usage)?;
     let last = dev.port.checked_add(dev.nodes - 1).map(u32::from);
     if last.is_none() {
         return Err(Failure::Usage(
             "--port plus --nodes goes past 65535; take a lower port".into(),
         ));
     }
-    begin_logging()?;
+    begin_logging("info")?;
     let temporary = dev.ephemeral.then(Temporary::new).transpose()?;
     let data = temporary.as_ref().map_or(dev.data.as_path(), |temporary| &temporary.0);
-    let kafka_port = |i: u16| dev.port + i;
     // Peers are where nobody else looks: ten thousand above the Kafka ports, or below where there is no above.
-    let peer_port =
-        |i: u16| kafka_port(i).checked_add(10_000).unwrap_or_else(|| kafka_port(i) - 10_000);
-    let controllers: Vec<(NodeId, String)> = (0..dev.nodes)
-        .map(|i| (NodeId(i32::from(i) + 1), format!("127.0.0.1:{}", peer_port(i))))
-        .collect();
+    let peer_port = |port: u16| port.checked_add(10_000).unwrap_or_else(|| port - 10_000);
+    let kafka: Vec<u16> = (0..dev.nodes).map(|i| dev.port + i).collect();
+    let peers: Vec<u16> = kafka.iter().map(|port| peer_port(*port)).collect();
     let mut nodes = Vec::new();
-    for (i, (id, peer)) in (0..).zip(controllers.clone()) {
-        let mut config = dev.tuning.config(id.0, controllers.clone());
-        config.kafka = ("127.0.0.1".into(), kafka_port(i));
-        config.peer = peer.clone();
-        let settings = Settings {
-            config,
-            data: data.join(format!("node-{id}")),
-            unsynced,
-            kafka_listen: Some(format!("127.0.0.1:{}", kafka_port(i))),
-            peer_listen: peer,
-            limits: dev.tuning.limits(),
-        };
+    for settings in cluster(&dev.tuning, data, &kafka, &peers)? {
+        let id = settings.config.node;
         nodes.push((id, node::start(settings).map_err(failure)?));
     }
     let announce = Announce {
-        nodes: usize::from(dev.nodes),
-        bootstrap: (0..dev.nodes).map(|i| format!("127.0.0.1:{}", kafka_port(i))).collect(),
+        bootstrap: kafka.iter().map(|port| format!("127.0.0.1:{port}")).collect(),
         data: if dev.ephemeral { "kept nowhere".into() } else { format!("in {}", data.display()) },
         default_port: dev.port == 9092,
     };
     run_to_the_end(nodes, move || announce.when_ready())
+}
+
+/// Nodes of a cluster on loopback, each broker and controller, by their ports.
+pub fn cluster(
+    tuning: &Tuning,
+    data: &Path,
+    kafka: &[u16],
+    peers: &[u16],
+) -> Result<Vec<Settings>, Failure> {
+    let unsynced = config::unsynced().map_err(Failure::Usage)?;
+    let controllers: Vec<(NodeId, String)> =
+        (1..).zip(peers).map(|(id, port)| (NodeId(id), format!("127.0.0.1:{port}"))).collect();
+    let settings = controllers.iter().zip(kafka).map(|((id, peer), port)| {
+        let mut config = tuning.config(id.0, controllers.clone());
+        config.kafka = ("127.0.0.1".into(), *port);
+        config.peer = peer.clone();
+        Settings {
+            config,
+            data: data.join(format!("node-{id}")),
+            unsynced,
+            kafka_listen: Some(format!("127.0.0.1:{port}")),
+            peer_listen: peer.clone(),
+            limits: tuning.limits(),
+        }
+    });
+    Ok(settings.collect())
 }
 
 /// Waits for a signal or for a node that ends by itself; stops all.
@@ -118,7 +129,8 @@ fn run_to_the_end(
     }
 }
 
-fn failure(error: StartError) -> Failure {
+/// How a node that could not start ends its command.
+pub fn failure(error: StartError) -> Failure {
     let line = error.to_string();
     match error {
         StartError::Files(_) | StartError::Listen { .. } => Failure::Usage(line),
@@ -127,10 +139,10 @@ fn failure(error: StartError) -> Failure {
     }
 }
 
-/// Logs go to standard error; `MILENA_LOG` filters them. A panic is a bug and ends the process, not one thread of it.
-fn begin_logging() -> Result<(), Failure> {
+/// Logs go to standard error; `MILENA_LOG` filters them, or `default`. A panic is a bug and ends the process, not one thread of it.
+pub fn begin_logging(default: &str) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
-    let filter = std::env::var("MILENA_LOG").unwrap_or_else(|_| "info".into());
+    let filter = std::env::var("MILENA_LOG").unwrap_or_else(|_| default.into());
     let filter = EnvFilter::try_new(&filter).map_err(|error| {
         Failure::Usage(format!("MILENA_LOG is {filter:?}: {error}; give a level such as debug"))
     })?;
@@ -139,16 +151,15 @@ fn begin_logging() -> Result<(), Failure> {
         .with_writer(std::io::stderr)
         .with_target(false)
         .init();
-    let default = std::panic::take_hook();
+    let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        default(info);
+        print(info);
         std::process::exit(70);
     }));
     Ok(())
 }
 
 struct Announce {
-    nodes: usize,
     bootstrap: Vec<String>,
     data: String,
     default_port: bool,
@@ -158,7 +169,7 @@ impl Announce {
     /// Waits until every broker is registered and there is a leader, then says what to type next.
     fn when_ready(&self) {
         let began = std::time::Instant::now();
-        while !self.is_ready() {
+        while !is_ready(&self.bootstrap) {
             runtime::pause(Duration::from_millis(10));
         }
         let took = began.elapsed().as_millis();
@@ -168,10 +179,10 @@ impl Announce {
         } else {
             format!(" --bootstrap {}", self.bootstrap[0])
         };
-        let replicas = self.nodes.min(3);
+        let replicas = self.bootstrap.len().min(3);
         println!(
             "ready: {} nodes after {took} ms, Kafka clients on {}; data {}",
-            self.nodes,
+            self.bootstrap.len(),
             self.bootstrap.join(" "),
             self.data
         );
@@ -183,17 +194,17 @@ impl Announce {
         println!("  {milena} consume letters --from beginning{where_to}");
         println!("Ctrl-C stops it.");
     }
+}
 
-    fn is_ready(&self) -> bool {
-        self.bootstrap.iter().all(|address| {
-            Client::new(vec![address.clone()], Duration::from_millis(500)).cluster().is_ok_and(
-                |cluster| {
-                    let live = cluster.brokers.iter().filter(|broker| !broker.is_fenced).count();
-                    live == self.nodes && cluster.controller_id >= 0
-                },
-            )
+/// Whether each of these brokers knows all of them in service, and an active controller.
+pub fn is_ready(bootstrap: &[String]) -> bool {
+    bootstrap.iter().all(|address| {
+        let mut client = Client::new(vec![address.clone()], Duration::from_millis(500));
+        client.cluster().is_ok_and(|cluster| {
+            let live = cluster.brokers.iter().filter(|broker| !broker.is_fenced).count();
+            live == bootstrap.len() && cluster.controller_id >= 0
         })
-    }
+    })
 }
 
 /// How this program would be called from here.

@@ -53,7 +53,7 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
                 json!({
                     "cluster": cluster.cluster_id,
                     "controller": (cluster.controller_id >= 0).then_some(cluster.controller_id),
-                    "controllers": controllers.as_ref().map(|c| nodes_json(c)),
+                    "controllers": controllers.as_ref().map(nodes_json),
                     "brokers": nodes_json(&live(&cluster, false)),
                     "fenced_brokers": nodes_json(&live(&cluster, true)),
                     "partitions": all.len(),

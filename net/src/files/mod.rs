@@ -11,6 +11,7 @@ mod memory;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use milena_core::disk::{Command, DiskError, Outcome};
 
@@ -44,6 +45,7 @@ impl Unsynced {
 /// One data directory, held by this process alone.
 pub struct Files {
     mode: Mode,
+    syncs: AtomicU64,
     /// Held for its lock.
     _lock: File,
 }
@@ -89,15 +91,23 @@ impl Files {
                 Mode::Memory(Memory::open(direct, false).map_err(fail)?)
             }
         };
-        Ok(Files { mode, _lock: lock })
+        Ok(Files { mode, syncs: AtomicU64::new(0), _lock: lock })
     }
 
     /// Carries out one command on the calling thread.
     pub fn execute(&self, command: &Command) -> Outcome {
+        if matches!(command, Command::Sync { .. }) {
+            self.syncs.fetch_add(1, Ordering::Relaxed);
+        }
         match &self.mode {
             Mode::Direct(direct) => direct.execute(command),
             Mode::Memory(memory) => memory.execute(command),
         }
+    }
+
+    /// How many files were synced since it was opened.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
     }
 }
 
