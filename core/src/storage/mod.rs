@@ -1,9 +1,59 @@
 //! The storage engine of one machine: a journal with group commit, segments written behind it, recovery.
+//!
+//! Every change of a log (a batch, a truncation, a trim, a reset, a deletion, a new state) is a record of the journal, and
+//! one sync covers all that waited. Segments are written behind it, and a checkpoint says what they hold, so that journal
+//! files can be used again. [`Recovery`] puts all of it together after any crash.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `record` | a journal record as bytes, and the scan that goes on past damage |
+//! | `journal` | groups, files in a circle, the mark |
+//! | `log` | one log in memory: shape, changes under way, tail |
+//! | `segment` | a segment and its index; planning and verifying a read |
+//! | `behind` | writing behind: from changes to segments |
+//! | `reclaim` | making journal files free: syncing segments, carrying remainders forward, checkpoints |
+//! | `reads` | reads and lookups by time |
+//! | `checkpoint`, `superblock` | their bytes |
+//! | `replay`, `recovery` | what the journals of a disk amount to; the steps of a start |
+//!
+//! What is not here: who may append what (replicas and quorum decide), compaction, scrubbing.
+
+mod behind;
+mod checkpoint;
+mod codec;
+mod journal;
+mod log;
+mod reads;
+mod reclaim;
+mod record;
+mod recovery;
+mod replay;
+mod segment;
+mod superblock;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use milena_wire::batch::{BatchHeader, HEADER_LEN};
 
-use crate::disk::{Command, Outcome};
-use crate::{Epoch, Incarnation, Instant, LogId, Now, Offset, OpId, Outputs, Timer, Timestamp};
+pub use log::Log;
+pub use recovery::Recovery;
+
+use crate::config::StorageConfig;
+use crate::disk::{Command, DiskError, Outcome, Success};
+use crate::trace::Event;
+use crate::{
+    Epoch, Halt, Incarnation, Instant, LogId, Now, Offset, OpId, Outputs, Timer, Timestamp,
+};
+use codec::Pieces;
+use journal::Journal;
+use log::Op;
+use record::Kind;
+
+/// A write or create that found no room, or a checkpoint, is tried again after this long.
+const RETRY_MS: u64 = 250;
+/// Free space is measured this often.
+const FREE_SPACE_MS: u64 = 5_000;
 
 /// Number of a journal record: dense within one journal and layout.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -15,11 +65,71 @@ pub struct Ticket(pub u64);
 
 /// The storage engine of one machine.
 #[derive(Debug)]
-pub struct Store {}
+pub struct Store {
+    config: StorageConfig,
+    logs: BTreeMap<LogId, Log>,
+    journal: Journal,
+    /// What each command under way is for.
+    waiting: BTreeMap<OpId, Waiting>,
+    next_op: u64,
+    next_ticket: u64,
+    events: VecDeque<StoreEvent>,
+    /// Bytes of changes that the segments do not hold yet.
+    memory: u64,
+    /// What [`StoreEvent::Room`] last saw.
+    had_room: bool,
+    halted: bool,
 
-/// One log as the engine knows it. Ends and epochs are those of memory: what is durable is said apart.
-#[derive(Debug)]
-pub struct Log {}
+    /// Changes by number, to be written behind once the mark covers them.
+    order: VecDeque<(Lsn, LogId)>,
+    /// Logs with something to write behind.
+    ready: VecDeque<LogId>,
+    /// Logs whose last attempt found no room.
+    stalled: Vec<LogId>,
+    retry_at: Option<Instant>,
+    /// Actions of logs under way.
+    behind: usize,
+    /// Segments or indexes were created or removed since the directory was last synced.
+    directory_dirty: bool,
+
+    reclaim: reclaim::Reclaim,
+    head: checkpoint::Head,
+    /// Deleted logs that still have a checkpoint entry.
+    deleted: BTreeSet<LogId>,
+
+    reads: BTreeMap<Ticket, reads::Job>,
+    indexes: reads::Indexes,
+
+    /// Free bytes of the file system when last measured, less what was written since.
+    free: Option<u64>,
+    measure_at: Option<Instant>,
+    measuring: bool,
+}
+
+/// What a command under way is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Waiting {
+    /// The write or sync of the group in flight.
+    Group,
+    /// A command of a log's action.
+    Behind(LogId),
+    /// A removal, whose failure leaves an orphan for the next recovery.
+    Removed,
+    /// A sync of a segment, an index or their directory for the checkpoint.
+    Gather,
+    /// A part of a journal file whose remainder is carried forward.
+    Carry,
+    /// Writing the checkpoint.
+    CheckpointWrite,
+    /// Syncing it.
+    CheckpointSync,
+    /// A read of a segment or index.
+    Read(Ticket),
+    /// A command that came in by [`Store::command`].
+    Command,
+    /// Free space.
+    Free,
+}
 
 /// The answer to [`Store::read`].
 #[derive(Debug)]
@@ -74,37 +184,97 @@ pub enum StoreEvent {
     Room,
 }
 
-#[allow(unused_variables)]
 impl Store {
-    /// The log, if it was ever written to or created and not deleted since.
-    pub fn log(&self, id: LogId) -> Option<&Log> {
-        todo!()
-    }
-    /// All logs, sorted.
-    pub fn logs(&self) -> Vec<LogId> {
-        todo!()
-    }
-    /// Every journal record up to this one is on stable storage.
-    pub fn flushed(&self) -> Lsn {
-        todo!()
-    }
-    /// Whether memory allows more appends; where not, produce and pushes wait for [`StoreEvent::Room`].
-    pub fn has_room(&self) -> bool {
-        todo!()
-    }
-    /// Whether the disk allows produce (rule 10 of storage: a reserve is kept for votes, metadata and deletions).
-    pub fn accepts_produce(&self) -> bool {
-        todo!()
+    fn new(config: &StorageConfig, journal: Journal, head: checkpoint::Head) -> Store {
+        Store {
+            config: config.clone(),
+            logs: BTreeMap::new(),
+            journal,
+            waiting: BTreeMap::new(),
+            next_op: 0,
+            next_ticket: 0,
+            events: VecDeque::new(),
+            memory: 0,
+            had_room: true,
+            halted: false,
+            order: VecDeque::new(),
+            ready: VecDeque::new(),
+            stalled: Vec::new(),
+            retry_at: None,
+            behind: 0,
+            directory_dirty: false,
+            reclaim: reclaim::Reclaim::Idle,
+            head,
+            deleted: BTreeSet::new(),
+            reads: BTreeMap::new(),
+            indexes: reads::Indexes::default(),
+            free: None,
+            measure_at: None,
+            measuring: false,
+        }
     }
 
-    /// Makes an empty log where there is none. Costs no journal record.
-    pub fn create(&mut self, id: LogId) {
-        todo!()
+    /// The log, if it was ever written to or created and not deleted since.
+    pub fn log(&self, id: LogId) -> Option<&Log> {
+        self.logs.get(&id).filter(|log| log.visible.exists)
     }
+
+    /// All logs, sorted.
+    pub fn logs(&self) -> Vec<LogId> {
+        self.logs.iter().filter(|(_, log)| log.visible.exists).map(|(id, _)| *id).collect()
+    }
+
+    /// Every journal record up to this one is on stable storage.
+    pub fn flushed(&self) -> Lsn {
+        self.journal.flushed
+    }
+
+    /// Every journal record up to this one is covered by a mark that is itself on stable storage, for checkers: damage to
+    /// these is seen as such, whatever comes. At most [`Store::flushed`].
+    pub fn marked(&self) -> Lsn {
+        self.journal.marked
+    }
+
+    /// Whether memory allows more appends; where not, produce and pushes wait for [`StoreEvent::Room`].
+    pub fn has_room(&self) -> bool {
+        self.memory < self.config.memory_bytes_max
+    }
+
+    /// Whether the disk allows produce: beyond a second copy of all live journal records, a reserve is kept for votes,
+    /// metadata and deletions.
+    pub fn accepts_produce(&self) -> bool {
+        let needed = self.config.reserve_bytes.saturating_add(self.journal.live_bytes());
+        self.free.is_none_or(|free| free >= needed)
+    }
+
+    /// Makes an empty log where there is none. Costs no journal record. After a start that found this journal damaged, a log
+    /// that recovery did not find may be one that it could not find: it begins damaged.
+    pub fn create(&mut self, id: LogId) {
+        if self.log(id).is_some() {
+            return;
+        }
+        let suspect = self.head.suspect;
+        let log = self.log_mut(id);
+        log.visible.exists = true;
+        if suspect && log.saved.is_empty() && log.ops.is_empty() {
+            log.visible.damaged = true;
+            log.applied.damaged = true;
+            self.events.push_back(StoreEvent::Damaged { log: id });
+        }
+    }
+
+    fn log_mut(&mut self, id: LogId) -> &mut Log {
+        let (bytes, floor) = (self.config.segment_bytes, self.head.seq_floor);
+        self.logs.entry(id).or_insert_with(|| Log::new(bytes, floor))
+    }
+
     /// `segment.bytes` of this log.
     pub fn set_segment_bytes(&mut self, id: LogId, bytes: u64) {
-        todo!()
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.segment_bytes = bytes;
+        }
     }
+
     /// Puts one whole, validated batch (offsets and epoch assigned, base offset = end of the log) at the end. `batch` may be
     /// in several pieces. `leading` only goes into the event.
     pub fn append(
@@ -114,140 +284,277 @@ impl Store {
         leading: bool,
         out: &mut Outputs,
     ) -> Lsn {
-        todo!()
-    }
-    /// Cuts everything at and past `to`, which lies on a batch border between start and end.
-    pub fn truncate(&mut self, id: LogId, to: Offset, out: &mut Outputs) -> Lsn {
-        todo!()
-    }
-    /// Moves the log start up to `start`, at most the end. Whole segments below it go.
-    pub fn trim(&mut self, id: LogId, start: Offset, out: &mut Outputs) -> Lsn {
-        todo!()
-    }
-    /// Drops all and begins again, empty, at `start`. Also ends damage. The state stays.
-    pub fn reset(&mut self, id: LogId, start: Offset, out: &mut Outputs) -> Lsn {
-        todo!()
-    }
-    /// Deletes the log with its state.
-    pub fn delete(&mut self, id: LogId, out: &mut Outputs) -> Lsn {
-        todo!()
-    }
-    /// Keeps a small state (at most 64 KiB) beside the log; the last one put is the one recovery gives back.
-    pub fn put(&mut self, id: LogId, state: Bytes, out: &mut Outputs) -> Lsn {
-        todo!()
+        let body = Pieces::new(batch);
+        let (head, filled) = body.prefix::<HEADER_LEN>();
+        let header = BatchHeader::parse(&head[..filled]).expect("a validated batch");
+        assert_eq!(header.size(), body.size(), "one whole batch of {id:?}");
+        let (base, next) = (header.base_offset, header.next_offset());
+        let end = self.log_mut(id).end();
+        assert!(base == end && next > base, "{id:?} ends at {end}, not {base}..{next}");
+        let epoch = header.partition_leader_epoch;
+        out.event(|| Event::Appended { log: id, base, next, epoch, crc: header.crc, leading });
+        let size = header.size() as u64;
+        let max_timestamp = header.max_timestamp;
+        let (lsn, seq) = (Lsn(0), 0);
+        let kind = Kind::Append;
+        self.submit(id, Op { lsn, seq, kind, at: base, next, epoch, max_timestamp, body, size })
     }
 
-    /// Batches from the one that holds `from` on, all of them wholly below `upto`, as many as `bytes_max` allows but one at
-    /// least. Verified (batch CRC and the checksum over the rest of the header) if they come from a segment.
-    pub fn read(
-        &mut self,
-        id: LogId,
-        from: Offset,
-        upto: Offset,
-        bytes_max: u32,
-        out: &mut Outputs,
-    ) -> Read {
-        todo!()
+    /// Cuts everything at and past `to`, which lies on a batch border between start and end.
+    pub fn truncate(&mut self, id: LogId, to: Offset, out: &mut Outputs) -> Lsn {
+        let log = self.log_mut(id);
+        assert!(to >= log.start() && to <= log.end(), "truncation of {id:?} to {to}: {log:?}");
+        out.event(|| Event::Truncated { log: id, to });
+        self.change(id, Kind::Truncate, to, Pieces::None)
     }
-    /// The first record at or after a time, below `upto`. Always answered by [`StoreEvent::Time`].
-    pub fn find_time(
-        &mut self,
-        id: LogId,
-        time: Timestamp,
-        upto: Offset,
-        out: &mut Outputs,
-    ) -> Ticket {
-        todo!()
+
+    /// Moves the log start up to `start`, at most the end. Whole segments below it go.
+    pub fn trim(&mut self, id: LogId, start: Offset, out: &mut Outputs) -> Lsn {
+        let log = self.log_mut(id);
+        let start = start.min(log.end());
+        if start <= log.start() {
+            return log.last_lsn;
+        }
+        out.event(|| Event::Trimmed { log: id, start });
+        out.event(|| Event::Sometimes("log.trimmed"));
+        self.change(id, Kind::Trim, start, Pieces::None)
     }
-    /// Where the log should start by `retention.ms` and `retention.bytes` (negative: no limit), never above `upto`, in
-    /// steps of whole segments.
-    pub fn retention_start(
-        &self,
-        id: LogId,
-        wall: Timestamp,
-        ms: i64,
-        bytes: i64,
-        upto: Offset,
-    ) -> Offset {
-        todo!()
+
+    /// Drops all and begins again, empty, at `start`. Also ends damage. The state stays.
+    pub fn reset(&mut self, id: LogId, start: Offset, out: &mut Outputs) -> Lsn {
+        out.event(|| Event::Reset { log: id, start });
+        self.change(id, Kind::Reset, start, Pieces::None)
+    }
+
+    /// Deletes the log with its state.
+    pub fn delete(&mut self, id: LogId, out: &mut Outputs) -> Lsn {
+        out.event(|| Event::Deleted { log: id });
+        self.deleted.insert(id);
+        self.change(id, Kind::Delete, 0, Pieces::None)
+    }
+
+    /// Keeps a small state (at most 64 KiB) beside the log; the last one put is the one recovery gives back.
+    pub fn put(&mut self, id: LogId, state: Bytes, _out: &mut Outputs) -> Lsn {
+        assert!(state.len() <= 64 << 10, "a state of {} bytes", state.len());
+        let body = if state.is_empty() { Pieces::None } else { Pieces::One(state) };
+        self.change(id, Kind::Put, 0, body)
+    }
+
+    fn change(&mut self, id: LogId, kind: Kind, at: Offset, body: Pieces) -> Lsn {
+        let size = body.size() as u64;
+        let (lsn, seq, next, epoch, max_timestamp) = (Lsn(0), 0, at, 0, 0);
+        self.submit(id, Op { lsn, seq, kind, at, next, epoch, max_timestamp, body, size })
+    }
+
+    /// Gives a change its numbers and puts it everywhere.
+    fn submit(&mut self, id: LogId, mut op: Op) -> Lsn {
+        self.memory += op.size;
+        let log = self.log_mut(id);
+        op.seq = log.seq + 1;
+        let (seq, kind, at, body) = (op.seq, op.kind, op.at, op.body.clone());
+        let lsn = self.journal.push(id, seq, kind, at, body);
+        op.lsn = lsn;
+        self.log_mut(id).submit(op);
+        self.order.push_back((lsn, id));
+        lsn
     }
 
     /// Passes a command of the machine's own to the disk (snapshots).
     pub fn command(&mut self, command: Command, out: &mut Outputs) -> OpId {
-        todo!()
+        self.issue(command, Waiting::Command, out)
     }
+
+    fn issue(&mut self, command: Command, waiting: Waiting, out: &mut Outputs) -> OpId {
+        self.next_op += 1;
+        let op = OpId(self.next_op);
+        self.waiting.insert(op, waiting);
+        out.disk(op, command);
+        op
+    }
+
     /// Takes the outcome of a command.
     pub fn on_disk(&mut self, now: Now, op: OpId, outcome: Outcome, out: &mut Outputs) {
-        todo!()
+        if self.halted {
+            return;
+        }
+        let waiting = self.waiting.remove(&op).expect("the outcome of a command of ours, once");
+        match (waiting, outcome) {
+            (Waiting::Group, Ok(_)) => self.on_group(now, out),
+            (Waiting::Group, Err(error)) => self.halt("journal", error, out),
+            (Waiting::Behind(log), outcome) => self.on_behind(now, log, outcome, out),
+            (Waiting::Removed, _) => {}
+            (Waiting::Gather, Ok(_)) => self.on_gathered(),
+            (Waiting::Gather, Err(error)) => self.halt("segment sync", error, out),
+            (Waiting::Carry, outcome) => self.on_carry(outcome, out),
+            (Waiting::CheckpointWrite, Ok(_)) => {}
+            (Waiting::CheckpointWrite, Err(DiskError::NoSpace)) => {
+                self.on_checkpoint_full(now, out)
+            }
+            (Waiting::CheckpointSync, Ok(_)) => self.on_checkpoint(out),
+            (Waiting::CheckpointWrite | Waiting::CheckpointSync, Err(error)) => {
+                self.halt("checkpoint", error, out);
+            }
+            (Waiting::Read(ticket), outcome) => self.on_read(ticket, outcome, out),
+            (Waiting::Command, outcome) => {
+                self.events.push_back(StoreEvent::Command { op, outcome });
+            }
+            (Waiting::Free, outcome) => {
+                self.measuring = false;
+                self.measure_at = Some(now.mono.after_ms(FREE_SPACE_MS));
+                if let Ok(Success::Free(free)) = outcome {
+                    self.free = Some(free);
+                }
+            }
+        }
+        self.tell_room(out);
     }
+
+    /// The group in flight has come one command further.
+    fn on_group(&mut self, now: Now, out: &mut Outputs) {
+        let flight = self.journal.flight.as_mut().expect("a group in flight");
+        flight.outstanding -= 1;
+        if flight.outstanding > 0 {
+            return;
+        }
+        let flight = self.journal.on_flushed(now.mono);
+        for id in &flight.logs {
+            if let Some(log) = self.logs.get_mut(id) {
+                log.on_flushed(flight.last);
+            }
+        }
+        self.events.push_back(StoreEvent::Flushed);
+        self.on_carried(out);
+        self.on_marked();
+    }
+
+    fn halt(&mut self, what: &str, error: DiskError, out: &mut Outputs) {
+        self.halted = true;
+        out.halt(Halt::Disk(format!("{what}: {error}")));
+    }
+
+    fn tell_room(&mut self, out: &mut Outputs) {
+        let has_room = self.has_room() && self.accepts_produce();
+        if has_room && !self.had_room {
+            self.events.push_back(StoreEvent::Room);
+        }
+        if !has_room && self.had_room {
+            out.event(|| Event::Sometimes("storage.no_room"));
+        }
+        self.had_room = has_room;
+    }
+
     /// Starts what can be started: the next group, write-behind, a checkpoint. Called at the end of each step.
     pub fn pump(&mut self, now: Now, out: &mut Outputs) {
-        todo!()
+        if self.halted {
+            return;
+        }
+        if self.retry_at.is_some_and(|at| at <= now.mono) {
+            self.retry_at = None;
+            for id in std::mem::take(&mut self.stalled) {
+                self.enqueue(id);
+            }
+        }
+        if self.measure_at.is_none_or(|at| at <= now.mono) && !self.measuring {
+            self.measuring = true;
+            self.issue(Command::FreeSpace, Waiting::Free, out);
+        }
+        self.pump_reclaim(out);
+        if self.mark_at().is_some_and(|at| at <= now.mono) {
+            self.journal.push(LogId::default(), 0, Kind::Mark, 0, Pieces::None);
+        }
+        self.pump_group(out);
+        self.pump_behind(out);
+        self.tell_room(out);
     }
+
+    fn pump_group(&mut self, out: &mut Outputs) {
+        let Some(group) = self.journal.form_group(u64::from(self.config.group_bytes_max)) else {
+            return;
+        };
+        if group.recycled {
+            out.event(|| Event::Sometimes("journal.recycled"));
+        }
+        let size: usize = group.data.iter().map(Bytes::len).sum();
+        self.free = self.free.map(|free| free.saturating_sub(size as u64));
+        let (file, offset, data) = (group.file, group.offset, group.data);
+        self.issue(Command::Write { file, offset, data }, Waiting::Group, out);
+        self.issue(Command::Sync { file }, Waiting::Group, out);
+        if let Some(flight) = &mut self.journal.flight {
+            flight.outstanding = 2;
+        }
+    }
+
+    /// When an idle journal writes one more mark, if it has anything that no mark covers.
+    fn mark_at(&self) -> Option<Instant> {
+        let journal = &self.journal;
+        let idle = journal.flight.is_none() && journal.pending.is_empty();
+        (idle && journal.last_data > journal.marked)
+            .then(|| journal.idle_since.after_ms(self.config.idle_mark_ms))
+    }
+
     /// The next deadline of the engine.
     pub fn next_timeout(&self) -> Option<(Instant, Timer)> {
-        todo!()
+        if self.halted {
+            return None;
+        }
+        let mark = self.mark_at().map(|at| (at, Timer::IdleMark));
+        let retry = self.retry_at.map(|at| (at, Timer::Retry));
+        let measure = self.measure_at.filter(|_| !self.measuring).map(|at| (at, Timer::Retention));
+        mark.into_iter().chain(retry).chain(measure).min()
     }
+
     /// The next thing the engine has to say.
     pub fn pop_event(&mut self) -> Option<StoreEvent> {
-        todo!()
+        self.events.pop_front()
     }
-    /// Costly assertions.
-    pub fn check_invariants(&self) {}
-}
 
-#[allow(unused_variables)]
-impl Log {
-    /// First offset.
-    pub fn start(&self) -> Offset {
-        todo!()
+    /// A log's data does not read back as it was written.
+    fn damage(&mut self, id: LogId, out: &mut Outputs) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        if log.visible.damaged || !log.visible.exists {
+            return;
+        }
+        log.visible.damaged = true;
+        log.applied.damaged = true;
+        // Nothing more goes into files that may be damaged, or gone.
+        if let Some(last) = log.segments.last_mut() {
+            last.closed = true;
+        }
+        if !log.saved.is_empty() {
+            log.saved = checkpoint::with_damage(&log.saved);
+        }
+        self.events.push_back(StoreEvent::Damaged { log: id });
+        out.event(|| Event::Damaged { log: id });
     }
-    /// Offset after the last record, in memory.
-    pub fn end(&self) -> Offset {
-        todo!()
-    }
-    /// Offset after the last record that is on stable storage, as far as no truncation is under way below it: the end that
-    /// this log would have after a power loss now, at least.
-    pub fn flushed_end(&self) -> Offset {
-        todo!()
-    }
-    /// Number of the last journal record about this log.
-    pub fn last_lsn(&self) -> Lsn {
-        todo!()
-    }
-    /// Epoch of the last record; -1 of an empty log that began at 0, or what [`Store::reset`] left unknown.
-    pub fn last_epoch(&self) -> Epoch {
-        todo!()
-    }
-    /// Epoch of the record at an offset, if it is there.
-    pub fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
-        todo!()
-    }
-    /// For `OffsetForLeaderEpoch` and divergence: the largest epoch in the log at or below `epoch`, and the offset after
-    /// its last record; (-1, start) where there is none.
-    pub fn end_of_epoch(&self, epoch: Epoch) -> (Epoch, Offset) {
-        todo!()
-    }
-    /// First offset at or past `from` whose record has an epoch older than `epoch`, if any.
-    pub fn first_older(&self, from: Offset, epoch: Epoch) -> Option<Offset> {
-        todo!()
-    }
-    /// Start offset of the batch that holds an offset in memory or index, for checks: whether `offset` is a batch border is
-    /// known for borders of epochs, the start and the end.
-    pub fn is_damaged(&self) -> bool {
-        todo!()
-    }
-    /// What [`Store::put`] kept; empty if nothing.
-    pub fn state(&self) -> &Bytes {
-        todo!()
-    }
-    /// Bytes of all segments and of what is not yet in them.
-    pub fn bytes(&self) -> u64 {
-        todo!()
-    }
-    /// Largest timestamp of a record and its offset, if the log is not empty.
-    pub fn max_timestamp(&self) -> Option<(Timestamp, Offset)> {
-        todo!()
+
+    /// Costly assertions.
+    pub fn check_invariants(&self) {
+        let journal = &self.journal;
+        assert!(journal.marked <= journal.flushed, "a mark ahead of the flush");
+        assert!(journal.flushed < journal.next_written(), "flushed what was never written");
+        let mut memory = 0;
+        for (id, log) in &self.logs {
+            memory += log.ops.iter().map(|op| op.size).sum::<u64>();
+            assert_eq!(
+                log.tail_bytes,
+                log.tail.iter().map(|batch| batch.size).sum::<u64>(),
+                "{id:?}"
+            );
+            let mut shape = log.applied.clone();
+            log.ops.iter().for_each(|op| shape.apply(op));
+            // A log that was created has no record of it, and damage is nobody's change.
+            shape.exists = log.visible.exists;
+            shape.damaged = log.visible.damaged;
+            assert_eq!(shape, log.visible, "{id:?}");
+            assert!(log.flushed_end <= log.visible.end || log.cuts_unflushed > 0, "{id:?}");
+            let mut next = log.border();
+            for batch in &log.tail {
+                assert_eq!(batch.base, next, "{id:?}");
+                next = batch.next;
+            }
+            assert_eq!(next, log.visible.end, "{id:?}");
+        }
+        assert_eq!(memory, self.memory, "bytes in memory");
     }
 }
 
@@ -280,6 +587,3 @@ pub struct Recovered {
     /// The shards' engines, as many as the configuration says.
     pub shards: Vec<Store>,
 }
-
-mod recovery;
-pub use recovery::Recovery;

@@ -1,23 +1,576 @@
-//! From what a disk holds to what a node may believe.
+//! A start: from whatever a crash left on the disk to engines that run.
+//!
+//! ```text
+//!  Listing ─▶ Superblocks ─▶ (both copies written again and synced; files of other layouts go)
+//!          ─▶ Lengths ─▶ Contents ─▶ (merge; engines with all that is above the checkpoints as their pending records)
+//!          ─▶ Writing, group by group, into new files of the next layout
+//!          ─▶ (checkpoints; directory; first superblock copy = commit; second copy; old files go) ─▶ Finishing
+//! ```
+//!
+//! Nothing that was read is believed to be on the disk: it may only be in the page cache after a failed sync. So everything above
+//! the checkpoints is written again, and no segment is touched before the commit. A crash anywhere starts it all again.
 
-use super::Recovered;
-use crate::{Config, Input, Now, Outputs};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Reads the disk, writes everything above the checkpoints again, and hands over.
-pub struct Recovery {}
+use bytes::Bytes;
+use milena_wire::batch::{BatchHeader, HEADER_LEN};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
 
-#[allow(unused_variables)]
+use super::checkpoint::{self, Entry, Head};
+use super::journal::Journal;
+use super::log::{Log, Op};
+use super::record::{Kind, Record, scan};
+use super::replay::{self, Image, Restored, journal_of};
+use super::superblock::{self, Copy, Stored};
+use super::{Lsn, Recovered, Store, Superblock};
+use crate::disk::{Command, Directory, DiskError, FileName, Success};
+use crate::trace::Event;
+use crate::{Config, Halt, Incarnation, Input, LogId, Now, OpId, Outputs};
+
+/// Most bytes that a copy of the superblock may have.
+const SUPERBLOCK_BYTES: u32 = 4096;
+
+/// The machine that runs first, and once.
+#[derive(Debug)]
+pub struct Recovery {
+    config: Config,
+    random: ChaCha8Rng,
+    phase: Phase,
+    /// Commands to give, a batch at a time, before the phase goes on.
+    script: VecDeque<Vec<Command>>,
+    next_op: u64,
+    /// Commands under way, and whether each is a second try.
+    waiting: BTreeMap<OpId, (Command, bool)>,
+    results: Vec<(Command, Option<Success>)>,
+    halted: bool,
+    names: BTreeSet<FileName>,
+    /// What the disk says of itself; the next layout once it is drawn.
+    stored: Stored,
+    empty: bool,
+    quorum_damaged: bool,
+    stores: Vec<Store>,
+    done: Option<Recovered>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Listing,
+    Superblocks,
+    Lengths,
+    Contents,
+    Writing,
+    Finishing,
+    Done,
+}
+
 impl Recovery {
-    /// Begins.
+    /// A start of the node that `config` describes. `entropy` decides incarnation and secrets.
     pub fn new(config: &Config, entropy: [u8; 32]) -> Recovery {
-        todo!()
+        Recovery {
+            config: config.clone(),
+            random: ChaCha8Rng::from_seed(entropy),
+            phase: Phase::Listing,
+            script: VecDeque::new(),
+            next_op: 0,
+            waiting: BTreeMap::new(),
+            results: Vec::new(),
+            halted: false,
+            names: BTreeSet::new(),
+            stored: Stored {
+                superblock: Superblock {
+                    node: config.node,
+                    incarnation: Incarnation(0),
+                    layout: 0,
+                    shards: 0,
+                    secret: [0; 16],
+                },
+                quorum_lost: false,
+            },
+            empty: false,
+            quorum_damaged: false,
+            stores: Vec::new(),
+            done: None,
+        }
     }
-    /// Takes [`Input::Start`] once and then each [`Input::Disk`].
+
+    /// Takes [`Input::Start`] and then the outcomes of its disk commands; anything else is not for it.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Outputs) {
-        todo!()
+        if self.halted {
+            return;
+        }
+        match input {
+            Input::Start => {
+                let lists = Directory::ALL.map(|directory| Command::List { directory });
+                self.script.push_back(lists.to_vec());
+            }
+            Input::Disk { op, outcome } => {
+                let (command, again) = self.waiting.remove(&op).expect("a command of ours, once");
+                match outcome {
+                    Ok(success) => self.results.push((command, Some(success))),
+                    Err(error) => self.on_error(command, again, error, out),
+                }
+            }
+            Input::Timeout
+            | Input::Peer { .. }
+            | Input::Local { .. }
+            | Input::Request { .. }
+            | Input::Hangup { .. } => return,
+        }
+        while self.waiting.is_empty() && !self.halted && self.phase != Phase::Done {
+            match self.script.pop_front() {
+                Some(commands) => {
+                    for command in commands {
+                        self.issue(command, false, out);
+                    }
+                }
+                None => self.advance(now, out),
+            }
+        }
     }
-    /// What was recovered, once, when it is done.
+
+    /// What was recovered, once.
     pub fn take(&mut self) -> Option<Recovered> {
-        todo!()
+        self.done.take()
+    }
+
+    fn issue(&mut self, command: Command, again: bool, out: &mut Outputs) {
+        self.next_op += 1;
+        let op = OpId(self.next_op);
+        self.waiting.insert(op, (command.clone(), again));
+        out.disk(op, command);
+    }
+
+    fn on_error(&mut self, command: Command, again: bool, error: DiskError, out: &mut Outputs) {
+        match command {
+            // What cannot be read twice is damage, or not there.
+            Command::Read { .. } | Command::Length { .. } if again => {
+                self.results.push((command, None));
+            }
+            Command::Read { .. } | Command::Length { .. } => self.issue(command, true, out),
+            Command::List { .. } if !again => self.issue(command, true, out),
+            // It stays, and the next start tries again.
+            Command::Remove { .. } => self.results.push((command, None)),
+            command => {
+                let what = command.file().map_or_else(|| format!("{command:?}"), |f| f.to_string());
+                self.halt(Halt::Disk(format!("recovery, {what}: {error}")), out);
+            }
+        }
+    }
+
+    fn halt(&mut self, why: Halt, out: &mut Outputs) {
+        self.halted = true;
+        out.halt(why);
+    }
+
+    fn advance(&mut self, now: Now, out: &mut Outputs) {
+        let results = std::mem::take(&mut self.results);
+        match self.phase {
+            Phase::Listing => self.on_listed(results),
+            Phase::Superblocks => self.on_superblocks(results, out),
+            Phase::Lengths => self.on_lengths(results),
+            Phase::Contents => self.on_contents(results, out),
+            Phase::Writing => self.write_on(now),
+            Phase::Finishing => self.finish(now, out),
+            Phase::Done => {}
+        }
+    }
+
+    fn on_listed(&mut self, results: Vec<(Command, Option<Success>)>) {
+        for (_, success) in results {
+            if let Some(Success::Names(names)) = success {
+                self.names.extend(names);
+            }
+        }
+        let copies = self.names.iter().filter(|file| is_superblock(file));
+        let reads = copies
+            .map(|file| Command::Read { file: *file, offset: 0, length: SUPERBLOCK_BYTES })
+            .collect();
+        self.script.push_back(reads);
+        self.phase = Phase::Superblocks;
+    }
+
+    fn on_superblocks(&mut self, results: Vec<(Command, Option<Success>)>, out: &mut Outputs) {
+        let mut copies = [Copy::Bad, Copy::Bad];
+        for (command, success) in results {
+            if let (Some(FileName::Superblock { copy }), Some(Success::Bytes(bytes))) =
+                (command.file(), success)
+                && let Some(slot) = copies.get_mut(usize::from(copy))
+            {
+                *slot = superblock::decode(&bytes);
+            }
+        }
+        if let Some(version) = copies.iter().find_map(|copy| match copy {
+            Copy::Newer(version) => Some(*version),
+            Copy::Good(_) | Copy::Bad => None,
+        }) {
+            let line = format!(
+                "the data directory is of format {version}, written by a newer version: run that version"
+            );
+            return self.halt(Halt::Operator(line), out);
+        }
+        let layout = |copy: &Copy| match copy {
+            Copy::Good(stored) => Some(stored.superblock.layout),
+            Copy::Newer(_) | Copy::Bad => None,
+        };
+        let newest = copies.iter().filter(|copy| layout(copy).is_some()).max_by_key(|c| layout(c));
+        match newest {
+            Some(Copy::Good(stored)) => self.stored = stored.clone(),
+            _ if self.names.iter().all(is_superblock) => {
+                // A first boot, or one that was cut short before it had shown itself to anyone.
+                out.event(|| Event::Sometimes("recovery.first_boot"));
+                self.stored.superblock.incarnation = self.draw_incarnation();
+                self.random.fill_bytes(&mut self.stored.superblock.secret);
+            }
+            _ => {
+                let line = "both superblock copies are missing or damaged while other files of the data directory are \
+                            there: put a copy back, or move the directory away to rejoin with an empty disk";
+                return self.halt(Halt::Operator(line.into()), out);
+            }
+        }
+        let (owner, node) = (self.stored.superblock.node, self.config.node);
+        if owner != node {
+            let line = format!(
+                "the data directory belongs to node {owner}, this is node {node}: give that node id, or another data directory"
+            );
+            return self.halt(Halt::Operator(line), out);
+        }
+        // The copy that is worth less goes first, so that the other holds while it is written.
+        let first = u8::from(layout(&copies[0]) > layout(&copies[1]));
+        for copy in [first, 1 - first] {
+            let commands = self.superblock_commands(copy);
+            self.script.push_back(commands);
+        }
+        self.script.push_back(vec![Command::SyncDirectory { directory: Directory::Root }]);
+        let layout = self.stored.superblock.layout;
+        let journals = self.names.iter().filter(|file| layout_of(file).is_some());
+        let (mine, others): (Vec<FileName>, Vec<FileName>) =
+            journals.partition(|file| layout_of(file) == Some(layout));
+        self.script.push_back(others.into_iter().map(|file| Command::Remove { file }).collect());
+        self.script.push_back(mine.into_iter().map(|file| Command::Length { file }).collect());
+        self.phase = Phase::Lengths;
+    }
+
+    fn draw_incarnation(&mut self) -> Incarnation {
+        let mut bytes = [0; 16];
+        self.random.fill_bytes(&mut bytes);
+        Incarnation(u128::from_le_bytes(bytes))
+    }
+
+    fn superblock_commands(&mut self, copy: u8) -> Vec<Command> {
+        let file = FileName::Superblock { copy };
+        let mut commands = Vec::new();
+        if self.names.insert(file) {
+            commands.push(Command::Create { file });
+        }
+        let data = vec![superblock::encode(&self.stored).into()];
+        commands.push(Command::Write { file, offset: 0, data });
+        commands.push(Command::Sync { file });
+        commands
+    }
+
+    fn on_lengths(&mut self, results: Vec<(Command, Option<Success>)>) {
+        let mut reads = Vec::new();
+        for (command, success) in results {
+            if let (Command::Length { file }, Some(Success::Length(length))) = (command, success) {
+                let length = u32::try_from(length).unwrap_or(u32::MAX);
+                reads.push(Command::Read { file, offset: 0, length });
+            }
+        }
+        self.script.push_back(reads);
+        self.phase = Phase::Contents;
+    }
+
+    fn on_contents(&mut self, results: Vec<(Command, Option<Success>)>, out: &mut Outputs) {
+        let old = self.stored.superblock.clone();
+        let journals = if old.layout == 0 { 0 } else { 1 + usize::from(old.shards) };
+        let mut images: Vec<Image> = Vec::new();
+        images.resize_with(journals, Image::default);
+        for (command, success) in results {
+            let (Some(file), Some(Success::Bytes(bytes))) = (command.file(), success) else {
+                continue;
+            };
+            match file {
+                FileName::Checkpoint { journal, .. } => {
+                    let Some(image) = images.get_mut(usize::from(journal)) else { continue };
+                    let read = checkpoint::decode(&bytes, &old.secret, journal);
+                    let version = |c: &checkpoint::Checkpoint| c.head.version;
+                    if read.as_ref().map(version) > image.checkpoint.as_ref().map(version) {
+                        image.checkpoint = read;
+                    }
+                }
+                FileName::Journal { journal, .. } => {
+                    let Some(image) = images.get_mut(usize::from(journal)) else { continue };
+                    scan(&bytes, 0, bytes.len(), &old.secret, journal, |found| {
+                        image.found.push(found);
+                    });
+                }
+                _ => {}
+            }
+        }
+        let merged = replay::merge(images, old.shards, &self.names);
+        if merged.torn {
+            out.event(|| Event::Sometimes("recovery.torn_tail"));
+        }
+        if merged.quorum_damaged || merged.logs.values().any(|log| log.damaged) {
+            out.event(|| Event::Sometimes("recovery.damage"));
+        }
+        if merged.logs.values().any(|log| !log.replay.is_empty()) {
+            out.event(|| Event::Sometimes("recovery.replayed"));
+        }
+        let shards = self.config.shards.max(1);
+        if old.layout > 0 && shards != old.shards {
+            out.event(|| Event::Sometimes("recovery.reshard"));
+        }
+        let was_lost = self.stored.quorum_lost && !merged.logs.contains_key(&LogId::METADATA);
+        self.quorum_damaged = merged.quorum_damaged || was_lost;
+        let snapshots = self.names.iter().any(|file| matches!(file, FileName::Snapshot { .. }));
+        self.empty =
+            merged.logs.is_empty() && !self.quorum_damaged && !merged.suspect && !snapshots;
+        self.stored.quorum_lost = self.quorum_damaged;
+        self.stored.superblock.layout += 1;
+        self.stored.superblock.shards = shards;
+        self.random.fill_bytes(&mut self.stored.superblock.secret);
+        if merged.quorum_damaged {
+            self.stored.superblock.incarnation = self.draw_incarnation();
+        }
+        self.build(merged, out);
+    }
+
+    /// Engines whose pending records are all that must be written again.
+    fn build(&mut self, merged: replay::Outcome, out: &mut Outputs) {
+        let Superblock { layout, shards, secret, .. } = self.stored.superblock;
+        let config = &self.config.storage;
+        let head = Head { seq_floor: merged.seq_floor, suspect: merged.suspect, ..Head::default() };
+        let mut creates = Vec::new();
+        for number in 0..=shards {
+            let file_bytes = u64::from(config.journal_file_bytes);
+            let mut journal = Journal::new(layout, number, secret, file_bytes);
+            for _ in 0..config.journal_files {
+                creates.push(Command::Create { file: journal.add_file() });
+            }
+            for slot in 0..2 {
+                let file = FileName::Checkpoint { layout, journal: number, slot };
+                creates.push(Command::Create { file });
+            }
+            let head = Head { suspect: merged.suspect && number > 0, ..head.clone() };
+            self.stores.push(Store::new(config, journal, head));
+        }
+        let mut of_log: BTreeMap<LogId, Vec<FileName>> = BTreeMap::new();
+        if merged.logs.values().any(Restored::ends_damaged) {
+            for file in &self.names {
+                if let FileName::Segment { log, .. } | FileName::Index { log, .. } = file {
+                    of_log.entry(*log).or_default().push(*file);
+                }
+            }
+        }
+        for (id, restored) in merged.logs {
+            let files = of_log.remove(&id).unwrap_or_default();
+            self.stores[usize::from(journal_of(id, shards))].restore(id, restored, files, out);
+        }
+        self.script.push_back(creates);
+        self.phase = Phase::Writing;
+    }
+
+    /// What was to be written is written and synced; the next group of each journal, or the checkpoints.
+    fn write_on(&mut self, now: Now) {
+        let mut commands = Vec::new();
+        for store in &mut self.stores {
+            let journal = &mut store.journal;
+            if journal.flight.is_some() {
+                journal.on_flushed(now.mono);
+            }
+            if journal.pending.is_empty() {
+                continue;
+            }
+            // What is carried over may need more files than usual.
+            if journal.free_files() == 0 && journal.is_stuck() {
+                commands.push(Command::Create { file: journal.add_file() });
+            }
+            if let Some(group) = journal.form_group(u64::MAX) {
+                let (file, offset, data) = (group.file, group.offset, group.data);
+                commands.push(Command::Write { file, offset, data });
+                commands.push(Command::Sync { file });
+            }
+        }
+        if commands.is_empty() {
+            self.script_commit();
+        } else {
+            self.script.push_back(commands);
+        }
+    }
+
+    fn script_commit(&mut self) {
+        let mut commands = Vec::new();
+        for store in &mut self.stores {
+            while store.journal.free_files() < 2 {
+                commands.push(Command::Create { file: store.journal.add_file() });
+            }
+            commands.extend(store.first_checkpoint());
+        }
+        self.script.push_back(commands);
+        self.script.push_back(vec![Command::SyncDirectory { directory: Directory::Journal }]);
+        // The first of these is the commit.
+        for copy in 0..2 {
+            let commands = self.superblock_commands(copy);
+            self.script.push_back(commands);
+        }
+        let mut kept = BTreeSet::new();
+        for store in &self.stores {
+            for (id, log) in &store.logs {
+                for segment in &log.segments {
+                    kept.extend([segment.file(*id), segment.index(*id)]);
+                }
+                kept.extend(&log.kept);
+            }
+        }
+        let layout = self.stored.superblock.layout;
+        let gone = self.names.iter().filter(|file| match file {
+            FileName::Segment { .. } | FileName::Index { .. } => !kept.contains(file),
+            FileName::Journal { layout: of, .. } | FileName::Checkpoint { layout: of, .. } => {
+                *of + 1 == layout
+            }
+            FileName::Superblock { .. } | FileName::Snapshot { .. } => false,
+        });
+        let removes = gone.map(|file| Command::Remove { file: *file }).collect();
+        self.script.push_back(removes);
+        self.phase = Phase::Finishing;
+    }
+
+    fn finish(&mut self, now: Now, out: &mut Outputs) {
+        self.phase = Phase::Done;
+        for store in &mut self.stores {
+            store.begin_running(now);
+            for (id, log) in store.logs.iter().filter(|(_, log)| log.visible.exists) {
+                out.event(|| Event::Recovered {
+                    log: *id,
+                    start: log.start(),
+                    end: log.end(),
+                    last_epoch: log.last_epoch(),
+                    damaged: log.is_damaged(),
+                });
+            }
+        }
+        let mut stores = std::mem::take(&mut self.stores);
+        let shards = stores.split_off(1);
+        let metadata = stores.pop().expect("the quorum's engine");
+        self.done = Some(Recovered {
+            superblock: self.stored.superblock.clone(),
+            empty: self.empty,
+            quorum_damaged: self.quorum_damaged,
+            metadata,
+            shards,
+        });
+    }
+}
+
+fn is_superblock(file: &FileName) -> bool {
+    matches!(file, FileName::Superblock { .. })
+}
+
+fn layout_of(file: &FileName) -> Option<u32> {
+    match file {
+        FileName::Journal { layout, .. } | FileName::Checkpoint { layout, .. } => Some(*layout),
+        _ => None,
+    }
+}
+
+impl Store {
+    /// Takes over a log as it was found; its changes above the checkpoint become pending records.
+    fn restore(&mut self, id: LogId, restored: Restored, files: Vec<FileName>, out: &mut Outputs) {
+        let damaged = restored.ends_damaged();
+        let Restored { entry, replay, .. } = restored;
+        let floor = replay.first().map_or(0, |record| record.seq - 1);
+        let mut log = Log::new(self.config.segment_bytes, floor);
+        if let Some(Entry { seq, shape, generation, segments, .. }) = entry {
+            (log.seq, log.applied_seq, log.saved_seq) = (seq, seq, seq);
+            (log.visible, log.applied) = (shape.clone(), shape);
+            (log.generation, log.segments) = (generation, segments);
+            log.flushed_end = log.visible.end;
+        }
+        for record in replay {
+            let Some(op) = self.op_of(record) else { continue };
+            self.memory += op.size;
+            self.order.push_back((op.lsn, id));
+            log.submit(op);
+        }
+        if damaged {
+            out.event(|| Event::Sometimes("recovery.log_damaged"));
+            (log.visible.damaged, log.applied.damaged) = (true, true);
+            let named = |file: &FileName| match file {
+                FileName::Segment { generation, .. } | FileName::Index { generation, .. } => {
+                    *generation
+                }
+                _ => 0,
+            };
+            let highest = files.iter().map(named).max().unwrap_or(0);
+            log.generation = log.generation.max(highest.wrapping_add(1));
+            let known: BTreeSet<FileName> = log
+                .segments
+                .iter()
+                .flat_map(|segment| [segment.file(id), segment.index(id)])
+                .collect();
+            log.kept = files.into_iter().filter(|file| !known.contains(file)).collect();
+            if let Some(last) = log.segments.last_mut() {
+                last.closed = true;
+            }
+        }
+        if log.saved_seq > 0 || damaged {
+            let entry = Entry {
+                log: id,
+                seq: log.saved_seq,
+                shape: log.applied.clone(),
+                generation: log.generation,
+                segments: log.segments.clone(),
+            };
+            log.saved = checkpoint::encode_entry(&entry);
+        }
+        log.find_max();
+        if !log.visible.exists {
+            self.deleted.insert(id);
+        }
+        self.logs.insert(id, log);
+    }
+
+    fn op_of(&mut self, record: Record) -> Option<Op> {
+        let Record { log, seq, kind, at, body, .. } = record;
+        let size = body.size() as u64;
+        let (mut next, mut epoch, mut max_timestamp) = (at, 0, 0);
+        if kind == Kind::Append {
+            // Under a good checksum stands what was validated once, so this holds.
+            let (head, filled) = body.prefix::<HEADER_LEN>();
+            let header = BatchHeader::parse(&head[..filled]).ok()?;
+            (next, epoch) = (header.next_offset(), header.partition_leader_epoch);
+            max_timestamp = header.max_timestamp;
+        }
+        let lsn = self.journal.push(log, seq, kind, at, body.clone());
+        Some(Op { lsn, seq, kind, at, next, epoch, max_timestamp, body, size })
+    }
+
+    /// The first checkpoint of a layout: what recovery found in the segments, and a mark over all that it wrote.
+    fn first_checkpoint(&mut self) -> [Command; 2] {
+        let flushed = self.journal.flushed;
+        self.head = Head { version: 1, low: Lsn(1), mark: flushed, ..self.head.clone() };
+        let entries: Vec<Bytes> = self
+            .logs
+            .values()
+            .map(|log| log.saved.clone())
+            .filter(|entry| !entry.is_empty())
+            .collect();
+        let (layout, journal) = (self.journal.layout, self.journal.number);
+        let data = checkpoint::encode(&self.head, &self.journal.secret, journal, &entries);
+        let file = FileName::Checkpoint { layout, journal, slot: 1 };
+        [Command::Write { file, offset: 0, data }, Command::Sync { file }]
+    }
+
+    /// The layout is committed: all that was written is flushed, and covered by the checkpoint's mark.
+    fn begin_running(&mut self, now: Now) {
+        self.journal.idle_since = now.mono;
+        self.journal.marked = self.head.mark;
+        for log in self.logs.values_mut() {
+            log.on_flushed(self.journal.flushed);
+        }
+        self.had_room = self.has_room();
+        self.on_marked();
     }
 }

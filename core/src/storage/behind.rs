@@ -1,0 +1,268 @@
+//! Writing behind: changes that a mark on disk covers go to the segments, in order, one action per log at a time.
+//!
+//! Only appends and index entries cost a write. A truncation, trim, reset or deletion changes what is known of the segments
+//! and removes files; nobody waits for that. A full disk leaves the change where it is, to be tried again.
+
+use std::collections::VecDeque;
+
+use super::log::{Action, Effect, Log};
+use super::record::Kind;
+use super::segment::{Segment, encode_groups};
+use super::{Lsn, RETRY_MS, Store, Waiting};
+use crate::disk::{Command, DiskError, FileName, Outcome};
+use crate::trace::Event;
+use crate::{LogId, Now, Outputs};
+
+/// Logs that are written behind at once.
+const ACTIONS_MAX: usize = 64;
+/// Bytes of one write to a segment, about.
+const WRITE_BYTES: u64 = 4 << 20;
+
+impl Store {
+    /// The mark on disk has moved up, perhaps: what it covers may be written behind.
+    pub(super) fn on_marked(&mut self) {
+        while let Some((lsn, id)) = self.order.front().copied()
+            && lsn <= self.journal.marked
+        {
+            self.order.pop_front();
+            self.enqueue(id);
+        }
+    }
+
+    pub(super) fn enqueue(&mut self, id: LogId) {
+        if let Some(log) = self.logs.get_mut(&id)
+            && !log.queued
+        {
+            log.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    pub(super) fn pump_behind(&mut self, out: &mut Outputs) {
+        while self.behind < ACTIONS_MAX
+            && let Some(id) = self.ready.pop_front()
+        {
+            self.advance(id, out);
+        }
+    }
+
+    /// Does for one log what costs no write, and starts the next write if there is one.
+    fn advance(&mut self, id: LogId, out: &mut Outputs) {
+        let marked = self.journal.marked;
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        log.queued = false;
+        if log.action.is_some() {
+            return;
+        }
+        let mut removed = Vec::new();
+        while let Some(op) = log.ops.front()
+            && op.lsn <= marked
+            && op.kind != Kind::Append
+        {
+            apply_to_segments(id, log, &mut removed);
+            self.memory -= log.on_applied().size;
+        }
+        let commands = begin_filing(id, log).or_else(|| begin_append(id, log, marked));
+        for file in removed {
+            self.remove(file, out);
+        }
+        let Some((commands, action)) = commands else { return };
+        self.behind += 1;
+        if let Effect::Appended { begun: Some(_), .. } = &action.effect {
+            out.event(|| Event::Sometimes("segment.rolled"));
+        }
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.action = Some(action);
+        }
+        for command in commands {
+            if let Command::Write { data, .. } = &command {
+                let size: usize = data.iter().map(bytes::Bytes::len).sum();
+                self.free = self.free.map(|free| free.saturating_sub(size as u64));
+            }
+            self.issue(command, Waiting::Behind(id), out);
+        }
+    }
+
+    fn remove(&mut self, file: FileName, out: &mut Outputs) {
+        self.directory_dirty = true;
+        if let FileName::Index { log, base, generation } = file {
+            self.indexes.forget(log, base, generation);
+        }
+        self.issue(Command::Remove { file }, Waiting::Removed, out);
+    }
+
+    /// A command of a log's action has come back.
+    pub(super) fn on_behind(&mut self, now: Now, id: LogId, outcome: Outcome, out: &mut Outputs) {
+        let log = self.logs.get_mut(&id).expect("a log with an action stays");
+        let action = log.action.as_mut().expect("an action under way");
+        action.outstanding -= 1;
+        if let Err(error) = outcome {
+            // The first failure is the cause of those after it.
+            action.failed.get_or_insert(error);
+        }
+        if action.outstanding > 0 {
+            return;
+        }
+        let Action { failed, effect, .. } = log.action.take().expect("an action under way");
+        self.behind -= 1;
+        match failed {
+            None => {}
+            Some(DiskError::NoSpace) => {
+                out.event(|| Event::Sometimes("disk.full"));
+                self.stalled.push(id);
+                let at = now.mono.after_ms(RETRY_MS);
+                self.retry_at = Some(self.retry_at.map_or(at, |before| before.min(at)));
+                return;
+            }
+            Some(DiskError::NotFound) => {
+                // The file is gone from under us.
+                self.damage(id, out);
+                if let Some(log) = self.logs.get_mut(&id) {
+                    forget_groups(log);
+                }
+                self.enqueue(id);
+                return;
+            }
+            Some(error @ DiskError::Io(_)) => {
+                self.halt("segment write", error, out);
+                return;
+            }
+        }
+        match effect {
+            Effect::Appended { count, begun } => {
+                if let Some(segment) = begun {
+                    log.segments.push(segment);
+                    log.generation = log.generation.wrapping_add(1);
+                    self.directory_dirty = true;
+                }
+                let interval = u64::from(self.config.index_interval_bytes);
+                for _ in 0..count {
+                    let op = log.on_applied();
+                    let segment = log.segments.last_mut().expect("the segment written to");
+                    let (beginning, _) = op.body.prefix::<21>();
+                    segment.push(&beginning, op.size, op.next, op.max_timestamp, interval);
+                    segment.dirty = true;
+                    self.memory -= op.size;
+                }
+            }
+            Effect::Filed { base, generation, count } => {
+                let segment = log
+                    .segments
+                    .iter_mut()
+                    .find(|segment| segment.base == base && segment.generation == generation)
+                    .expect("segments stay while an action is under way");
+                if segment.filed == 0 {
+                    self.directory_dirty = true;
+                }
+                segment.filed += count as u32;
+                segment.groups.drain(..count);
+                segment.groups.shrink_to_fit();
+                segment.index_dirty = true;
+            }
+        }
+        self.enqueue(id);
+    }
+
+    /// Whether a log has written behind all up to a storage sequence.
+    pub(super) fn is_applied(&self, id: LogId, seq: u64) -> bool {
+        self.logs.get(&id).is_none_or(|log| log.applied_seq >= seq)
+    }
+}
+
+/// A log whose file is gone knows nothing of where its groups are; it is damaged until it is reset.
+fn forget_groups(log: &mut Log) {
+    for segment in &mut log.segments {
+        segment.closed = true;
+        segment.groups = Vec::new();
+    }
+}
+
+/// What the first change, which is no batch, does to the segments.
+fn apply_to_segments(id: LogId, log: &mut Log, removed: &mut Vec<FileName>) {
+    let Some(op) = log.ops.front() else { return };
+    let (kind, at) = (op.kind, op.at);
+    let mut remove = |segment: &Segment| {
+        removed.push(segment.file(id));
+        removed.push(segment.index(id));
+    };
+    match kind {
+        Kind::Truncate => {
+            while let Some(segment) = log.segments.pop_if(|segment| segment.base >= at) {
+                remove(&segment);
+            }
+            if let Some(segment) = log.segments.last_mut()
+                && segment.next > at
+            {
+                segment.cut(at);
+            }
+        }
+        Kind::Trim => {
+            let gone = log.segments.iter().take_while(|segment| segment.next <= at).count();
+            log.segments.drain(..gone).for_each(|segment| remove(&segment));
+        }
+        Kind::Reset | Kind::Delete => {
+            log.segments.drain(..).for_each(|segment| remove(&segment));
+            log.segments = Vec::new();
+            removed.append(&mut log.kept);
+        }
+        Kind::Append | Kind::Put | Kind::Mark => {}
+    }
+}
+
+/// The commands for index entries that had better be in a file.
+fn begin_filing(id: LogId, log: &mut Log) -> Option<(VecDeque<Command>, Action)> {
+    let segment = log.segments.iter().rev().take(2).find(|segment| segment.to_file() > 0)?;
+    let count = segment.to_file();
+    let file = segment.index(id);
+    let mut commands = VecDeque::new();
+    if segment.filed == 0 {
+        commands.push_back(Command::Create { file });
+    }
+    let offset = u64::from(segment.filed) * super::segment::ENTRY as u64;
+    let data = vec![encode_groups(id, segment, &segment.groups[..count])];
+    commands.push_back(Command::Write { file, offset, data });
+    let (base, generation) = (segment.base, segment.generation);
+    let effect = Effect::Filed { base, generation, count };
+    let outstanding = commands.len() as u8;
+    Some((commands, Action { outstanding, failed: None, effect }))
+}
+
+/// The commands for as many batches as go to one segment at once.
+fn begin_append(id: LogId, log: &mut Log, marked: Lsn) -> Option<(VecDeque<Command>, Action)> {
+    let first = log.ops.front().filter(|op| op.kind == Kind::Append && op.lsn <= marked)?;
+    let fits = |segment: &Segment| {
+        !segment.closed
+            && segment.next == first.at
+            && (segment.length == 0 || segment.length + first.size <= log.segment_bytes)
+    };
+    let active = log.segments.last().filter(|segment| fits(segment));
+    let (file, offset, begun) = match active {
+        Some(segment) => (segment.file(id), segment.length, None),
+        None => {
+            let segment = Segment::new(first.at, log.generation);
+            (segment.file(id), 0, Some(segment))
+        }
+    };
+    let mut data = Vec::new();
+    let (mut count, mut size) = (0, 0);
+    for op in log.ops.iter().take_while(|op| op.kind == Kind::Append && op.lsn <= marked) {
+        let full = offset + size + op.size > log.segment_bytes || size + op.size > WRITE_BYTES;
+        if count > 0 && full {
+            break;
+        }
+        data.extend_from_slice(op.body.as_slice());
+        count += 1;
+        size += op.size;
+    }
+    let mut commands = VecDeque::new();
+    if begun.is_some() {
+        commands.push_back(Command::Create { file });
+        if let Some(last) = log.segments.last_mut() {
+            last.closed = true;
+        }
+    }
+    commands.push_back(Command::Write { file, offset, data });
+    let outstanding = commands.len() as u8;
+    let effect = Effect::Appended { count, begun };
+    Some((commands, Action { outstanding, failed: None, effect }))
+}

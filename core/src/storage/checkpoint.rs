@@ -1,0 +1,199 @@
+//! A journal's checkpoint: what the segments of each log hold, so that recovery needs only the journal above it.
+//!
+//! Two slots; the older one is overwritten, so that a torn write leaves the other. Frozen: a change is a new version. An entry
+//! says how one log looked when its segments were last synced, and is kept encoded: a log that did not change since costs a
+//! checkpoint nothing but the copy of its bytes.
+
+use bytes::Bytes;
+
+use super::Lsn;
+use super::codec::{Put, Reader, checksum, salt};
+use super::log::Shape;
+use super::segment::{Group, Segment};
+use crate::{LogId, TopicId};
+
+const MAGIC: &[u8; 8] = b"MILENACP";
+const VERSION: u32 = 1;
+const HEADER: usize = 72;
+const EXISTS: u8 = 1;
+const DAMAGED: u8 = 2;
+/// Where the flags stand in an entry.
+const FLAGS_AT: usize = 4 + 20;
+
+/// What a checkpoint says beside its entries.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Head {
+    /// Counts up; the slot is its lowest bit.
+    pub version: u64,
+    /// Every record from this number on may be needed.
+    pub low: Lsn,
+    /// Every record up to this number is flushed.
+    pub mark: Lsn,
+    /// No log that was forgotten had a storage sequence above this.
+    pub seq_floor: u64,
+    /// Logs may be missing from here that recovery could not know of.
+    pub suspect: bool,
+}
+
+/// One log's entry.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub log: LogId,
+    /// Storage sequence of the last change that the segments hold.
+    pub seq: u64,
+    pub shape: Shape,
+    pub generation: u32,
+    pub segments: Vec<Segment>,
+}
+
+pub(super) fn encode_entry(entry: &Entry) -> Bytes {
+    let mut bytes = Vec::with_capacity(256);
+    bytes.u32(0);
+    bytes.bytes(&entry.log.topic.0);
+    bytes.i32(entry.log.partition);
+    let shape = &entry.shape;
+    bytes.u8(u8::from(shape.exists) * EXISTS + u8::from(shape.damaged) * DAMAGED);
+    bytes.u64(entry.seq);
+    bytes.i64(shape.start);
+    bytes.i64(shape.end);
+    bytes.u32(entry.generation);
+    bytes.u32(shape.epochs.len() as u32);
+    for (epoch, start) in &shape.epochs {
+        bytes.i32(*epoch);
+        bytes.i64(*start);
+    }
+    bytes.u32(entry.segments.len() as u32);
+    for segment in &entry.segments {
+        bytes.i64(segment.base);
+        bytes.u32(segment.generation);
+        bytes.u64(segment.length);
+        bytes.i64(segment.next);
+        bytes.i64(segment.max.0);
+        bytes.i64(segment.max.1);
+        bytes.u8(u8::from(segment.closed));
+        bytes.u32(segment.filed);
+        bytes.u32(segment.groups.len() as u32);
+        for group in &segment.groups {
+            bytes.i64(group.offset);
+            bytes.u64(group.position);
+            bytes.i64(group.max_timestamp);
+            bytes.u64(group.chain);
+        }
+    }
+    bytes.u32(shape.state.len() as u32);
+    bytes.bytes(&shape.state);
+    let length = bytes.len() as u32;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    bytes.into()
+}
+
+/// The same entry with the damage noted.
+pub(super) fn with_damage(entry: &Bytes) -> Bytes {
+    let mut bytes = entry.to_vec();
+    if let Some(flags) = bytes.get_mut(FLAGS_AT) {
+        *flags |= DAMAGED;
+    }
+    bytes.into()
+}
+
+fn decode_entry(bytes: &Bytes) -> Option<(Entry, usize)> {
+    let mut field = Reader(bytes);
+    let length = field.u32()? as usize;
+    let log = LogId { topic: TopicId(field.array16()?), partition: field.i32()? };
+    let flags = field.u8()?;
+    let (seq, start, end, generation) = (field.u64()?, field.i64()?, field.i64()?, field.u32()?);
+    let mut epochs = Vec::new();
+    for _ in 0..field.u32()? {
+        epochs.push((field.i32()?, field.i64()?));
+    }
+    let mut segments = Vec::new();
+    for _ in 0..field.u32()? {
+        let mut segment = Segment::new(field.i64()?, field.u32()?);
+        segment.length = field.u64()?;
+        segment.next = field.i64()?;
+        segment.max = (field.i64()?, field.i64()?);
+        segment.closed = field.u8()? != 0;
+        segment.filed = field.u32()?;
+        for _ in 0..field.u32()? {
+            segment.groups.push(Group {
+                offset: field.i64()?,
+                position: field.u64()?,
+                max_timestamp: field.i64()?,
+                chain: field.u64()?,
+            });
+        }
+        segments.push(segment);
+    }
+    let size = field.u32()? as usize;
+    let state = Bytes::copy_from_slice(field.bytes(size)?);
+    if bytes.len() - field.0.len() != length {
+        return None;
+    }
+    let (exists, damaged) = (flags & EXISTS != 0, flags & DAMAGED != 0);
+    let shape = Shape { exists, damaged, start, end, epochs, state };
+    Some((Entry { log, seq, shape, generation, segments }, length))
+}
+
+/// The whole checkpoint, in pieces.
+pub(super) fn encode(
+    head: &Head,
+    secret: &[u8; 16],
+    journal: u16,
+    entries: &[Bytes],
+) -> Vec<Bytes> {
+    let mut bytes = Vec::with_capacity(HEADER);
+    bytes.bytes(MAGIC);
+    bytes.u64(0);
+    bytes.u32(VERSION);
+    bytes.u32(entries.len() as u32);
+    bytes.u64(entries.iter().map(|entry| entry.len() as u64).sum());
+    bytes.u64(head.version);
+    bytes.u64(head.low.0);
+    bytes.u64(head.mark.0);
+    bytes.u64(head.seq_floor);
+    bytes.u64(u64::from(head.suspect));
+    let seed = salt(secret, journal, 0);
+    let body = entries.iter().map(|entry| entry.as_ref());
+    let sum = checksum(seed, std::iter::once(&bytes[16..]).chain(body));
+    bytes[8..16].copy_from_slice(&sum.to_le_bytes());
+    std::iter::once(bytes.into()).chain(entries.iter().cloned()).collect()
+}
+
+/// A checkpoint that is whole.
+#[derive(Clone, Debug)]
+pub(super) struct Checkpoint {
+    pub head: Head,
+    pub entries: Vec<Entry>,
+}
+
+pub(super) fn decode(bytes: &Bytes, secret: &[u8; 16], journal: u16) -> Option<Checkpoint> {
+    let mut field = Reader(bytes);
+    if field.bytes(8)? != MAGIC {
+        return None;
+    }
+    let sum = field.u64()?;
+    if field.u32()? != VERSION {
+        return None;
+    }
+    let count = field.u32()?;
+    let body = usize::try_from(field.u64()?).ok()?;
+    let head = Head {
+        version: field.u64()?,
+        low: Lsn(field.u64()?),
+        mark: Lsn(field.u64()?),
+        seq_floor: field.u64()?,
+        suspect: field.u64()? != 0,
+    };
+    let end = HEADER.checked_add(body).filter(|end| *end <= bytes.len())?;
+    if checksum(salt(secret, journal, 0), [&bytes[16..end]]) != sum {
+        return None;
+    }
+    let mut rest = bytes.slice(HEADER..end);
+    let mut entries = Vec::new();
+    for _ in 0..count {
+        let (entry, length) = decode_entry(&rest)?;
+        rest = rest.slice(length..);
+        entries.push(entry);
+    }
+    Some(Checkpoint { head, entries })
+}

@@ -1,0 +1,282 @@
+//! The journal of one machine: records gathered into groups, a group written and synced at a time, files used in a circle.
+//!
+//! ```text
+//!   append ─▶ pending ─▶ group in flight (one write, one sync) ─▶ flushed ─▶ a later mark covers it ─▶ written behind
+//!                                                                                                          │
+//!   file: unused ─▶ current ─▶ full, some log still needs it ─▶ checkpoint says that none does ─▶ free ◀───┘
+//! ```
+//!
+//! A group starts on a block of its own and never spans two files. Every record carries the mark: the last record that was
+//! flushed when it was written. What may be written behind is what a mark that is itself on disk covers, `marked`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+
+use super::Lsn;
+use super::codec::{Pieces, salt};
+use super::record::{BLOCK, HEADER, Kind, Record};
+use crate::disk::FileName;
+use crate::{Instant, LogId};
+
+/// What a log has in a journal file.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Live {
+    /// Highest storage sequence.
+    pub seq: u64,
+    pub bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct JournalFile {
+    pub index: u32,
+    /// Generation of its contents; 0 if never written.
+    pub generation: u32,
+    pub first: Lsn,
+    pub last: Lsn,
+    /// Bytes of the contents.
+    pub used: u64,
+    /// May be overwritten.
+    pub free: bool,
+    pub logs: BTreeMap<LogId, Live>,
+    /// Carrying its remainder forward did not work out.
+    pub no_carry: bool,
+}
+
+/// A group on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub last: Lsn,
+    pub mark: Lsn,
+    pub logs: BTreeSet<LogId>,
+    pub outstanding: u8,
+}
+
+/// What is to be written for a group.
+#[derive(Debug)]
+pub(super) struct GroupWrite {
+    pub file: FileName,
+    pub offset: u64,
+    pub data: Vec<Bytes>,
+    /// Whether the file held an earlier generation.
+    pub recycled: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    pub layout: u32,
+    pub number: u16,
+    pub secret: [u8; 16],
+    file_bytes: u64,
+    pub files: Vec<JournalFile>,
+    /// Index into `files` of the one that is being written, if any was.
+    pub current: Option<usize>,
+    generation: u32,
+    seed: u64,
+    next: Lsn,
+    pub flushed: Lsn,
+    /// The highest mark that is on disk, in a record or a checkpoint.
+    pub marked: Lsn,
+    /// The last record that is more than a mark.
+    pub last_data: Lsn,
+    pub pending: VecDeque<Record>,
+    pub flight: Option<Flight>,
+    /// When the last group came back.
+    pub idle_since: Instant,
+}
+
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
+
+impl Journal {
+    pub fn new(layout: u32, number: u16, secret: [u8; 16], file_bytes: u64) -> Journal {
+        Journal {
+            layout,
+            number,
+            secret,
+            file_bytes,
+            files: Vec::new(),
+            current: None,
+            generation: 0,
+            seed: 0,
+            next: Lsn(1),
+            flushed: Lsn(0),
+            marked: Lsn(0),
+            last_data: Lsn(0),
+            pending: VecDeque::new(),
+            flight: None,
+            idle_since: Instant(0),
+        }
+    }
+
+    /// One more file, which exists and is empty.
+    pub fn add_file(&mut self) -> FileName {
+        let index = self.files.len() as u32;
+        self.files.push(JournalFile {
+            index,
+            generation: 0,
+            first: Lsn(0),
+            last: Lsn(0),
+            used: 0,
+            free: true,
+            logs: BTreeMap::new(),
+            no_carry: false,
+        });
+        self.file_name(index)
+    }
+
+    pub fn file_name(&self, index: u32) -> FileName {
+        FileName::Journal { layout: self.layout, journal: self.number, index }
+    }
+
+    /// Puts a record at the end of those that wait.
+    pub fn push(&mut self, log: LogId, seq: u64, kind: Kind, at: i64, body: Pieces) -> Lsn {
+        let lsn = self.next;
+        self.next = Lsn(lsn.0 + 1);
+        if kind != Kind::Mark {
+            self.last_data = lsn;
+        }
+        self.pending.push_back(Record { lsn, log, seq, kind, at, body });
+        lsn
+    }
+
+    /// The number that the next record written gets.
+    pub fn next_written(&self) -> Lsn {
+        self.pending.front().map_or(self.next, |record| record.lsn)
+    }
+
+    /// Files that can be begun.
+    pub fn free_files(&self) -> usize {
+        self.files.iter().filter(|file| file.free).count()
+    }
+
+    /// Bytes of the journal that recovery would read, roughly.
+    pub fn live_bytes(&self) -> u64 {
+        self.files.iter().filter(|file| !file.free).map(|file| file.used).sum()
+    }
+
+    /// Whether what waits finds no room in any file.
+    pub fn is_stuck(&self) -> bool {
+        let Some(record) = self.pending.front() else { return false };
+        self.flight.is_none() && self.free_files() == 0 && !self.fits(record)
+    }
+
+    fn fits(&self, record: &Record) -> bool {
+        self.current.is_some_and(|current| {
+            self.files[current].used + record.size() as u64 <= self.file_bytes
+        })
+    }
+
+    /// Turns what waits into a group, up to about `bytes_max`. None while one is in flight, where nothing waits, or where no file
+    /// can take it.
+    pub fn form_group(&mut self, bytes_max: u64) -> Option<GroupWrite> {
+        if self.flight.is_some() {
+            return None;
+        }
+        let first = self.pending.front()?;
+        let mut recycled = false;
+        let current = match self.current {
+            Some(current) if self.fits(first) => current,
+            _ => {
+                // Oldest first; a record larger than a file gets one to itself.
+                let free = self.files.iter().enumerate().filter(|(_, file)| file.free);
+                let (next, _) = free.min_by_key(|(_, file)| file.generation)?;
+                self.generation += 1;
+                self.seed = salt(&self.secret, self.number, self.generation);
+                let file = &mut self.files[next];
+                recycled = file.generation != 0;
+                file.generation = self.generation;
+                (file.first, file.last, file.used) = (first.lsn, first.lsn, 0);
+                (file.free, file.no_carry) = (false, false);
+                file.logs.clear();
+                self.current = Some(next);
+                next
+            }
+        };
+        let file = &mut self.files[current];
+        let offset = file.used;
+        let (mut count, mut bytes) = (0, 0);
+        for record in &self.pending {
+            let size = record.size() as u64;
+            if count > 0 && (bytes + size > bytes_max || offset + bytes + size > self.file_bytes) {
+                break;
+            }
+            count += 1;
+            bytes += size;
+        }
+        let mut headers = BytesMut::with_capacity(count * HEADER);
+        let mut data = Vec::with_capacity(2 * count + 1);
+        let mut flight =
+            Flight { last: Lsn(0), mark: self.flushed, logs: BTreeSet::new(), outstanding: 0 };
+        for record in self.pending.drain(..count) {
+            headers.extend_from_slice(&record.header(self.flushed, self.generation, self.seed));
+            data.push(headers.split().freeze());
+            data.extend_from_slice(record.body.as_slice());
+            flight.last = record.lsn;
+            if record.kind != Kind::Mark {
+                let live = file.logs.entry(record.log).or_default();
+                live.seq = live.seq.max(record.seq);
+                live.bytes += record.size() as u64;
+                flight.logs.insert(record.log);
+            }
+        }
+        file.last = flight.last;
+        let padding = bytes.next_multiple_of(BLOCK as u64) - bytes;
+        if padding > 0 {
+            data.push(Bytes::from_static(&ZEROS[..padding as usize]));
+        }
+        file.used = offset + bytes + padding;
+        let file = self.file_name(self.files[current].index);
+        self.flight = Some(flight);
+        Some(GroupWrite { file, offset, data, recycled })
+    }
+
+    /// The group in flight is on stable storage.
+    pub fn on_flushed(&mut self, now: Instant) -> Flight {
+        let flight = self.flight.take().expect("a group in flight");
+        self.flushed = flight.last;
+        self.marked = self.marked.max(flight.mark);
+        self.idle_since = now;
+        flight
+    }
+
+    /// The oldest file that is full and not free.
+    pub fn oldest(&self) -> Option<usize> {
+        let used = self.files.iter().enumerate().filter(|(_, file)| !file.free);
+        let (oldest, _) = used.min_by_key(|(_, file)| file.generation)?;
+        (Some(oldest) != self.current).then_some(oldest)
+    }
+
+    /// Everything below this number has been taken over by segments, if `is_saved` tells so of a log and a sequence.
+    pub fn low(&self, is_saved: impl Fn(&LogId, u64) -> bool) -> Lsn {
+        let mut files: Vec<(usize, &JournalFile)> =
+            self.files.iter().enumerate().filter(|(_, file)| !file.free).collect();
+        files.sort_by_key(|(_, file)| file.generation);
+        for (i, file) in files {
+            let live = file.logs.iter().any(|(log, live)| !is_saved(log, live.seq));
+            if live || Some(i) == self.current {
+                return file.first;
+            }
+        }
+        self.next_written()
+    }
+
+    /// A checkpoint with this low-water mark is on stable storage: files wholly below are free.
+    pub fn release(&mut self, low: Lsn) -> usize {
+        let mut released = 0;
+        for (i, file) in self.files.iter_mut().enumerate() {
+            if !file.free && Some(i) != self.current && file.last < low {
+                file.free = true;
+                file.logs.clear();
+                released += 1;
+            }
+        }
+        released
+    }
+
+    /// Whether any file that recovery would read has records of the log.
+    pub fn mentions(&self, log: LogId) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.logs.contains(&log))
+            || self.pending.iter().any(|record| record.log == log)
+            || self.files.iter().any(|file| file.logs.contains_key(&log))
+    }
+}

@@ -1,0 +1,431 @@
+//! One log in memory: its shape (start, end, epochs, state), the changes that are on their way to its segments, and the batches
+//! that are not yet there.
+//!
+//! The shape is kept twice: as everyone sees it, and as the segments have it. The changes between the two wait in `ops`,
+//! in the order of their storage sequence, and the same function makes each of them on either side, as recovery does too.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::Lsn;
+use super::codec::Pieces;
+use super::record::Kind;
+use super::segment::Segment;
+use crate::disk::FileName;
+use crate::{Epoch, Offset, Timestamp};
+
+/// What a log is, without its batches.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Shape {
+    pub exists: bool,
+    pub damaged: bool,
+    pub start: Offset,
+    pub end: Offset,
+    /// Each epoch with the offset of its first record, ascending. The first may begin below the start.
+    pub epochs: Vec<(Epoch, Offset)>,
+    pub state: Bytes,
+}
+
+/// A change of a log.
+#[derive(Clone, Debug)]
+pub(super) struct Op {
+    pub lsn: Lsn,
+    pub seq: u64,
+    pub kind: Kind,
+    pub at: Offset,
+    /// Of a batch: offset after it.
+    pub next: Offset,
+    pub epoch: Epoch,
+    pub max_timestamp: Timestamp,
+    pub body: Pieces,
+    pub size: u64,
+}
+
+impl Op {
+    /// Whether the end may fall.
+    pub fn cuts(&self) -> bool {
+        matches!(self.kind, Kind::Truncate | Kind::Reset | Kind::Delete)
+    }
+}
+
+impl Shape {
+    /// Makes a change.
+    pub fn apply(&mut self, op: &Op) {
+        match op.kind {
+            Kind::Append => {
+                self.exists = true;
+                self.end = op.next;
+                if self.epochs.last().is_none_or(|(epoch, _)| *epoch != op.epoch) {
+                    self.epochs.push((op.epoch, op.at));
+                }
+            }
+            Kind::Truncate => {
+                self.end = self.end.min(op.at);
+                while self.epochs.last().is_some_and(|(_, start)| *start >= self.end) {
+                    self.epochs.pop();
+                }
+            }
+            Kind::Trim => {
+                self.start = self.start.max(op.at.min(self.end));
+                let below = self.epochs.iter().filter(|(_, start)| *start <= self.start).count();
+                self.epochs.drain(..below.saturating_sub(1));
+            }
+            Kind::Reset => {
+                self.exists = true;
+                self.damaged = false;
+                (self.start, self.end) = (op.at, op.at);
+                self.epochs = Vec::new();
+            }
+            Kind::Delete => *self = Shape::default(),
+            Kind::Put => {
+                self.exists = true;
+                self.state = op.body.joined();
+            }
+            Kind::Mark => {}
+        }
+    }
+}
+
+/// A batch that is not yet in its segment.
+#[derive(Clone, Debug)]
+pub(super) struct TailBatch {
+    pub seq: u64,
+    pub base: Offset,
+    pub next: Offset,
+    pub max_timestamp: Timestamp,
+    pub size: u64,
+    pub body: Pieces,
+}
+
+/// What is being written behind for a log: one thing at a time.
+#[derive(Debug)]
+pub(super) struct Action {
+    /// Commands that have not come back.
+    pub outstanding: u8,
+    pub failed: Option<crate::disk::DiskError>,
+    pub effect: Effect,
+}
+
+/// What an action has done when it is done.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// The first so many changes, all of them batches, stand at the end of the last segment, or of this new one.
+    Appended { count: usize, begun: Option<Segment> },
+    /// The first so many groups that a segment had in memory are in its `Index` file.
+    Filed { base: Offset, generation: u32, count: usize },
+}
+
+/// One log as the engine knows it. Ends and epochs are those of memory: what is durable is said apart.
+#[derive(Debug)]
+pub struct Log {
+    pub(super) visible: Shape,
+    /// The visible one without `ops`.
+    pub(super) applied: Shape,
+    /// Storage sequence of the last change.
+    pub(super) seq: u64,
+    pub(super) applied_seq: u64,
+    pub(super) last_lsn: Lsn,
+    /// Changes that the segments do not hold.
+    pub(super) ops: VecDeque<Op>,
+    /// So many of them are flushed.
+    pub(super) ops_flushed: usize,
+    /// So many of those that are not flushed may make the end fall.
+    pub(super) cuts_unflushed: usize,
+    pub(super) flushed_end: Offset,
+    /// Batches of `ops` that were not cut since, in order and without gaps up to the end.
+    pub(super) tail: VecDeque<TailBatch>,
+    pub(super) tail_bytes: u64,
+    pub(super) segments: Vec<Segment>,
+    /// Of the next segment.
+    pub(super) generation: u32,
+    pub(super) segment_bytes: u64,
+    pub(super) max: Option<(Timestamp, Offset)>,
+    pub(super) action: Option<Action>,
+    /// Waits in the list of logs that have something to be written behind.
+    pub(super) queued: bool,
+    /// Counts changes that may make an answer under way stale.
+    pub(super) cuts: u64,
+    /// The entry of the last checkpoint, and its storage sequence.
+    pub(super) saved: Bytes,
+    pub(super) saved_seq: u64,
+    /// Files of a damaged log that belong to no segment we know; kept until it is reset.
+    pub(super) kept: Vec<FileName>,
+}
+
+impl Log {
+    pub(super) fn new(segment_bytes: u64, seq: u64) -> Log {
+        Log {
+            visible: Shape::default(),
+            applied: Shape::default(),
+            seq,
+            applied_seq: seq,
+            last_lsn: Lsn(0),
+            ops: VecDeque::new(),
+            ops_flushed: 0,
+            cuts_unflushed: 0,
+            flushed_end: 0,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            segments: Vec::new(),
+            generation: 1,
+            segment_bytes,
+            max: None,
+            action: None,
+            queued: false,
+            cuts: 0,
+            saved: Bytes::new(),
+            saved_seq: 0,
+            kept: Vec::new(),
+        }
+    }
+
+    /// Takes a change at the end of all.
+    pub(super) fn submit(&mut self, op: Op) {
+        let start_before = self.visible.start;
+        self.visible.apply(&op);
+        self.seq = op.seq;
+        self.last_lsn = op.lsn;
+        match op.kind {
+            Kind::Append => {
+                let batch = TailBatch {
+                    seq: op.seq,
+                    base: op.at,
+                    next: op.next,
+                    max_timestamp: op.max_timestamp,
+                    size: op.size,
+                    body: op.body.clone(),
+                };
+                self.tail_bytes += batch.size;
+                self.tail.push_back(batch);
+                if self.max.is_none_or(|(max, _)| op.max_timestamp > max) {
+                    self.max = Some((op.max_timestamp, op.next - 1));
+                }
+            }
+            Kind::Truncate => {
+                while self.tail.back().is_some_and(|batch| batch.next > op.at) {
+                    self.drop_tail(false);
+                }
+                self.cuts += 1;
+                self.find_max();
+            }
+            Kind::Trim if self.visible.start > start_before => {
+                self.cuts += 1;
+                self.find_max();
+            }
+            Kind::Reset | Kind::Delete => {
+                self.tail.clear();
+                self.tail_bytes = 0;
+                self.max = None;
+                self.cuts += 1;
+            }
+            Kind::Trim | Kind::Put | Kind::Mark => {}
+        }
+        if op.cuts() {
+            self.cuts_unflushed += 1;
+            self.flushed_end = self.flushed_end.min(self.visible.end);
+        }
+        self.ops.push_back(op);
+    }
+
+    /// Everything up to `flushed` is on stable storage.
+    pub(super) fn on_flushed(&mut self, flushed: Lsn) {
+        while let Some(op) = self.ops.get(self.ops_flushed)
+            && op.lsn <= flushed
+        {
+            match op.kind {
+                Kind::Append => self.flushed_end = op.next,
+                Kind::Truncate => self.flushed_end = self.flushed_end.min(op.at),
+                Kind::Reset => self.flushed_end = op.at,
+                Kind::Delete => self.flushed_end = 0,
+                Kind::Trim | Kind::Put | Kind::Mark => {}
+            }
+            self.cuts_unflushed -= usize::from(op.cuts());
+            self.ops_flushed += 1;
+        }
+        if self.cuts_unflushed > 0 {
+            for op in self.ops.range(self.ops_flushed..).filter(|op| op.cuts()) {
+                let end = if op.kind == Kind::Delete { 0 } else { op.at };
+                self.flushed_end = self.flushed_end.min(end);
+            }
+        }
+    }
+
+    /// The first change is now held by the segments.
+    pub(super) fn on_applied(&mut self) -> Op {
+        let op = self.ops.pop_front().expect("a change that was being written");
+        assert!(self.ops_flushed > 0, "written behind ahead of the flush");
+        self.ops_flushed -= 1;
+        self.applied.apply(&op);
+        self.applied_seq = op.seq;
+        if self.tail.front().is_some_and(|batch| batch.seq == op.seq) {
+            self.drop_tail(true);
+        }
+        if self.ops.is_empty() {
+            (self.ops, self.tail) = (VecDeque::new(), VecDeque::new());
+        }
+        op
+    }
+
+    fn drop_tail(&mut self, front: bool) {
+        let batch = if front { self.tail.pop_front() } else { self.tail.pop_back() };
+        self.tail_bytes -= batch.map_or(0, |batch| batch.size);
+    }
+
+    /// Below this offset batches are in segments, from it on in the tail.
+    pub(super) fn border(&self) -> Offset {
+        self.tail.front().map_or(self.visible.end, |batch| batch.base)
+    }
+
+    /// Finds the largest timestamp again after a cut, as well as segments tell it without being read.
+    pub(super) fn find_max(&mut self) {
+        let (start, end) = (self.visible.start, self.visible.end);
+        let inside = |(_, offset): &(Timestamp, Offset)| *offset >= start && *offset < end;
+        if self.max.as_ref().is_some_and(inside) {
+            return;
+        }
+        let filed = self.segments.iter().map(|segment| segment.max);
+        let grouped = self.segments.iter().flat_map(|segment| {
+            let next = segment.groups.iter().skip(1).map(|group| group.offset);
+            segment.groups.iter().zip(next).map(|(group, next)| (group.max_timestamp, next - 1))
+        });
+        let tail = self.tail.iter().map(|batch| (batch.max_timestamp, batch.next - 1));
+        self.max = filed
+            .chain(grouped)
+            .chain(tail)
+            .filter(inside)
+            .max_by_key(|(timestamp, offset)| (*timestamp, std::cmp::Reverse(*offset)));
+    }
+
+    /// First offset.
+    pub fn start(&self) -> Offset {
+        self.visible.start
+    }
+
+    /// Offset after the last record, in memory.
+    pub fn end(&self) -> Offset {
+        self.visible.end
+    }
+
+    /// Offset after the last record that is on stable storage, as far as no truncation is under way below it: the end that
+    /// this log would have after a power loss now, at least.
+    pub fn flushed_end(&self) -> Offset {
+        self.flushed_end
+    }
+
+    /// Number of the last journal record about this log.
+    pub fn last_lsn(&self) -> Lsn {
+        self.last_lsn
+    }
+
+    /// Epoch of the last record; -1 of an empty log that began at 0, or what [`super::Store::reset`] left unknown.
+    pub fn last_epoch(&self) -> Epoch {
+        self.visible.epochs.last().map_or(-1, |(epoch, _)| *epoch)
+    }
+
+    /// Epoch of the record at an offset, if it is there.
+    pub fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
+        if offset < self.visible.start || offset >= self.visible.end {
+            return None;
+        }
+        let found = self.visible.epochs.iter().rfind(|(_, start)| *start <= offset);
+        found.map(|(epoch, _)| *epoch)
+    }
+
+    /// For `OffsetForLeaderEpoch` and divergence: the largest epoch in the log at or below `epoch`, and the offset after
+    /// its last record; (-1, start) where there is none.
+    pub fn end_of_epoch(&self, epoch: Epoch) -> (Epoch, Offset) {
+        let epochs = &self.visible.epochs;
+        let Some(i) = epochs.iter().rposition(|(e, _)| *e <= epoch) else {
+            return (-1, self.visible.start);
+        };
+        (epochs[i].0, epochs.get(i + 1).map_or(self.visible.end, |(_, start)| *start))
+    }
+
+    /// First offset at or past `from` whose record has an epoch older than `epoch`, if any.
+    pub fn first_older(&self, from: Offset, epoch: Epoch) -> Option<Offset> {
+        let epochs = &self.visible.epochs;
+        epochs.iter().enumerate().find_map(|(i, (e, start))| {
+            let until = epochs.get(i + 1).map_or(self.visible.end, |(_, start)| *start);
+            let first = (*start).max(from).max(self.visible.start);
+            (*e < epoch && first < until).then_some(first)
+        })
+    }
+
+    /// Whether its data was found damaged: it serves and takes nothing until [`super::Store::reset`].
+    pub fn is_damaged(&self) -> bool {
+        self.visible.damaged
+    }
+
+    /// What [`super::Store::put`] kept; empty if nothing.
+    pub fn state(&self) -> &Bytes {
+        &self.visible.state
+    }
+
+    /// Bytes of all segments and of what is not yet in them.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length).sum::<u64>() + self.tail_bytes
+    }
+
+    /// Largest timestamp of a record and its offset, if the log is not empty. The offset is the last one of its batch. After a
+    /// truncation it may be that of an earlier batch, until the next append.
+    pub fn max_timestamp(&self) -> Option<(Timestamp, Offset)> {
+        self.max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(lsn: u64, kind: Kind, at: Offset, next: Offset, epoch: Epoch) -> Op {
+        let body = Pieces::None;
+        Op { lsn: Lsn(lsn), seq: lsn, kind, at, next, epoch, max_timestamp: at, body, size: 1 }
+    }
+
+    fn log() -> Log {
+        let mut log = Log::new(1000, 0);
+        log.submit(op(1, Kind::Append, 0, 5, 1));
+        log.submit(op(2, Kind::Append, 5, 9, 1));
+        log.submit(op(3, Kind::Append, 9, 12, 4));
+        log
+    }
+
+    #[test]
+    fn epochs_answer_as_kafka_counts() {
+        let mut log = log();
+        assert_eq!(log.end_of_epoch(0), (-1, 0));
+        assert_eq!(log.end_of_epoch(1), (1, 9));
+        assert_eq!(log.end_of_epoch(3), (1, 9));
+        assert_eq!(log.end_of_epoch(9), (4, 12));
+        assert_eq!((log.epoch_at(8), log.epoch_at(9), log.epoch_at(12)), (Some(1), Some(4), None));
+        assert_eq!((log.first_older(0, 4), log.first_older(9, 4)), (Some(0), None));
+        log.submit(op(4, Kind::Trim, 9, 0, 0));
+        assert_eq!((log.end_of_epoch(1), log.first_older(0, 4)), ((-1, 9), None));
+        log.submit(op(5, Kind::Truncate, 9, 0, 0));
+        assert_eq!((log.last_epoch(), log.end(), log.max_timestamp()), (-1, 9, None));
+        log.submit(op(6, Kind::Reset, 40, 0, 0));
+        assert_eq!((log.start(), log.end(), log.last_epoch()), (40, 40, -1));
+    }
+
+    #[test]
+    fn flushed_end_never_counts_on_a_cut_that_may_happen() {
+        let mut log = log();
+        log.on_flushed(Lsn(2));
+        assert_eq!(log.flushed_end(), 9);
+        log.submit(op(4, Kind::Truncate, 5, 0, 0));
+        assert_eq!(log.flushed_end(), 5);
+        log.submit(op(5, Kind::Append, 5, 20, 5));
+        log.on_flushed(Lsn(3));
+        assert_eq!((log.flushed_end(), log.end()), (5, 20));
+        log.on_flushed(Lsn(4));
+        assert_eq!(log.flushed_end(), 5);
+        log.on_flushed(Lsn(5));
+        assert_eq!(log.flushed_end(), 20);
+        assert_eq!(log.tail.iter().map(|b| b.seq).collect::<Vec<_>>(), [1, 5]);
+        while !log.ops.is_empty() {
+            log.on_applied();
+        }
+        assert_eq!((log.tail.len(), log.tail_bytes, log.applied == log.visible), (0, 0, true));
+    }
+}

@@ -1,0 +1,439 @@
+//! Reads and lookups by time.
+//!
+//! What is in the tail is answered at once. The rest is read from one segment: whole groups, so that all of it can be verified
+//! before a byte leaves, and at most one index interval beside the answer. A read that fails or does not verify is
+//! tried once more; then it is damage.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use milena_wire::batch::{BatchHeader, DecompressLimit, record_iterator};
+
+use super::log::Log;
+use super::segment::{Batch, ENTRY, Group, Segment, Span, decode_groups, plan, verify};
+use super::{Read, ReadError, Store, StoreEvent, Ticket, Waiting};
+use crate::disk::{Command, FileName, Outcome, Success};
+use crate::trace::Event;
+use crate::{Epoch, LogId, Offset, Outputs, Timestamp};
+
+/// Bytes of indexes kept after they were needed.
+const INDEXES_BYTES: usize = 16 << 20;
+/// Decompressed bytes of a batch in which a timestamp is looked for.
+const RECORDS_BYTES: usize = 64 << 20;
+
+/// A read or lookup that waits for the disk.
+#[derive(Debug)]
+pub(super) struct Job {
+    log: LogId,
+    wanted: Wanted,
+    /// The log's count of cuts when it began.
+    cuts: u64,
+    step: Step,
+    tried: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    Batches {
+        from: Offset,
+        upto: Offset,
+        bytes_max: u32,
+    },
+    /// Nothing below `from` is it.
+    Time {
+        time: Timestamp,
+        from: Offset,
+        upto: Offset,
+    },
+}
+
+/// What the disk was asked for.
+#[derive(Clone, Debug)]
+enum Step {
+    Index {
+        base: Offset,
+        generation: u32,
+        count: u32,
+    },
+    /// `beyond`: offset after the groups of the span.
+    Span {
+        file: FileName,
+        span: Span,
+        upto: Offset,
+        beyond: Offset,
+    },
+}
+
+/// What to do next about a job.
+enum Next {
+    Ask(Step),
+    Batches(Vec<Bytes>),
+    Time(Option<(Offset, Timestamp, Epoch)>),
+}
+
+/// Entries of `Index` files that were read, least recently used out first.
+#[derive(Default, Debug)]
+pub(super) struct Indexes {
+    loaded: BTreeMap<(LogId, Offset, u32), (u64, Arc<[Group]>)>,
+    clock: u64,
+    bytes: usize,
+}
+
+impl Indexes {
+    fn find(&mut self, id: LogId, segment: &Segment) -> Option<Arc<[Group]>> {
+        let entry = self.loaded.get_mut(&(id, segment.base, segment.generation))?;
+        self.clock += 1;
+        entry.0 = self.clock;
+        (entry.1.len() == segment.filed as usize).then(|| entry.1.clone())
+    }
+
+    fn keep(&mut self, log: LogId, base: Offset, generation: u32, groups: Vec<Group>) {
+        self.forget(log, base, generation);
+        self.clock += 1;
+        self.bytes += size_of_val(groups.as_slice());
+        self.loaded.insert((log, base, generation), (self.clock, groups.into()));
+        while self.bytes > INDEXES_BYTES && self.loaded.len() > 1 {
+            let oldest = self.loaded.iter().min_by_key(|(_, (used, _))| *used);
+            let Some(((log, base, generation), _)) = oldest.map(|(key, value)| (*key, value))
+            else {
+                return;
+            };
+            self.forget(log, base, generation);
+        }
+    }
+
+    pub fn forget(&mut self, log: LogId, base: Offset, generation: u32) {
+        if let Some((_, groups)) = self.loaded.remove(&(log, base, generation)) {
+            self.bytes -= size_of_val(&*groups);
+        }
+    }
+}
+
+impl Store {
+    /// Batches from the one that holds `from` on, all of them wholly below `upto`, as many as `bytes_max` allows but one at
+    /// least. Verified (batch CRC and the checksum over the rest of the header) if they come from a segment; those end with
+    /// their segment, or sooner where another group of batches would not fit, so ask again from where they end.
+    pub fn read(
+        &mut self,
+        id: LogId,
+        from: Offset,
+        upto: Offset,
+        bytes_max: u32,
+        out: &mut Outputs,
+    ) -> Read {
+        let Some(log) = self.log(id) else { return Read::Now(Vec::new()) };
+        let from = from.max(log.start());
+        if log.is_damaged() {
+            self.next_ticket += 1;
+            let ticket = Ticket(self.next_ticket);
+            self.events.push_back(StoreEvent::Read { ticket, result: Err(ReadError::Damaged) });
+            return Read::Later(ticket);
+        }
+        if from >= log.border() || from >= upto {
+            return Read::Now(read_tail(log, from, upto, bytes_max));
+        }
+        Read::Later(self.start_job(id, Wanted::Batches { from, upto, bytes_max }, out))
+    }
+
+    /// The first record at or after a time, below `upto`. Always answered by [`StoreEvent::Time`].
+    pub fn find_time(
+        &mut self,
+        id: LogId,
+        time: Timestamp,
+        upto: Offset,
+        out: &mut Outputs,
+    ) -> Ticket {
+        let from = self.log(id).map_or(0, Log::start);
+        self.start_job(id, Wanted::Time { time, from, upto }, out)
+    }
+
+    fn start_job(&mut self, log: LogId, wanted: Wanted, out: &mut Outputs) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let cuts = self.logs.get(&log).map_or(0, |log| log.cuts);
+        let step = Step::Index { base: 0, generation: 0, count: 0 };
+        self.go_on(ticket, Job { log, wanted, cuts, step, tried: false }, out);
+        ticket
+    }
+
+    /// Takes a job as far as it goes without the disk.
+    fn go_on(&mut self, ticket: Ticket, mut job: Job, out: &mut Outputs) {
+        let next = match self.logs.get(&job.log) {
+            None => match job.wanted {
+                Wanted::Batches { .. } => Next::Batches(Vec::new()),
+                Wanted::Time { .. } => Next::Time(None),
+            },
+            Some(log) if log.visible.damaged => {
+                return self.answer_error(ticket, &job, ReadError::Damaged);
+            }
+            Some(log) => match job.wanted {
+                Wanted::Batches { from, upto, bytes_max } => {
+                    next_of_batches(job.log, log, &mut self.indexes, from, upto, bytes_max)
+                }
+                Wanted::Time { time, from, upto } => {
+                    next_of_time(job.log, log, &mut self.indexes, time, from, upto)
+                }
+            },
+        };
+        match next {
+            Next::Ask(step) => {
+                job.step = step;
+                job.tried = false;
+                self.ask(ticket, &job, out);
+                self.reads.insert(ticket, job);
+            }
+            Next::Batches(batches) => {
+                self.events.push_back(StoreEvent::Read { ticket, result: Ok(batches) });
+            }
+            Next::Time(found) => {
+                self.events.push_back(StoreEvent::Time { ticket, result: Ok(found) });
+            }
+        }
+    }
+
+    fn ask(&mut self, ticket: Ticket, job: &Job, out: &mut Outputs) {
+        let (file, offset, length) = match &job.step {
+            Step::Index { base, generation, count } => {
+                let (log, base, generation) = (job.log, *base, *generation);
+                (FileName::Index { log, base, generation }, 0, count * ENTRY as u32)
+            }
+            Step::Span { file, span, .. } => (*file, span.position, span.length as u32),
+        };
+        self.issue(Command::Read { file, offset, length }, Waiting::Read(ticket), out);
+    }
+
+    pub(super) fn on_read(&mut self, ticket: Ticket, outcome: Outcome, out: &mut Outputs) {
+        let Some(mut job) = self.reads.remove(&ticket) else { return };
+        let current = self.logs.get(&job.log).map(|log| log.cuts);
+        if current != Some(job.cuts) {
+            return self.answer_error(ticket, &job, ReadError::Gone);
+        }
+        let bytes = match outcome {
+            Ok(Success::Bytes(bytes)) => bytes,
+            _ => Bytes::new(),
+        };
+        let good = match &job.step {
+            Step::Index { base, generation, count } => {
+                let groups = decode_groups(job.log, *base, *generation, *count, &bytes);
+                groups.map(|groups| {
+                    self.indexes.keep(job.log, *base, *generation, groups);
+                    None
+                })
+            }
+            Step::Span { span, upto, .. } => {
+                let (Wanted::Batches { from, .. } | Wanted::Time { from, .. }) = job.wanted;
+                verify(span, &bytes, from, *upto).map(Some)
+            }
+        };
+        let Some(batches) = good else {
+            if job.tried {
+                out.event(|| Event::Sometimes("segment.damaged"));
+                self.damage(job.log, out);
+                self.answer_error(ticket, &job, ReadError::Damaged);
+            } else {
+                job.tried = true;
+                self.ask(ticket, &job, out);
+                self.reads.insert(ticket, job);
+            }
+            return;
+        };
+        match (batches, &mut job.wanted) {
+            (None, _) => self.go_on(ticket, job, out),
+            (Some(batches), Wanted::Batches { bytes_max, .. }) => {
+                let batches = limited(batches.into_iter().map(|batch| batch.bytes), *bytes_max);
+                self.events.push_back(StoreEvent::Read { ticket, result: Ok(batches) });
+            }
+            (Some(batches), Wanted::Time { time, from, upto }) => {
+                let found = batches.iter().find_map(|batch| record_at(batch, *time, *from, *upto));
+                if found.is_some() {
+                    self.events.push_back(StoreEvent::Time { ticket, result: Ok(found) });
+                    return;
+                }
+                // Not in this group after all: its timestamps lie below the start, or were cut.
+                let Step::Span { beyond, .. } = job.step else { return };
+                *from = (*from).max(beyond);
+                self.go_on(ticket, job, out);
+            }
+        }
+    }
+
+    fn answer_error(&mut self, ticket: Ticket, job: &Job, error: ReadError) {
+        self.events.push_back(match job.wanted {
+            Wanted::Batches { .. } => StoreEvent::Read { ticket, result: Err(error) },
+            Wanted::Time { .. } => StoreEvent::Time { ticket, result: Err(error) },
+        });
+    }
+
+    /// Where the log should start by `retention.ms` and `retention.bytes` (negative: no limit), never above `upto`, in
+    /// steps of whole segments.
+    pub fn retention_start(
+        &self,
+        id: LogId,
+        wall: Timestamp,
+        ms: i64,
+        bytes: i64,
+        upto: Offset,
+    ) -> Offset {
+        let Some(log) = self.log(id) else { return 0 };
+        let mut start = log.start();
+        let mut left = log.bytes();
+        for segment in &log.segments {
+            let next = segment.next.min(log.border());
+            let last = next >= log.end();
+            let expired = ms >= 0 && wall.saturating_sub(segment.max.0) > ms;
+            let too_large = bytes >= 0 && left.saturating_sub(segment.length) >= bytes as u64;
+            if next > upto || next <= segment.base || !(expired || too_large && !last) {
+                break;
+            }
+            left -= segment.length;
+            start = start.max(next);
+        }
+        start
+    }
+}
+
+/// Whole batches of the tail.
+fn read_tail(log: &Log, from: Offset, upto: Offset, bytes_max: u32) -> Vec<Bytes> {
+    let first = log.tail.partition_point(|batch| batch.next <= from);
+    let mut pieces = Vec::new();
+    let mut size = 0;
+    for batch in log.tail.range(first..).take_while(|batch| batch.next <= upto) {
+        size += batch.size;
+        if !pieces.is_empty() && size > u64::from(bytes_max) {
+            break;
+        }
+        pieces.extend_from_slice(batch.body.as_slice());
+    }
+    pieces
+}
+
+fn limited(batches: impl Iterator<Item = Bytes>, bytes_max: u32) -> Vec<Bytes> {
+    let mut size = 0;
+    let mut first = true;
+    batches
+        .take_while(|batch| {
+            size += batch.len() as u64;
+            std::mem::take(&mut first) || size <= u64::from(bytes_max)
+        })
+        .collect()
+}
+
+fn next_of_batches(
+    id: LogId,
+    log: &Log,
+    indexes: &mut Indexes,
+    from: Offset,
+    upto: Offset,
+    bytes_max: u32,
+) -> Next {
+    let from = from.max(log.start());
+    let segment = log.segments.iter().rfind(|segment| segment.base <= from);
+    let Some(segment) = segment.filter(|segment| from < log.border().min(segment.next)) else {
+        return Next::Batches(read_tail(log, from, upto, bytes_max));
+    };
+    let upto = upto.min(segment.next).min(log.border());
+    let (filed, groups) = match filed_groups(id, segment, indexes, from) {
+        Ok(found) => found,
+        Err(step) => return Next::Ask(step),
+    };
+    let all = filed.iter().chain(groups).copied();
+    match plan(all, segment.length, from, upto, u64::from(bytes_max)) {
+        Some(span) => {
+            let beyond = segment.next;
+            Next::Ask(Step::Span { file: segment.file(id), span, upto, beyond })
+        }
+        None => Next::Batches(Vec::new()),
+    }
+}
+
+/// The groups of a segment from the one that holds `from` on: the part from its `Index` file, which may have to be loaded
+/// first, and the part in memory.
+fn filed_groups<'a>(
+    id: LogId,
+    segment: &'a Segment,
+    indexes: &mut Indexes,
+    from: Offset,
+) -> Result<(Vec<Group>, &'a [Group]), Step> {
+    let at = segment.groups.partition_point(|group| group.offset <= from);
+    if at > 0 || segment.filed == 0 {
+        return Ok((Vec::new(), &segment.groups[at.saturating_sub(1)..]));
+    }
+    let (base, generation, count) = (segment.base, segment.generation, segment.filed);
+    let Some(loaded) = indexes.find(id, segment) else {
+        return Err(Step::Index { base, generation, count });
+    };
+    let at = loaded.partition_point(|group| group.offset <= from).saturating_sub(1);
+    Ok((loaded[at..].to_vec(), &segment.groups))
+}
+
+fn next_of_time(
+    id: LogId,
+    log: &Log,
+    indexes: &mut Indexes,
+    time: Timestamp,
+    from: Offset,
+    upto: Offset,
+) -> Next {
+    let from = from.max(log.start());
+    let border = log.border().min(upto);
+    for segment in &log.segments {
+        let until = segment.next.min(border);
+        if until <= from || segment.base >= until || segment.max.0 < time {
+            continue;
+        }
+        let (filed, groups) = match filed_groups(id, segment, indexes, from.max(segment.base)) {
+            Ok(found) => found,
+            Err(step) => return Next::Ask(step),
+        };
+        let all: Vec<Group> = filed.iter().chain(groups).copied().collect();
+        let mut later = all.iter().skip(1).map(|group| (group.offset, group.position));
+        for group in &all {
+            let (next, end) = later.next().unwrap_or((segment.next, segment.length));
+            if group.max_timestamp >= time && next > from && group.offset < until {
+                let (position, length) = (group.position, end - group.position);
+                let span = Span { position, length, groups: vec![*group] };
+                let file = segment.file(id);
+                return Next::Ask(Step::Span { file, span, upto: until, beyond: next });
+            }
+        }
+    }
+    let tail = log.tail.iter().filter(|batch| batch.next > from && batch.max_timestamp >= time);
+    Next::Time(tail.take_while(|batch| batch.base < upto).find_map(|batch| {
+        let bytes = batch.body.joined();
+        let header = BatchHeader::parse(&bytes).ok()?;
+        record_at(&Batch { header, bytes }, time, from, upto)
+    }))
+}
+
+/// The first record of a batch at or after a time.
+fn record_at(
+    batch: &Batch,
+    time: Timestamp,
+    from: Offset,
+    upto: Offset,
+) -> Option<(Offset, Timestamp, Epoch)> {
+    let header = &batch.header;
+    if header.max_timestamp < time {
+        return None;
+    }
+    let epoch = header.partition_leader_epoch;
+    let found = record_iterator(&batch.bytes, DecompressLimit(RECORDS_BYTES)).and_then(|records| {
+        for record in records {
+            let record = record?;
+            if record.timestamp >= time && record.offset >= from {
+                return Ok((record.offset < upto).then_some((
+                    record.offset,
+                    record.timestamp,
+                    epoch,
+                )));
+            }
+        }
+        Ok(None)
+    });
+    // Its CRC is good, so this is what the producer sent; where that cannot be opened, all that is known is the batch.
+    found.unwrap_or_else(|_| {
+        let offset = header.base_offset.max(from);
+        (offset < upto).then_some((offset, header.max_timestamp, epoch))
+    })
+}

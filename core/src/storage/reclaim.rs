@@ -1,0 +1,367 @@
+//! Making journal files free again, oldest first.
+//!
+//! ```text
+//!   Idle ─▶ Gathering: sync the segments that hold most of the file, and their directory; ─▶ Writing: one slot of ─▶ Idle
+//!           carry the small remainder forward into the current group, wait until it is flushed     the checkpoint
+//! ```
+//!
+//! A file is free when a checkpoint on disk has a low-water mark above it. Carrying bounds the cost of a file that very
+//! many logs touched: only those with the most bytes in it are synced, until what is left is at most a quarter of a file.
+//! The order is everything here: segments, then directory and copies, then checkpoint, then reuse.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::checkpoint::{self, Entry, Head};
+use super::record::{Kind, Stopped, scan};
+use super::{Lsn, RETRY_MS, Store, Waiting};
+use crate::disk::{Command, Directory, FileName, Outcome, Success};
+use crate::trace::Event;
+use crate::{LogId, Now, Outputs};
+
+/// Bytes of one read while carrying.
+const CARRY_READ: usize = 1 << 20;
+
+/// What is under way.
+#[derive(Debug)]
+pub(super) enum Reclaim {
+    /// When enough files are free.
+    Idle,
+    /// When syncs or copies are under way.
+    Gathering(Gathering),
+    /// When the checkpoint is being written and synced.
+    Writing(Writing),
+}
+
+#[derive(Debug)]
+pub(super) struct Gathering {
+    outstanding: usize,
+    /// Entries as of the moment their syncs began.
+    captured: Vec<(LogId, u64, Bytes)>,
+    carry: Option<Carry>,
+}
+
+#[derive(Debug)]
+struct Carry {
+    /// Index of the file in the journal.
+    file: usize,
+    /// Logs whose records go, those above this storage sequence.
+    logs: BTreeMap<LogId, u64>,
+    /// Where the next read begins.
+    at: u64,
+    /// The next record number that must turn up.
+    next: Lsn,
+    /// Number of the last copy, once all are made.
+    last: Option<Lsn>,
+}
+
+#[derive(Debug)]
+pub(super) struct Writing {
+    head: Head,
+    captured: Vec<(LogId, u64, Bytes)>,
+    full: bool,
+}
+
+impl Store {
+    pub(super) fn pump_reclaim(&mut self, out: &mut Outputs) {
+        if matches!(self.reclaim, Reclaim::Idle) && self.retry_at.is_none() {
+            self.begin(out);
+        }
+        let stuck = self.journal.is_stuck();
+        if let Reclaim::Gathering(gathering) = &mut self.reclaim {
+            if let Some(carry) = gathering.carry.as_ref().filter(|_| stuck) {
+                // The copies wait behind records that no file can take: this file must do without.
+                self.journal.files[carry.file].no_carry = true;
+                gathering.carry = None;
+            }
+            if gathering.outstanding == 0 && gathering.carry.is_none() {
+                let captured = std::mem::take(&mut gathering.captured);
+                self.write_checkpoint(captured, out);
+            }
+        }
+    }
+
+    fn begin(&mut self, out: &mut Outputs) {
+        let journal = &self.journal;
+        let stuck = journal.is_stuck();
+        if journal.free_files() > (journal.files.len() / 2).saturating_sub(1).max(1) && !stuck {
+            return;
+        }
+        let Some(oldest) = journal.oldest() else { return };
+        let file = &journal.files[oldest];
+        if file.last > journal.marked {
+            // A later record brings the mark; where none can be written, a checkpoint does.
+            if stuck && journal.flushed > journal.marked {
+                self.write_checkpoint(Vec::new(), out);
+            }
+            return;
+        }
+        // Logs with nothing to sync cost nothing; of the others, those with the most bytes.
+        let mut synced = Vec::new();
+        let mut captured = Vec::new();
+        for (id, live) in &file.logs {
+            let Some(log) = self.logs.get(id).filter(|log| log.saved_seq < live.seq) else {
+                continue;
+            };
+            let dirty = |segment: &super::segment::Segment| segment.dirty || segment.index_dirty;
+            if log.applied_seq >= live.seq && !log.segments.iter().any(dirty) {
+                captured.push(*id);
+            } else {
+                synced.push((live.bytes, *id, live.seq));
+            }
+        }
+        synced.sort_unstable_by_key(|(bytes, id, _)| (std::cmp::Reverse(*bytes), *id));
+        let mut remainder: u64 = synced.iter().map(|(bytes, _, _)| bytes).sum();
+        let quarter = u64::from(self.config.journal_file_bytes) / 4;
+        let may_carry = !file.no_carry && journal.free_files() > 0;
+        let mut count = 0;
+        while count < synced.len() && (remainder > quarter || !may_carry) {
+            remainder -= synced[count].0;
+            count += 1;
+        }
+        let carried = synced.split_off(count);
+        if synced.iter().any(|(_, id, seq)| !self.is_applied(*id, *seq)) {
+            return; // Written behind soon, or when the disk has room again.
+        }
+        let logs = carried.iter().map(|(_, id, _)| (*id, self.logs[id].saved_seq)).collect();
+        let carry = (!carried.is_empty()).then(|| Carry {
+            file: oldest,
+            logs,
+            at: 0,
+            next: file.first,
+            last: None,
+        });
+        let captured: BTreeSet<LogId> =
+            captured.into_iter().chain(synced.into_iter().map(|(_, id, _)| id)).collect();
+        self.gather(captured, carry, out);
+    }
+
+    /// Starts the syncs, and notes what they will cover.
+    fn gather(&mut self, ids: BTreeSet<LogId>, carry: Option<Carry>, out: &mut Outputs) {
+        let mut files: Vec<FileName> = Vec::new();
+        let mut captured = Vec::new();
+        for id in ids {
+            let Some(log) = self.logs.get_mut(&id) else { continue };
+            for segment in &mut log.segments {
+                if std::mem::take(&mut segment.dirty) {
+                    files.push(segment.file(id));
+                }
+                if std::mem::take(&mut segment.index_dirty) {
+                    files.push(segment.index(id));
+                }
+            }
+            let entry = Entry {
+                log: id,
+                seq: log.applied_seq,
+                shape: log.applied.clone(),
+                generation: log.generation,
+                segments: log.segments.clone(),
+            };
+            captured.push((id, entry.seq, checkpoint::encode_entry(&entry)));
+        }
+        let mut outstanding = files.len();
+        for file in files {
+            self.issue(Command::Sync { file }, Waiting::Gather, out);
+        }
+        if std::mem::take(&mut self.directory_dirty) {
+            outstanding += 1;
+            let directory = Directory::Segments;
+            self.issue(Command::SyncDirectory { directory }, Waiting::Gather, out);
+        }
+        self.reclaim = Reclaim::Gathering(Gathering { outstanding, captured, carry });
+        self.read_carry(CARRY_READ, out);
+    }
+
+    pub(super) fn on_gathered(&mut self) {
+        if let Reclaim::Gathering(gathering) = &mut self.reclaim {
+            gathering.outstanding -= 1;
+        }
+    }
+
+    /// Reads the next part of the file whose remainder is carried.
+    fn read_carry(&mut self, length: usize, out: &mut Outputs) {
+        let Reclaim::Gathering(Gathering { carry: Some(carry), outstanding, .. }) =
+            &mut self.reclaim
+        else {
+            return;
+        };
+        let file = &self.journal.files[carry.file];
+        let left = file.used - carry.at;
+        let length = left.min(length as u64) as u32;
+        let (file, offset) = (self.journal.file_name(file.index), carry.at);
+        *outstanding += 1;
+        self.issue(Command::Read { file, offset, length }, Waiting::Carry, out);
+    }
+
+    pub(super) fn on_carry(&mut self, outcome: Outcome, out: &mut Outputs) {
+        let Reclaim::Gathering(gathering) = &mut self.reclaim else { return };
+        gathering.outstanding -= 1;
+        // Given up meanwhile.
+        let Some(carry) = &mut gathering.carry else { return };
+        let file = &self.journal.files[carry.file];
+        let (used, last) = (file.used as usize, file.last);
+        let (secret, number, generation) =
+            (self.journal.secret, self.journal.number, file.generation);
+        let bytes = match outcome {
+            Ok(Success::Bytes(bytes)) => bytes,
+            _ => Bytes::new(),
+        };
+        let base = carry.at as usize;
+        let mut copies = Vec::new();
+        let stopped = scan(&bytes, base, used, &secret, number, |found| {
+            let record = found.record;
+            if found.generation != generation || record.lsn != carry.next {
+                return;
+            }
+            carry.next = Lsn(record.lsn.0 + 1);
+            if record.kind != Kind::Mark
+                && carry.logs.get(&record.log).is_some_and(|saved| record.seq > *saved)
+            {
+                copies.push(record);
+            }
+        });
+        let mut again = None;
+        match stopped {
+            Stopped::Short { at, length } if !bytes.is_empty() => {
+                carry.at += at as u64;
+                again = Some(length.max(CARRY_READ));
+            }
+            _ if !bytes.is_empty() && base + bytes.len() < used => {
+                carry.at += bytes.len() as u64;
+                again = Some(CARRY_READ);
+            }
+            _ if carry.next > last => {}
+            _ => {
+                // It does not read back. The segments have all of it.
+                self.journal.files[carry.file].no_carry = true;
+                gathering.carry = None;
+                out.event(|| Event::Sometimes("journal.carry_failed"));
+                return;
+            }
+        }
+        for record in copies {
+            let body = match record.body {
+                super::codec::Pieces::One(bytes) => {
+                    super::codec::Pieces::One(Bytes::copy_from_slice(&bytes))
+                }
+                other => other,
+            };
+            self.journal.push(record.log, record.seq, record.kind, record.at, body);
+        }
+        if let Some(length) = again {
+            self.read_carry(length, out);
+        } else if let Reclaim::Gathering(Gathering { carry: Some(carry), .. }) = &mut self.reclaim {
+            out.event(|| Event::Sometimes("journal.carried"));
+            carry.last = Some(self.journal.last_data);
+            self.on_carried(out);
+        }
+    }
+
+    /// A group is flushed: if it holds the last copy, the file is no longer needed for those.
+    pub(super) fn on_carried(&mut self, _out: &mut Outputs) {
+        let Reclaim::Gathering(gathering) = &mut self.reclaim else { return };
+        let Some(carry) = &gathering.carry else { return };
+        if carry.last.is_some_and(|last| last <= self.journal.flushed) {
+            let file = &mut self.journal.files[carry.file];
+            file.logs.retain(|id, _| !carry.logs.contains_key(id));
+            gathering.carry = None;
+        }
+    }
+
+    fn write_checkpoint(&mut self, captured: Vec<(LogId, u64, Bytes)>, out: &mut Outputs) {
+        let new: BTreeMap<LogId, (u64, &Bytes)> =
+            captured.iter().map(|(id, seq, entry)| (*id, (*seq, entry))).collect();
+        let saved = |id: &LogId| match new.get(id) {
+            Some((seq, _)) => Some(*seq),
+            None => self.logs.get(id).map(|log| log.saved_seq),
+        };
+        // A log that was forgotten has no record that matters.
+        let low = self.journal.low(|id, seq| saved(id).is_none_or(|saved| saved >= seq));
+        let entries: Vec<Bytes> = self
+            .logs
+            .iter()
+            .map(|(id, log)| new.get(id).map_or(&log.saved, |(_, entry)| entry).clone())
+            .filter(|entry| !entry.is_empty())
+            .collect();
+        let head = Head {
+            version: self.head.version + 1,
+            low,
+            mark: self.journal.flushed,
+            seq_floor: self.head.seq_floor,
+            // What recovery could not find has been asked for by now, or never will be.
+            suspect: false,
+        };
+        let data = checkpoint::encode(&head, &self.journal.secret, self.journal.number, &entries);
+        let slot = (head.version & 1) as u8;
+        let (layout, journal) = (self.journal.layout, self.journal.number);
+        let file = FileName::Checkpoint { layout, journal, slot };
+        self.issue(Command::Write { file, offset: 0, data }, Waiting::CheckpointWrite, out);
+        self.issue(Command::Sync { file }, Waiting::CheckpointSync, out);
+        self.reclaim = Reclaim::Writing(Writing { head, captured, full: false });
+    }
+
+    pub(super) fn on_checkpoint_full(&mut self, now: Now, out: &mut Outputs) {
+        out.event(|| Event::Sometimes("disk.full"));
+        if let Reclaim::Writing(writing) = &mut self.reclaim {
+            writing.full = true;
+            self.retry_at.get_or_insert(now.mono.after_ms(RETRY_MS));
+        }
+    }
+
+    /// The checkpoint is on stable storage.
+    pub(super) fn on_checkpoint(&mut self, out: &mut Outputs) {
+        let Reclaim::Writing(writing) = std::mem::replace(&mut self.reclaim, Reclaim::Idle) else {
+            return;
+        };
+        if writing.full {
+            // Half of it may be there. The other slot holds; the segments are synced, but nothing says so.
+            for (id, _, _) in writing.captured {
+                if let Some(last) = self.logs.get_mut(&id).and_then(|log| log.segments.last_mut()) {
+                    last.dirty = true;
+                }
+            }
+            return;
+        }
+        for (id, seq, entry) in writing.captured {
+            if let Some(log) = self.logs.get_mut(&id) {
+                log.saved_seq = seq;
+                log.saved = entry;
+                if log.applied.damaged {
+                    log.saved = checkpoint::with_damage(&log.saved);
+                }
+            }
+        }
+        let suspect = self.head.suspect;
+        self.head = Head { suspect, ..writing.head };
+        self.journal.marked = self.journal.marked.max(self.head.mark);
+        self.on_marked();
+        if self.journal.release(self.head.low) > 0 {
+            out.event(|| Event::Sometimes("journal.released"));
+        }
+        self.forget_deleted();
+    }
+
+    /// A deleted log is forgotten when recovery would read no record of it any more.
+    fn forget_deleted(&mut self) {
+        let gone: Vec<LogId> = self
+            .deleted
+            .iter()
+            .filter(|id| {
+                let Some(log) = self.logs.get(id) else { return true };
+                let over = !log.visible.exists
+                    && log.ops.is_empty()
+                    && log.action.is_none()
+                    && log.saved_seq == log.seq;
+                over && !self.journal.mentions(**id)
+            })
+            .copied()
+            .collect();
+        for id in gone {
+            self.deleted.remove(&id);
+            if let Some(log) = self.logs.remove(&id) {
+                self.head.seq_floor = self.head.seq_floor.max(log.seq);
+            }
+        }
+    }
+}
