@@ -63,8 +63,11 @@ impl Lifecycle {
         Lifecycle { incarnation, life, stage, synced, taken, speak_at }
     }
 
-    /// Reads the last epoch off the disk.
-    pub fn start(&mut self, store: &mut Store) {
+    /// Reads the last epoch off the disk. One whose place is damaged proves nothing and goes.
+    pub fn start(&mut self, store: &mut Store, out: &mut Outputs) {
+        if store.log(LogId::BROKER).is_some_and(|log| log.is_damaged()) {
+            store.delete(LogId::BROKER, out);
+        }
         store.create(LogId::BROKER);
         self.synced = store.log(LogId::BROKER).and_then(|log| decode(log.state()));
         self.taken = self.synced;
@@ -148,7 +151,7 @@ impl Lifecycle {
         }
     }
 
-    /// When metadata is new.
+    /// What follows from the metadata, new or looked at again.
     pub fn on_image(&mut self, config: &Config, image: &Image) -> Option<Turn> {
         let epoch = match self.stage {
             Stage::Unregistered => return None,

@@ -133,7 +133,7 @@ impl Metadata {
             out.log(LogLevel::Error, line);
         }
         if let Some(broker) = &mut self.broker {
-            broker.start(&mut self.store);
+            broker.start(&mut self.store, out);
         }
         self.quorum.start(now, &mut self.store, out);
     }
@@ -143,6 +143,7 @@ impl Metadata {
         loop {
             self.take_store_events(now, out);
             self.apply_committed(out);
+            self.follow_registration(out);
             self.follow_leadership(now);
             self.hear_own_messages(now, out);
             self.speak(now, out);
@@ -212,6 +213,10 @@ impl Metadata {
         for shard in 0..self.config.shards {
             out.local(Place::Shard(shard), LocalMessage::Image(self.image.clone()));
         }
+    }
+
+    /// Serves, or stops serving, as the metadata shows this broker's registration. The shards have that image already.
+    fn follow_registration(&mut self, out: &mut Outputs) {
         let turn = self.broker.as_mut().and_then(|b| b.on_image(&self.config, &self.image));
         match turn {
             Some(Turn::Serve(epoch)) => {

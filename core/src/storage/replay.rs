@@ -47,7 +47,7 @@ pub(super) struct Outcome {
 
 /// The journal that owns a log in a layout with this many shards.
 pub(super) fn journal_of(log: LogId, shards: u16) -> u16 {
-    if log == LogId::METADATA { 0 } else { 1 + log.shard(shards) }
+    if log == LogId::METADATA || log == LogId::BROKER { 0 } else { 1 + log.shard(shards) }
 }
 
 /// Makes sense of all journals of a layout. `files`: all segments and indexes on the disk.

@@ -1,0 +1,486 @@
+//! The metadata machines of a cluster with each other: founding, registration, leadership, topics, restarts. No shards.
+//!
+//! The disk does everything at once and loses nothing; the network delays, and where a test says so loses and doubles.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::InstantDisk;
+use milena_core::disk::Outcome;
+use milena_core::local::{AlterPartition, LocalMessage, Member};
+use milena_core::metadata::{Image, Metadata, Partition};
+use milena_core::peer::{self, PeerMessage};
+use milena_core::storage::Recovery;
+use milena_core::trace::Event;
+use milena_core::{
+    ClientContext, ClientId, Config, Input, Instant, LogId, Machine, NodeId, Now, Offset, OpId,
+    Output, Outputs, Place,
+};
+use milena_wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
+use milena_wire::messages::delete_topics::DeleteTopicsRequest;
+use milena_wire::{ErrorCode, Request, Response};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+const SECOND: u64 = 1_000;
+
+/// A process, up.
+struct Process {
+    metadata: Metadata,
+    /// What its shards were told, in order.
+    told: Vec<(Place, LocalMessage)>,
+}
+
+enum Coming {
+    Peer { from: i32, message: PeerMessage },
+    Disk { op: OpId, outcome: Outcome },
+}
+
+struct World {
+    now: Instant,
+    list: Vec<i32>,
+    disks: BTreeMap<i32, InstantDisk>,
+    up: BTreeMap<i32, Process>,
+    /// Starts so far of each node: what was meant for an earlier process is lost.
+    starts: BTreeMap<i32, u64>,
+    coming: BTreeMap<(Instant, u64), (i32, u64, Coming)>,
+    sequence: u64,
+    rng: ChaCha8Rng,
+    /// In a hundred messages.
+    lost: u32,
+    doubled: u32,
+    /// What was applied at each offset, by whomever.
+    hashes: BTreeMap<Offset, u64>,
+    sometimes: BTreeMap<&'static str, u32>,
+}
+
+impl World {
+    fn new(nodes: i32, seed: u64) -> World {
+        let mut world = World {
+            now: Instant(0),
+            list: (1..=nodes).collect(),
+            disks: (1..=nodes).map(|node| (node, InstantDisk::default())).collect(),
+            up: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            coming: BTreeMap::new(),
+            sequence: 0,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            lost: 0,
+            doubled: 0,
+            hashes: BTreeMap::new(),
+            sometimes: BTreeMap::new(),
+        };
+        for node in 1..=nodes {
+            world.start(node);
+        }
+        world
+    }
+
+    fn config(&self, node: i32) -> Config {
+        let peer = |node: i32| format!("localhost:{}", 7000 + node);
+        let mut config = Config {
+            node: NodeId(node),
+            controllers: self.list.iter().map(|node| (NodeId(*node), peer(*node))).collect(),
+            broker: true,
+            controller: true,
+            kafka: ("localhost".into(), 9000 + node as u16),
+            peer: peer(node),
+            rack: None,
+            shards: 1,
+            storage: Default::default(),
+            quorum: Default::default(),
+            replication: Default::default(),
+        };
+        config.storage.journal_file_bytes = 64 << 10;
+        config.storage.journal_files = 4;
+        config.quorum.snapshot_every_records = 20;
+        config
+    }
+
+    fn clock(&self) -> Now {
+        Now { mono: self.now, wall: 0 }
+    }
+
+    fn start(&mut self, node: i32) {
+        let starts = self.starts.entry(node).or_default();
+        *starts += 1;
+        let mut entropy = [0; 32];
+        self.rng.fill_bytes(&mut entropy);
+        let config = self.config(node);
+        let mut recovery = Recovery::new(&config, entropy);
+        let mut input = vec![Input::Start];
+        let recovered = loop {
+            let mut out = Outputs::default();
+            for input in input.drain(..) {
+                recovery.step(self.clock(), input, &mut out);
+            }
+            if let Some(recovered) = recovery.take() {
+                assert!(out.queue.is_empty());
+                break recovered;
+            }
+            let disk = self.disks.get_mut(&node).unwrap();
+            for output in out.queue {
+                let Output::Disk { op, command } = output else { panic!("{output:?}") };
+                input.push(Input::Disk { op, outcome: disk.apply(&command) });
+            }
+            assert!(!input.is_empty(), "recovery goes on");
+        };
+        self.rng.fill_bytes(&mut entropy);
+        let metadata = Metadata::new(
+            Arc::new(config),
+            &recovered.superblock,
+            recovered.quorum_damaged,
+            recovered.metadata,
+            entropy,
+        );
+        self.up.insert(node, Process { metadata, told: Vec::new() });
+        self.step(node, Input::Start);
+    }
+
+    fn stop(&mut self, node: i32) {
+        self.up.remove(&node).expect("it was up");
+    }
+
+    fn later(&mut self, micros: u64, node: i32, coming: Coming) {
+        self.sequence += 1;
+        let at = Instant(self.now.0 + micros * 1_000);
+        self.coming.insert((at, self.sequence), (node, self.starts[&node], coming));
+    }
+
+    fn chance(&mut self, percent: u32) -> bool {
+        self.rng.next_u32() % 100 < percent
+    }
+
+    fn step(&mut self, node: i32, input: Input) {
+        let now = self.clock();
+        let Some(process) = self.up.get_mut(&node) else { return };
+        let mut out = Outputs::traced();
+        process.metadata.step(now, input, &mut out);
+        process.metadata.check_invariants();
+        for event in out.events {
+            match event {
+                Event::Applied { offset, hash } => {
+                    let known = *self.hashes.entry(offset).or_insert(hash);
+                    assert_eq!(known, hash, "node {node} applies something else at {offset}");
+                }
+                Event::SnapshotInstalled { end, hash } => {
+                    assert_eq!(self.hashes[&(end - 1)], hash, "a snapshot is what was applied");
+                }
+                Event::Sometimes(name) => *self.sometimes.entry(name).or_default() += 1,
+                _ => {}
+            }
+        }
+        for output in out.queue {
+            match output {
+                Output::Send { to, message } => {
+                    for _ in 0..1 + u32::from(self.chance(self.doubled)) {
+                        if !self.chance(self.lost) {
+                            let micros = 200 + u64::from(self.rng.next_u32() % 2_000);
+                            let frame = peer::encode(&message).concat();
+                            let message = peer::decode(frame.into()).unwrap();
+                            self.later(micros, to.0, Coming::Peer { from: node, message });
+                        }
+                    }
+                }
+                Output::Local { to, message } => {
+                    self.up.get_mut(&node).unwrap().told.push((to, message));
+                }
+                Output::Disk { op, command } => {
+                    let outcome = self.disks.get_mut(&node).unwrap().apply(&command);
+                    self.later(100, node, Coming::Disk { op, outcome });
+                }
+                Output::Log { .. } => {}
+                Output::Reply { .. } | Output::Close { .. } | Output::Halt(_) => {
+                    panic!("node {node}: {output:?}")
+                }
+            }
+        }
+    }
+
+    /// Goes on until something is so; panics where it is not so after that time.
+    fn until(&mut self, what: &str, limit_ms: u64, mut done: impl FnMut(&World) -> bool) {
+        let limit = self.now.after_ms(limit_ms);
+        while !done(self) {
+            let timeouts = self.up.iter().filter_map(|(node, process)| {
+                process.metadata.next_timeout().map(|(at, _)| (at.max(self.now), *node))
+            });
+            let timeout = timeouts.min();
+            let coming = self.coming.first_key_value().map(|((at, _), _)| *at);
+            let timer_first = match (timeout, coming) {
+                (Some((at, _)), Some(coming)) => at < coming,
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (None, None) => panic!("{what}: nothing will happen any more"),
+            };
+            self.now = if timer_first { timeout.unwrap().0 } else { coming.unwrap() };
+            assert!(self.now <= limit, "{what}: not within {limit_ms} ms");
+            if timer_first {
+                self.step(timeout.unwrap().1, Input::Timeout);
+            } else {
+                let (_, (node, starts, coming)) = self.coming.pop_first().unwrap();
+                if self.starts[&node] == starts {
+                    let input = match coming {
+                        Coming::Peer { from, message } => {
+                            Input::Peer { from: NodeId(from), message }
+                        }
+                        Coming::Disk { op, outcome } => Input::Disk { op, outcome },
+                    };
+                    self.step(node, input);
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        let end = self.now.after_ms(ms);
+        self.until("time passes", ms + SECOND, |world| world.now >= end);
+    }
+
+    fn image(&self, node: i32) -> &Arc<Image> {
+        self.up[&node].metadata.view().image
+    }
+
+    fn serving(&self, node: i32) -> bool {
+        self.up.get(&node).is_some_and(|process| process.metadata.view().serving.is_some())
+    }
+
+    fn all_serve(&self) -> bool {
+        self.list.iter().all(|node| self.serving(*node))
+    }
+
+    fn active(&self) -> Option<i32> {
+        let active = |process: &Process| process.metadata.view().active;
+        self.up.iter().filter_map(|(node, p)| Some((active(p)?, *node))).max().map(|(_, n)| n)
+    }
+
+    fn administer(&mut self, node: i32, id: u64, request: Request) {
+        let message = LocalMessage::Administer {
+            client: ClientId(1),
+            id,
+            version: 5,
+            request,
+            context: Arc::new(ClientContext::default()),
+        };
+        self.step(node, Input::Local { from: Place::Shard(0), message });
+    }
+
+    fn answer(&self, node: i32, asked: u64) -> Option<Response> {
+        self.up.get(&node)?.told.iter().find_map(|(_, message)| match message {
+            LocalMessage::Administered { id, response, .. } if *id == asked => {
+                Some(response.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// Makes a topic through a node and waits; the error and how often it was answered.
+    fn create(&mut self, node: i32, id: u64, name: &str) -> ErrorCode {
+        self.administer(node, id, create(name));
+        self.until("topic made", 70 * SECOND, |world| world.answer(node, id).is_some());
+        let Some(Response::CreateTopics(response)) = self.answer(node, id) else {
+            panic!("another answer")
+        };
+        response.topics[0].error_code
+    }
+
+    fn partition(&self, node: i32, name: &str) -> Partition {
+        self.image(node).topic(name).expect("there is such a topic").partitions[0].clone()
+    }
+
+    /// The leader proposes a set, as its shard would.
+    fn propose(&mut self, name: &str, isr: &[i32]) {
+        let node = self.active().unwrap();
+        let image = self.image(node).clone();
+        let topic = image.topic(name).unwrap();
+        let partition = &topic.partitions[0];
+        let leader = partition.leader.unwrap();
+        let member = |node: &i32| {
+            let broker = &image.brokers[&NodeId(*node)];
+            Member {
+                node: NodeId(*node),
+                broker_epoch: broker.epoch,
+                incarnation: broker.incarnation,
+                replica: partition.incarnation(NodeId(*node)).unwrap(),
+            }
+        };
+        let message = LocalMessage::AlterPartition(AlterPartition {
+            log: LogId { topic: topic.id, partition: 0 },
+            leader: (leader, image.brokers[&leader].epoch),
+            leader_epoch: partition.leader_epoch,
+            partition_epoch: partition.partition_epoch,
+            isr: isr.iter().map(member).collect(),
+        });
+        self.step(leader.0, Input::Local { from: Place::Shard(0), message });
+    }
+}
+
+fn create(name: &str) -> Request {
+    let topic = CreatableTopic {
+        name: name.into(),
+        num_partitions: 1,
+        replication_factor: -1,
+        ..Default::default()
+    };
+    CreateTopicsRequest { topics: vec![topic], ..Default::default() }.into()
+}
+
+fn nodes(list: &[i32]) -> Vec<NodeId> {
+    list.iter().copied().map(NodeId).collect()
+}
+
+#[test]
+fn one_node_founds_registers_and_serves() {
+    let mut world = World::new(1, 1);
+    world.until("serving", 10 * SECOND, World::all_serve);
+    let told = &world.up[&1].told;
+    let serving = told.iter().position(|(_, m)| matches!(m, LocalMessage::Serving(Some(_))));
+    let LocalMessage::Image(image) = &told[serving.unwrap() - 1].1 else {
+        panic!("the image comes before")
+    };
+    assert!(image.unfenced(NodeId(1)), "shards have the image before they serve");
+
+    assert_eq!(world.create(1, 7, "t"), ErrorCode::NONE);
+    assert_eq!(world.create(1, 8, "t"), ErrorCode::TOPIC_ALREADY_EXISTS);
+    let place = |world: &World, wanted: &dyn Fn(&LocalMessage) -> bool| {
+        world.up[&1].told.iter().position(|(_, message)| wanted(message)).unwrap()
+    };
+    let shown = place(&world, &|m| matches!(m, LocalMessage::Image(i) if i.topic("t").is_some()));
+    let answered = place(&world, &|m| matches!(m, LocalMessage::Administered { id: 7, .. }));
+    assert!(shown < answered, "a Metadata request after the answer shows the topic");
+
+    let names = DeleteTopicsRequest { topic_names: vec!["t".into()], ..Default::default() };
+    world.administer(1, 9, names.into());
+    world.until("deleted", SECOND, |world| world.answer(1, 9).is_some());
+    assert!(world.image(1).topics.is_empty());
+}
+
+#[test]
+fn three_nodes_serve_and_agree() {
+    let mut world = World::new(3, 2);
+    world.until("serving", 20 * SECOND, World::all_serve);
+    assert_eq!(world.create(2, 1, "t"), ErrorCode::NONE);
+    world.until("everywhere", SECOND, |w| (1..=3).all(|n| w.image(n).topic("t").is_some()));
+    assert_eq!(world.image(1), world.image(2));
+    assert_eq!(world.image(2), world.image(3));
+    let partition = world.partition(1, "t");
+    assert_eq!((partition.isr, partition.min_isr), (nodes(&[1, 2, 3]), 2));
+    let quiet = world.image(1).end;
+    world.pass(30 * SECOND);
+    assert_eq!(world.image(1).end, quiet, "a healthy cluster changes nothing");
+}
+
+#[test]
+fn a_silent_broker_is_fenced_and_let_in_again() {
+    let mut world = World::new(3, 3);
+    world.until("serving", 20 * SECOND, World::all_serve);
+    assert_eq!(world.create(1, 1, "t"), ErrorCode::NONE);
+    let leader = world.partition(1, "t").leader.unwrap().0;
+    let other = (1..=3).find(|node| *node != leader).unwrap();
+    world.stop(leader);
+    let gone = NodeId(leader);
+    world.until("fenced", 20 * SECOND, |world| !world.image(other).unfenced(gone));
+    let partition = world.partition(other, "t");
+    assert!(partition.leader.is_some_and(|leader| leader != gone));
+    assert_eq!((partition.isr.len(), partition.leader_epoch), (2, 1));
+
+    world.start(leader);
+    world.until("back", 20 * SECOND, |world| world.serving(leader));
+    assert!(!world.partition(leader, "t").isr.contains(&gone));
+    world.pass(100);
+    world.propose("t", &[1, 2, 3]);
+    let full = |world: &World| world.partition(leader, "t").isr.len() == 3;
+    world.until("in sync", SECOND, full);
+    let back = move |world: &World| world.partition(leader, "t").leader == Some(gone);
+    world.until("the preferred replica leads again", 20 * SECOND, back);
+    assert!(world.sometimes["controller.given_back"] > 0);
+}
+
+#[test]
+fn a_quick_restart_with_an_intact_disk_keeps_the_seat() {
+    let mut world = World::new(1, 4);
+    world.until("serving", 20 * SECOND, World::all_serve);
+    assert_eq!(world.create(1, 1, "t"), ErrorCode::NONE);
+    let epoch = world.image(1).brokers[&NodeId(1)].epoch;
+    world.stop(1);
+    world.start(1);
+    world.until("serving", 20 * SECOND, World::all_serve);
+    let partition = world.partition(1, "t");
+    assert_eq!((partition.leader, partition.leader_epoch), (Some(NodeId(1)), 2));
+    assert!(world.image(1).brokers[&NodeId(1)].epoch > epoch);
+    assert!(world.sometimes["controller.elr_election"] > 0);
+}
+
+#[test]
+fn an_empty_disk_comes_back_without_a_seat() {
+    let mut world = World::new(3, 5);
+    world.until("serving", 20 * SECOND, World::all_serve);
+    assert_eq!(world.create(1, 1, "t"), ErrorCode::NONE);
+    let leader = world.partition(1, "t").leader.unwrap();
+    let other = (1..=3).find(|node| *node != leader.0).unwrap();
+    world.stop(leader.0);
+    world.disks.insert(leader.0, InstantDisk::default());
+    world.start(leader.0);
+    let before = world.image(other).brokers[&leader].incarnation;
+    world.until("serving", 30 * SECOND, World::all_serve);
+    assert_ne!(world.image(leader.0).brokers[&leader].incarnation, before);
+    let partition = world.partition(leader.0, "t");
+    assert!(!partition.isr.contains(&leader) && !partition.elr.contains(&leader));
+}
+
+#[test]
+fn requests_outlive_the_controller() {
+    for seed in 0..20 {
+        let mut world = World::new(3, 100 + seed);
+        world.until("serving", 20 * SECOND, World::all_serve);
+        let active = world.active().unwrap();
+        let node = (1..=3).find(|node| *node != active).unwrap();
+        for id in 0..10 {
+            world.administer(node, id, create(&format!("t{id}")));
+        }
+        // Somewhere between the first message and the last answer.
+        let micros = world.rng.next_u32() % 8_000;
+        let end = Instant(world.now.0 + u64::from(micros) * 1_000);
+        world.until("a moment", SECOND, |world| world.now >= end);
+        world.stop(active);
+        let all = |world: &World| (0..10).all(|id| world.answer(node, id).is_some());
+        world.until("answers", 70 * SECOND, all);
+        for id in 0..10 {
+            let Some(Response::CreateTopics(response)) = world.answer(node, id) else {
+                panic!("another answer")
+            };
+            let made = world.image(node).topic(&format!("t{id}")).is_some();
+            let code = response.topics[0].error_code;
+            assert_eq!((code, made), (ErrorCode::NONE, true), "seed {seed}, topic {id}");
+        }
+    }
+}
+
+#[test]
+fn loss_and_doubles_change_nothing_but_the_time() {
+    for seed in 0..10 {
+        let mut world = World::new(3, 200 + seed);
+        (world.lost, world.doubled) = (15, 30);
+        world.until("serving", 60 * SECOND, World::all_serve);
+        for id in 0..20 {
+            let node = 1 + (id % 3) as i32;
+            assert_eq!(world.create(node, id, &format!("t{id}")), ErrorCode::NONE, "seed {seed}");
+            if id % 2 == 0 {
+                let names = vec![format!("t{id}")];
+                let delete = DeleteTopicsRequest { topic_names: names, ..Default::default() };
+                let ask = 100 + id;
+                world.administer(node, ask, delete.into());
+                world.until("deleted", 70 * SECOND, |world| world.answer(node, ask).is_some());
+                let Some(Response::DeleteTopics(response)) = world.answer(node, ask) else {
+                    panic!("another answer")
+                };
+                assert_eq!(response.responses[0].error_code, ErrorCode::NONE, "seed {seed}");
+            }
+        }
+        world.pass(10 * SECOND);
+        for node in 1..=3 {
+            assert_eq!(world.image(node).topics.len(), 10, "seed {seed}: no late double made one");
+        }
+    }
+}
