@@ -126,7 +126,7 @@ enum Role {
 pub struct Replica {
     log: LogId,
     topic: Option<Arc<Topic>>,
-    /// The life on disk; none before the log exists.
+    /// The life on disk; none before the log exists or while that is not known.
     life: Option<ReplicaIncarnation>,
     /// Everything below is committed. Of a follower: as its leader said, as far as its own log is matched. Survives changes
     /// of role, since what is committed stays so.
@@ -185,7 +185,8 @@ impl Replica {
         Replica {
             log,
             topic: None,
-            life: found.map(life),
+            // Of a log that recovery found damaged even the state may be an old one.
+            life: found.filter(|log| !log.is_damaged()).map(life),
             high_watermark: found.map_or(0, Log::start),
             barrier: Lsn(0),
             report_at: None,
@@ -242,12 +243,13 @@ impl Replica {
         expected: ReplicaIncarnation,
     ) -> bool {
         let store = &mut cx.host.store;
-        let (mut damaged, mut empty) = (false, true);
-        match store.log(self.log) {
-            None => store.create(self.log),
-            Some(log) => (damaged, empty) = (log.is_damaged(), log.end() == 0),
-        }
-        if self.life.is_none() || (!damaged && empty && self.life < Some(expected)) {
+        store.create(self.log);
+        let log = store.log(self.log).expect("just made");
+        let (damaged, empty) = (log.is_damaged(), log.end() == 0);
+        if damaged && self.life.is_none() {
+            // Which life it was is not known, so nothing says that it has ended: it is reported as the present one.
+            self.life = Some(expected);
+        } else if !damaged && empty && self.life < Some(expected) {
             self.begin_life(cx, expected);
         }
         let life = self.life.expect("set above");

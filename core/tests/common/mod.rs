@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use milena_core::disk::{Command, DiskError, Directory, FileName, Outcome, Success};
+use milena_core::disk::{Command, Directory, DiskError, FileName, Outcome, Success};
 
 /// A disk on which every command succeeds at once and everything is durable.
 #[derive(Clone, Default, Debug)]
@@ -64,5 +64,13 @@ impl InstantDisk {
     /// The files of a folder, sorted.
     pub fn names(&self, directory: Directory) -> Vec<FileName> {
         self.files.keys().filter(|f| f.directory() == directory).copied().collect()
+    }
+}
+
+impl InstantDisk {
+    /// Turns one bit of a file over.
+    #[allow(dead_code, reason = "not every script damages a disk")]
+    pub fn corrupt(&mut self, file: FileName, at: usize) {
+        self.files.get_mut(&file).expect("a file")[at] ^= 1;
     }
 }

@@ -1,0 +1,628 @@
+//! Three brokers with one shard each, a hand-made image and a disk that loses nothing: the protocol between replicas as a
+//! script whose transcript is a snapshot. What a crash or a bad disk does to it is the simulator's work.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::InstantDisk;
+use milena_core::disk::{Directory, FileName};
+use milena_core::local::LocalMessage;
+use milena_core::machine::{ClientContext, Input, Machine, Output, Outputs, Place};
+use milena_core::metadata::{Broker, Image, Partition, Topic};
+use milena_core::peer::{self, PeerMessage};
+use milena_core::replica::ReplicaView;
+use milena_core::replica::message::{Answer, ReplicaMessage};
+use milena_core::shard::Shard;
+use milena_core::trace::Event;
+use milena_core::{
+    Boot, BrokerEpoch, ClientId, Config, Incarnation, Instant, LogId, NodeId, Now,
+    ReplicaIncarnation, TopicId, config,
+};
+use milena_wire::batch::{BatchBuilder, Compression};
+use milena_wire::messages::fetch::{FetchPartition, FetchTopic};
+use milena_wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
+use milena_wire::messages::produce::{PartitionProduceData, TopicProduceData};
+use milena_wire::messages::{FetchRequest, ListOffsetsRequest, ProduceRequest};
+use milena_wire::{Request, Response};
+
+const TOPIC: TopicId = TopicId([7; 16]);
+const LOG: LogId = LogId { topic: TOPIC, partition: 0 };
+const CLIENT: ClientId = ClientId(1);
+
+struct Node {
+    shard: Shard,
+    disk: InstantDisk,
+    incarnation: Incarnation,
+    out: Outputs,
+}
+
+struct World {
+    millis: u64,
+    nodes: BTreeMap<i32, Node>,
+    image: Image,
+    messages: VecDeque<(i32, i32, PeerMessage)>,
+    /// Nodes that nobody hears and that hear nobody.
+    cut: BTreeSet<i32>,
+    requests: u64,
+    transcript: String,
+}
+
+impl World {
+    fn new(configs: &[(&str, &str)]) -> World {
+        let mut image = Image { cluster: 1, end: 100, ..Image::default() };
+        let partition = Partition {
+            replicas: [1, 2, 3].map(NodeId).into(),
+            incarnations: vec![ReplicaIncarnation(0); 3],
+            isr: [1, 2, 3].map(NodeId).into(),
+            leader: Some(NodeId(1)),
+            leader_epoch: 1,
+            partition_epoch: 1,
+            min_isr: 2,
+            ..Partition::default()
+        };
+        let topic = Topic {
+            id: TOPIC,
+            name: "t".into(),
+            configs: configs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            partitions: vec![partition],
+        };
+        image.topics.insert(TOPIC, Arc::new(topic));
+        image.names.insert("t".into(), TOPIC);
+        let mut world = World {
+            millis: 1_000,
+            nodes: BTreeMap::new(),
+            image,
+            messages: VecDeque::new(),
+            cut: BTreeSet::new(),
+            requests: 0,
+            transcript: String::new(),
+        };
+        for id in 1..=3 {
+            let node = world.boot(id, InstantDisk::default());
+            let broker = Broker {
+                incarnation: node.incarnation,
+                epoch: BrokerEpoch(10 + i64::from(id)),
+                confirmed: Some(BrokerEpoch(10 + i64::from(id))),
+                fenced: false,
+                kafka: (format!("b{id}"), 9092),
+                peer: String::new(),
+                rack: None,
+            };
+            world.image.brokers.insert(NodeId(id), broker);
+            world.nodes.insert(id, node);
+        }
+        for id in 1..=3 {
+            world.step(id, Input::Start);
+            world.serve(id);
+        }
+        world.run();
+        world
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: Instant(self.millis * 1_000_000), wall: self.millis as i64 }
+    }
+
+    /// Recovers a disk and takes the node's one shard.
+    fn boot(&self, id: i32, mut disk: InstantDisk) -> Node {
+        let config = Config {
+            node: NodeId(id),
+            controllers: (1..=3).map(|n| (NodeId(n), format!("n{n}:1"))).collect(),
+            broker: true,
+            controller: false,
+            kafka: (format!("b{id}"), 9092),
+            peer: format!("n{id}:1"),
+            rack: None,
+            shards: 1,
+            storage: config::StorageConfig {
+                journal_file_bytes: 1 << 20,
+                journal_files: 3,
+                retention_check_ms: 60_000,
+                ..Default::default()
+            },
+            quorum: Default::default(),
+            replication: config::ReplicationConfig { lag_ms_max: 2_000, ..Default::default() },
+        };
+        let mut boot = Boot::new(config, [id as u8; 32]);
+        let mut out = Outputs::default();
+        boot.step(self.now(), Input::Start, &mut out);
+        let mut node = loop {
+            if let Some(node) = boot.take() {
+                break node;
+            }
+            match out.queue.pop_front().expect("recovery waits for a disk that has answered") {
+                Output::Disk { op, command } => {
+                    let outcome = disk.apply(&command);
+                    boot.step(self.now(), Input::Disk { op, outcome }, &mut out);
+                }
+                Output::Log { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        let shard = node.shards.remove(0);
+        let incarnation = node.superblock.incarnation;
+        Node { shard, disk, incarnation, out: Outputs::traced() }
+    }
+
+    fn serve(&mut self, id: i32) {
+        let epoch = self.image.brokers[&NodeId(id)].epoch;
+        let image = LocalMessage::Image(Arc::new(self.image.clone()));
+        self.local(id, image);
+        self.local(id, LocalMessage::Serving(Some(epoch)));
+    }
+
+    fn local(&mut self, id: i32, message: LocalMessage) {
+        self.step(id, Input::Local { from: Place::Metadata, message });
+    }
+
+    fn step(&mut self, id: i32, input: Input) {
+        let now = self.now();
+        let node = self.nodes.get_mut(&id).expect("a node");
+        node.shard.step(now, input, &mut node.out);
+        node.shard.check_invariants();
+        for event in std::mem::take(&mut node.out.events) {
+            self.note_event(id, event);
+        }
+        while let Some(output) = self.nodes.get_mut(&id).expect("a node").out.queue.pop_front() {
+            self.take(id, output);
+        }
+    }
+
+    fn take(&mut self, id: i32, output: Output) {
+        match output {
+            Output::Send { to, message } => {
+                // As over a wire: in one piece, and as its bytes say.
+                let bytes: Vec<u8> = peer::encode(&message).concat();
+                let message = peer::decode(Bytes::from(bytes)).expect("a frame of ours");
+                let lost = self.cut.contains(&id) || self.cut.contains(&to.0);
+                self.note_message(id, to.0, &message, lost);
+                if !lost {
+                    self.messages.push_back((id, to.0, message));
+                }
+            }
+            Output::Local { to: Place::Metadata, message } => self.note_local(id, message),
+            Output::Local { to, message } => panic!("to {to:?}: {message:?}"),
+            Output::Reply { response, .. } => self.note_reply(id, response),
+            Output::Disk { op, command } => {
+                let outcome = self.nodes.get_mut(&id).expect("a node").disk.apply(&command);
+                self.step(id, Input::Disk { op, outcome });
+            }
+            Output::Log { line, .. } => self.line(format!("{id} log: {line}")),
+            Output::Close { .. } | Output::Halt(_) => panic!("{output:?}"),
+        }
+    }
+
+    /// Delivers messages until there are none.
+    fn run(&mut self) {
+        while let Some((from, to, message)) = self.messages.pop_front() {
+            self.step(to, Input::Peer { from: NodeId(from), message });
+        }
+    }
+
+    /// Lets time pass, deadline by deadline.
+    fn pass(&mut self, millis: u64) {
+        let until = self.millis + millis;
+        loop {
+            let due = self
+                .nodes
+                .iter()
+                .filter_map(|(id, node)| {
+                    Some((node.shard.next_timeout()?.0.0.div_ceil(1_000_000), *id))
+                })
+                .min()
+                .filter(|(at, _)| *at <= until);
+            let Some((at, id)) = due else { break };
+            self.millis = self.millis.max(at);
+            self.step(id, Input::Timeout);
+            self.run();
+        }
+        self.millis = until;
+    }
+
+    fn title(&mut self, title: &str) {
+        self.line(format!("\n== {title}"));
+    }
+
+    fn line(&mut self, line: String) {
+        self.transcript.push_str(&line);
+        self.transcript.push('\n');
+    }
+
+    fn note_event(&mut self, id: i32, event: Event) {
+        let text = match event {
+            Event::Truncated { to, .. } => format!("truncated to {to}"),
+            Event::Trimmed { start, .. } => format!("trimmed to {start}"),
+            Event::Reset { start, .. } => format!("reset at {start}"),
+            Event::Damaged { .. } => "damaged".into(),
+            Event::Leading { epoch, start, .. } => format!("leads epoch {epoch} from {start}"),
+            Event::Following { epoch, leader, .. } => format!("follows {leader} in epoch {epoch}"),
+            Event::HighWatermark { offset, isr, maximal, .. } => {
+                let ids = |set: Vec<NodeId>| set.iter().map(|n| n.0).collect::<Vec<_>>();
+                format!("high watermark {offset} over {:?} of {:?}", ids(maximal), ids(isr))
+            }
+            Event::FollowerMoved { follower, end, .. } => {
+                format!("believes {follower} up to {end}")
+            }
+            Event::Produced { base, next, .. } => format!("confirms {base}..{next}"),
+            Event::Served { base, next, .. } => format!("serves {base}..{next}"),
+            Event::Sometimes(what)
+                if what.starts_with("replica.") || what.starts_with("fetch.") =>
+            {
+                format!("({what})")
+            }
+            _ => return,
+        };
+        self.line(format!("{id} {text}"));
+    }
+
+    fn note_message(&mut self, from: i32, to: i32, message: &PeerMessage, lost: bool) {
+        let PeerMessage::Replica(message) = message else { panic!("{message:?}") };
+        let lost = if lost { " (lost)" } else { "" };
+        let text = match message {
+            ReplicaMessage::Push(push) => {
+                let bytes: usize = push.records.iter().map(Bytes::len).sum();
+                let what = if push.begin { "begin" } else { "push" };
+                let records = if bytes > 0 { ", records" } else { "" };
+                format!("{what} at {} after epoch {}{records}", push.base, push.previous_epoch)
+            }
+            ReplicaMessage::Acknowledge(acknowledge) => match acknowledge.answer {
+                Answer::Synced { end, last_epoch, .. } => {
+                    format!("synced up to {end}, last epoch {last_epoch}")
+                }
+                Answer::Mismatch { base, hint, last_epoch } => {
+                    format!("mismatch at {base}: try {hint} after epoch {last_epoch}")
+                }
+            },
+        };
+        self.line(format!("  {from} -> {to} {text}{lost}"));
+    }
+
+    fn note_local(&mut self, id: i32, message: LocalMessage) {
+        match message {
+            LocalMessage::AlterPartition(proposal) => {
+                let isr: Vec<i32> = proposal.isr.iter().map(|member| member.node.0).collect();
+                self.line(format!(
+                    "{id} proposes {isr:?} at partition epoch {}",
+                    proposal.partition_epoch
+                ));
+            }
+            LocalMessage::Damaged { replica, .. } => {
+                self.line(format!("{id} reports damage of life {}", replica.0))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn note_reply(&mut self, id: i32, response: Option<Response>) {
+        let text = match response {
+            Some(Response::Produce(response)) => {
+                let partition = &response.responses[0].partition_responses[0];
+                format!("produce: {:?} at {}", partition.error_code, partition.base_offset)
+            }
+            Some(Response::Fetch(response)) => match response.responses.first() {
+                Some(topic) => {
+                    let partition = &topic.partitions[0];
+                    let bytes = partition.records.as_ref().map_or(0, |records| records.len());
+                    let bytes = if bytes > 0 { "records" } else { "nothing" };
+                    format!(
+                        "fetch: {:?}, {bytes}, high watermark {}, start {}, diverging {}",
+                        partition.error_code,
+                        partition.high_watermark,
+                        partition.log_start_offset,
+                        partition.diverging_epoch.end_offset,
+                    )
+                }
+                None => format!("fetch: {:?}", response.error_code),
+            },
+            Some(Response::ListOffsets(response)) => {
+                let partition = &response.topics[0].partitions[0];
+                format!("list offsets: {:?} {}", partition.error_code, partition.offset)
+            }
+            other => panic!("{other:?}"),
+        };
+        self.line(format!("{id} answers {text}"));
+    }
+
+    fn request(&mut self, id: i32, version: i16, request: impl Into<Request>) {
+        self.requests += 1;
+        let input = Input::Request {
+            client: CLIENT,
+            id: self.requests,
+            version,
+            request: request.into(),
+            context: Arc::new(ClientContext::default()),
+        };
+        self.step(id, input);
+        self.run();
+    }
+
+    fn produce(&mut self, id: i32, acks: i16, values: &[&[u8]]) {
+        let mut batch = BatchBuilder::new(0, -1, Compression::None);
+        for value in values {
+            batch.append(self.millis as i64, None, Some(value), &[]);
+        }
+        let partition = PartitionProduceData { index: 0, records: Some(batch.build()) };
+        let topic = TopicProduceData {
+            name: "t".into(),
+            partition_data: vec![partition],
+            ..TopicProduceData::default()
+        };
+        let request = ProduceRequest {
+            acks,
+            timeout_ms: 5_000,
+            topic_data: vec![topic],
+            ..Default::default()
+        };
+        self.request(id, 9, request);
+    }
+
+    fn fetch(&mut self, id: i32, fetch_offset: i64, last_fetched_epoch: i32) {
+        let partition = FetchPartition {
+            fetch_offset,
+            last_fetched_epoch,
+            partition_max_bytes: 1 << 20,
+            ..FetchPartition::default()
+        };
+        let topic =
+            FetchTopic { topic: "t".into(), partitions: vec![partition], ..Default::default() };
+        let request = FetchRequest {
+            max_wait_ms: 500,
+            min_bytes: 1,
+            session_epoch: -1,
+            topics: vec![topic],
+            ..FetchRequest::default()
+        };
+        self.request(id, 12, request);
+    }
+
+    fn list_latest(&mut self, id: i32) {
+        let partition = ListOffsetsPartition { timestamp: -1, ..ListOffsetsPartition::default() };
+        let topic = ListOffsetsTopic { name: "t".into(), partitions: vec![partition] };
+        let request =
+            ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+        self.request(id, 7, request);
+    }
+
+    /// Commits a change of the partition and shows it to everyone.
+    fn publish(&mut self, change: impl FnOnce(&mut Partition)) {
+        self.publish_to(change, &[1, 2, 3]);
+    }
+
+    fn publish_to(&mut self, change: impl FnOnce(&mut Partition), nodes: &[i32]) {
+        let mut topic = (*self.image.topics[&TOPIC]).clone();
+        change(&mut topic.partitions[0]);
+        topic.partitions[0].partition_epoch += 1;
+        self.image.topics.insert(TOPIC, Arc::new(topic));
+        self.image.end += 1;
+        for id in nodes {
+            self.local(*id, LocalMessage::Image(Arc::new(self.image.clone())));
+        }
+        self.run();
+    }
+
+    fn elect(&mut self, leader: i32, isr: &[i32]) {
+        self.publish(|partition| {
+            partition.leader = Some(NodeId(leader));
+            partition.leader_epoch += 1;
+            partition.isr = isr.iter().copied().map(NodeId).collect();
+        });
+    }
+
+    /// Takes a broker out of service, or back into it; shown with the next change.
+    fn fence(&mut self, id: i32, fenced: bool) {
+        self.image.brokers.get_mut(&NodeId(id)).expect("a broker").fenced = fenced;
+    }
+
+    fn view(&self, id: i32) -> ReplicaView {
+        self.nodes[&id].shard.view().next().expect("a replica")
+    }
+
+    /// All replicas hold the same and the leader knows it.
+    fn assert_converged(&self, leader: i32) {
+        let end = self.view(leader).high_watermark;
+        for id in 1..=3 {
+            let view = self.view(id);
+            assert_eq!((view.end, view.flushed_end), (end, end), "{view:?}");
+        }
+        let first = self.records(1);
+        assert!((2..=3).all(|id| self.records(id) == first));
+    }
+
+    /// The ends of all epochs, by which equal logs are told.
+    fn records(&self, id: i32) -> Vec<Option<i32>> {
+        let log = self.nodes[&id].shard.store().log(LOG).expect("a log");
+        (0..log.end()).map(|offset| log.epoch_at(offset)).collect()
+    }
+}
+
+#[test]
+fn a_write_is_confirmed_once_the_in_sync_set_has_it() {
+    let mut world = World::new(&[]);
+    world.title("acks=all");
+    world.produce(1, -1, &[b"a", b"b"]);
+    world.title("idle: the followers learn the high watermark, then nothing is sent");
+    world.pass(10_000);
+    world.title("read");
+    world.fetch(1, 1, -1);
+    world.fetch(2, 0, -1);
+    world.assert_converged(1);
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn the_in_sync_set_shrinks_and_grows() {
+    let mut world = World::new(&[]);
+    world.produce(1, -1, &[b"a"]);
+    world.pass(1_000);
+    world.title("3 is cut off: a write waits for it");
+    world.cut.insert(3);
+    world.produce(1, -1, &[b"b"]);
+    assert_eq!(world.view(1).high_watermark, 1);
+    world.title("3 is proposed for removal, and still counts");
+    world.pass(2_200);
+    assert_eq!(world.view(1).high_watermark, 1);
+    world.title("the controller commits");
+    world.publish(|partition| partition.isr = [1, 2].map(NodeId).into());
+    assert_eq!(world.view(1).high_watermark, 2);
+    world.title("3 is back: it catches up and is proposed");
+    world.cut.clear();
+    world.pass(600);
+    world.title("while it is proposed it counts already");
+    world.cut.insert(3);
+    world.produce(1, -1, &[b"c"]);
+    assert_eq!(world.view(1).maximal_isr, [1, 2, 3].map(NodeId));
+    assert_eq!(world.view(1).high_watermark, 2);
+    world.title("it lags again: the leader withdraws by proposing the present set");
+    world.pass(2_500);
+    world.title("the controller commits the equal set");
+    world.publish(|_| {});
+    assert_eq!(world.view(1).high_watermark, 3);
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn below_min_isr_nothing_is_confirmed() {
+    let mut world = World::new(&[]);
+    world.publish(|partition| partition.isr = vec![NodeId(1)]);
+    world.title("acks=all is refused before the append, acks=1 taken but not committed");
+    world.produce(1, -1, &[b"a"]);
+    world.produce(1, 1, &[b"b"]);
+    assert_eq!((world.view(1).high_watermark, world.view(1).end), (0, 1));
+    world.fetch(1, 0, -1);
+    world.pass(600);
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn a_deposed_leader_cuts_what_nobody_else_has() {
+    let mut world = World::new(&[]);
+    world.produce(1, -1, &[b"a", b"b"]);
+    world.title("1 is cut off and takes two more batches that nobody else gets");
+    world.cut.insert(1);
+    world.produce(1, 1, &[b"lost", b"lost too"]);
+    world.produce(1, -1, &[b"unknown"]);
+    world.title("2 leads in epoch 2 and takes others at the same offsets");
+    world.publish_to(
+        |partition| {
+            partition.leader = Some(NodeId(2));
+            partition.leader_epoch = 2;
+            partition.isr = [2, 3].map(NodeId).into();
+        },
+        &[2, 3],
+    );
+    world.produce(2, -1, &[b"c"]);
+    world.title("1 learns of it: what it had not confirmed is unknown");
+    world.local(1, LocalMessage::Image(Arc::new(world.image.clone())));
+    world.title("1 is back");
+    world.cut.clear();
+    world.pass(1_000);
+    world.assert_converged(2);
+    world.title("a reader that had read from 1 is told where the logs part");
+    world.fetch(2, 4, 1);
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn a_longer_tail_of_an_older_epoch_is_cut() {
+    let mut world = World::new(&[]);
+    world.title("1 takes a record that nobody else gets; the new leader's log is empty");
+    world.cut.insert(1);
+    world.produce(1, 1, &[b"x"]);
+    world.cut.clear();
+    world.elect(2, &[2, 3]);
+    world.pass(1_000);
+    assert_eq!(world.view(1).end, 0);
+    world.assert_converged(2);
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn a_new_leader_shows_no_offsets_before_it_knows_what_is_committed() {
+    let mut world = World::new(&[]);
+    world.produce(1, -1, &[b"a"]);
+    world.title("2 leads, and hears from nobody");
+    world.cut.extend([1, 3]);
+    world.elect(2, &[2, 3]);
+    world.fetch(2, 0, -1);
+    world.list_latest(2);
+    world.title("the readers' patience is over");
+    world.pass(1_000);
+    world.title("3 acknowledges in the new epoch");
+    world.fetch(2, 0, -1);
+    world.cut.clear();
+    world.pass(400);
+    world.list_latest(2);
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn a_replica_behind_the_log_start_begins_there() {
+    let configs = [("segment.bytes", "16384"), ("retention.bytes", "40000")];
+    let mut world = World::new(&configs);
+    world.produce(1, -1, &[b"a"]);
+    world.pass(500);
+    world.cut.insert(3);
+    world.fence(3, true);
+    world.elect(1, &[1, 2]);
+    let large = vec![1; 12_000];
+    for _ in 0..8 {
+        world.produce(1, -1, &[&large]);
+        world.pass(20);
+    }
+    world.transcript.clear();
+    world.title("retention");
+    world.pass(60_000);
+    assert!(world.view(1).start > 1, "{:?}", world.view(1));
+    assert_eq!(world.view(2).start, world.view(1).start, "members follow");
+    world.title("3 is back");
+    world.cut.clear();
+    world.fence(3, false);
+    world.publish(|_| {});
+    world.pass(1_000);
+    let (leader, third) = (world.view(1), world.view(3));
+    assert_eq!((third.start, third.end), (leader.start, leader.end));
+    world.title("a reader below the start");
+    world.fetch(1, 0, -1);
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn a_damaged_leader_stops_and_begins_a_new_life_behind_another() {
+    let mut world = World::new(&[("segment.bytes", "16384")]);
+    let large = vec![1; 12_000];
+    for _ in 0..4 {
+        world.produce(1, -1, &[&large]);
+        world.pass(50);
+    }
+    world.pass(1_000);
+    world.transcript.clear();
+    let segment = world.nodes[&1]
+        .disk
+        .names(Directory::Segments)
+        .into_iter()
+        .find(|file| matches!(file, FileName::Segment { base: 0, .. }));
+    world.nodes.get_mut(&1).unwrap().disk.corrupt(segment.expect("a segment"), 200);
+    world.title("a read finds the damage");
+    world.fetch(1, 0, -1);
+    world.produce(1, -1, &[b"x"]);
+    assert!(world.view(1).damaged);
+    world.title("said again until it is heard");
+    world.pass(500);
+    world.title("the controller takes it out; nobody leads yet: nothing is discarded");
+    world.publish(|partition| {
+        partition.leader = None;
+        partition.leader_epoch += 1;
+        partition.isr = [2, 3].map(NodeId).into();
+        partition.incarnations[0] = ReplicaIncarnation(1);
+    });
+    assert_eq!(world.view(1).end, 4);
+    world.title("2 leads: 1 discards and refetches");
+    world.elect(2, &[2, 3]);
+    world.pass(1_000);
+    let view = world.view(1);
+    assert_eq!((view.damaged, view.incarnation, view.end), (false, ReplicaIncarnation(1), 4));
+    insta::assert_snapshot!(world.transcript);
+}
