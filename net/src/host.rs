@@ -20,7 +20,7 @@ use crate::files::Files;
 use crate::files::lanes::{Done, Lanes};
 use crate::kafka::{Connections, Counts, Limits};
 use crate::peers::{Hello, Peers};
-use crate::runtime::{self, Clock, Detached, Notify, TcpListener, mpsc, select};
+use crate::runtime::{self, Bound, Clock, Detached, Notify, TcpListener, mpsc, select};
 
 /// Inputs stepped before the disk and the sockets get their turn.
 const INPUTS_PER_TURN: usize = 512;
@@ -118,9 +118,9 @@ pub struct First {
     /// Peers known from the configuration.
     pub peers: Vec<(NodeId, String)>,
     /// For peers.
-    pub peer_listener: std::net::TcpListener,
+    pub peer_listener: Bound,
     /// For Kafka clients, if this node serves any.
-    pub kafka_listener: Option<std::net::TcpListener>,
+    pub kafka_listener: Option<Bound>,
 }
 
 /// A machine with its place.
@@ -153,7 +153,7 @@ pub async fn work(
     first: Option<First>,
 ) {
     let ended = shared.ended.clone();
-    let halt = match Worker::start(index, shared, machines, first) {
+    let halt = match Worker::start(index, shared, machines, first).await {
         Ok(worker) => worker.run(mail).await,
         Err(error) => Some(Halt::Operator(format!("this node cannot run: {error}"))),
     };
@@ -162,7 +162,7 @@ pub async fn work(
 }
 
 impl Worker {
-    fn start(
+    async fn start(
         index: usize,
         shared: Shared,
         machines: Vec<Placed>,
@@ -201,12 +201,12 @@ impl Worker {
             stopping: false,
         };
         if let Some(first) = first {
-            worker.listen(first)?;
+            worker.listen(first).await?;
         }
         Ok(worker)
     }
 
-    fn listen(&mut self, first: First) -> std::io::Result<()> {
+    async fn listen(&mut self, first: First) -> std::io::Result<()> {
         let (inbox, shared) = (self.inbox.clone(), self.shared.clone());
         let numbers: BTreeMap<Place, usize> = self.numbers();
         let peers = Peers::new(first.hello, move |from, message| {
@@ -217,10 +217,10 @@ impl Worker {
             }
         });
         first.peers.iter().for_each(|(node, address)| peers.set_address(*node, address));
-        runtime::spawn(peers.clone().accept(runtime::listen(first.peer_listener)?));
+        runtime::spawn(peers.clone().accept(runtime::listen(first.peer_listener).await?));
         self.peers = Some(peers);
         if let (Some(listener), Some(connections)) = (first.kafka_listener, &self.connections) {
-            let listener = runtime::listen(listener)?;
+            let listener = runtime::listen(listener).await?;
             runtime::spawn(accept(self.index, listener, connections.clone(), self.shared.clone()));
         }
         Ok(())

@@ -12,7 +12,7 @@ use crate::files::{Files, OpenError, Unsynced};
 use crate::host::{self, First, Mail, Mailbox, Placed, Shared};
 use crate::kafka::{Counts, Limits};
 use crate::peers::Hello;
-use crate::runtime::{self, Clock, Thread, mpsc};
+use crate::runtime::{self, Bound, Clock, Thread, mpsc};
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -156,11 +156,7 @@ impl Running {
     }
 }
 
-fn listen(
-    address: &str,
-    whom: &'static str,
-    flag: &str,
-) -> Result<std::net::TcpListener, StartError> {
+fn listen(address: &str, whom: &'static str, flag: &str) -> Result<Bound, StartError> {
     runtime::bind(address).map_err(|error| {
         let remedy = match error.kind() {
             io::ErrorKind::AddrInUse => {

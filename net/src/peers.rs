@@ -189,7 +189,7 @@ impl Peers {
                 continue;
             };
             let connecting = select! {
-                connected = TcpStream::connect(&address) => Some(connected),
+                connected = TcpStream::connect(address.as_str()) => Some(connected),
                 () = runtime::sleep(CONNECT_TIMEOUT) => None,
             };
             match connecting {

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::mpsc as blocking;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -125,8 +126,18 @@ impl Detached {
     }
 }
 
+/// A listener that has its port and belongs to no thread yet.
+pub struct Bound(std::net::TcpListener);
+
+impl Bound {
+    /// The address it got.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
 /// Binds a listener; the error is the operating system's.
-pub fn bind(address: &str) -> io::Result<std::net::TcpListener> {
+pub fn bind(address: &str) -> io::Result<Bound> {
     use std::net::ToSocketAddrs;
     let address = address
         .to_socket_addrs()?
@@ -142,12 +153,12 @@ pub fn bind(address: &str) -> io::Result<std::net::TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(1024)?;
-    Ok(socket.into())
+    Ok(Bound(socket.into()))
 }
 
 /// Gives a bound listener to this thread's runtime.
-pub fn listen(listener: std::net::TcpListener) -> io::Result<TcpListener> {
-    TcpListener::from_std(listener)
+pub async fn listen(bound: Bound) -> io::Result<TcpListener> {
+    TcpListener::from_std(bound.0)
 }
 
 /// Comes back when the process is asked to end: Ctrl-C or SIGTERM.

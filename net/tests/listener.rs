@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use milena_net::files::{Files, Unsynced};
 use milena_net::host::{self, First, Mail, Mailbox, Shared};
 use milena_net::kafka::{Counts, Limits};
 use milena_net::peers::Hello;
-use milena_net::runtime::{Clock, Thread, mpsc};
+use milena_net::runtime::{self, Clock, Thread, mpsc};
 use milena_wire::messages::{
     ApiVersionsResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
     api_versions::ApiVersion,
@@ -85,13 +85,9 @@ struct Server {
 impl Server {
     fn start(limits: Limits) -> Server {
         let directory = tempfile::tempdir().unwrap();
-        let bind = || {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.set_nonblocking(true).unwrap();
-            listener
-        };
+        let bind = || runtime::bind("127.0.0.1:0").unwrap();
         let (kafka, peer) = (bind(), bind());
-        let address = kafka.local_addr().unwrap().to_string();
+        let address = kafka.address().unwrap().to_string();
         let (mailbox, mail) = mpsc::unbounded_channel();
         let (ended, _) = mpsc::unbounded_channel();
         let shared = Shared {
