@@ -10,7 +10,7 @@ mod metadata;
 mod partitions;
 mod versions;
 
-pub use cluster::describe_cluster;
+pub use cluster::{describe_cluster, describe_controllers};
 pub use configs::describe_configs;
 pub use metadata::metadata;
 pub use partitions::describe_topic_partitions;

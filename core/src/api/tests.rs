@@ -311,3 +311,16 @@ fn topics_to_delete_are_named_by_identity_where_it_is_known() {
     assert_eq!(response.responses[0].error_code, ErrorCode::UNKNOWN_TOPIC_ID);
     assert_eq!(response.responses[1].error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
 }
+
+#[test]
+fn controllers_are_described_with_their_votes() {
+    let mut config = config();
+    config.controllers =
+        [1, 2, 3].map(|node| (NodeId(node), format!("host{node}:70{node}"))).into();
+    // Node 2 came back with another disk, node 3 has no vote.
+    let voters = [(NodeId(1), Incarnation(1)), (NodeId(2), Incarnation(77))].into();
+    let answer = describe_controllers(&image(), &config, &voters, Some(NodeId(1)));
+    let told: Vec<_> = answer.brokers.iter().map(|b| (b.broker_id, b.port, b.is_fenced)).collect();
+    assert_eq!(told, [(1, 701, false), (2, 702, true), (3, 703, true)]);
+    assert_eq!(answer.controller_id, 1);
+}

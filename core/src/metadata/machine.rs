@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use milena_wire::Request;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -21,6 +22,7 @@ use super::admin::{Admin, Asker};
 use super::broker::{Lifecycle, Turn};
 use super::{DecodeError, Image, decode_records, encode_records};
 use crate::api::admin::{admin_request, admin_response};
+use crate::api::describe_controllers;
 use crate::controller::message::{ControllerMessage, Damage};
 use crate::local::LocalMessage;
 use crate::peer::PeerMessage;
@@ -417,6 +419,14 @@ impl Metadata {
                     let damage = Damage { log, broker_epoch, incarnation, replica };
                     self.send_to_controller(ControllerMessage::Damaged(damage), out);
                 }
+            }
+            LocalMessage::Administer {
+                client, id, request: Request::DescribeCluster(_), ..
+            } => {
+                let (voters, leader) = (self.quorum.voters(), self.quorum.leader());
+                let response = describe_controllers(&self.image, &self.config, voters, leader);
+                let response = response.into();
+                out.local(from, LocalMessage::Administered { client, id, response });
             }
             LocalMessage::Administer { client, id, version: _, request, context: _ } => {
                 let asker = Asker { shard: from, client, id };

@@ -26,6 +26,7 @@ mod timers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use milena_wire::messages::describe_cluster::ENDPOINT_TYPE_CONTROLLERS;
 use milena_wire::messages::{FetchResponse, ProduceRequest};
 use milena_wire::{ErrorCode, Request, Response, Uuid};
 use rand_chacha::ChaCha8Rng;
@@ -360,7 +361,9 @@ impl Shard {
                 let response = api::describe_configs(image, config, &request, version);
                 out.reply(client, id, Response::DescribeConfigs(response));
             }
-            Request::DescribeCluster(request) => {
+            Request::DescribeCluster(request)
+                if request.endpoint_type != ENDPOINT_TYPE_CONTROLLERS =>
+            {
                 let response = api::describe_cluster(image, config, &request, version);
                 out.reply(client, id, Response::DescribeCluster(response));
             }
@@ -368,7 +371,9 @@ impl Shard {
                 let response = api::describe_topic_partitions(image, config, &request, version);
                 out.reply(client, id, Response::DescribeTopicPartitions(response));
             }
-            request @ (Request::CreateTopics(_) | Request::DeleteTopics(_)) => {
+            request @ (Request::CreateTopics(_)
+            | Request::DeleteTopics(_)
+            | Request::DescribeCluster(_)) => {
                 let message = LocalMessage::Administer { client, id, version, request, context };
                 out.local(Place::Metadata, message);
             }

@@ -25,6 +25,8 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
     );
     let cluster = client.cluster()?;
     let controllers = controllers(&mut client).ok();
+    // A broker names any broker as the controller for clients' requests; the controllers know which of them is active.
+    let active = controllers.as_ref().map_or(-1, |controllers| controllers.controller_id);
     let topics = partitions(&mut client, None)?;
     let all: Vec<Partition> = topics
         .into_iter()
@@ -52,7 +54,7 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
                 "{}",
                 json!({
                     "cluster": cluster.cluster_id,
-                    "controller": (cluster.controller_id >= 0).then_some(cluster.controller_id),
+                    "controller": (active >= 0).then_some(active),
                     "controllers": controllers.as_ref().map(nodes_json),
                     "brokers": nodes_json(&live(&cluster, false)),
                     "fenced_brokers": nodes_json(&live(&cluster, true)),
@@ -65,7 +67,7 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
         }
         Format::Human => {
             println!("cluster {}", cluster.cluster_id);
-            match cluster.controller_id {
+            match active {
                 -1 => println!("active controller: none"),
                 id => println!("active controller: node {id}"),
             }
