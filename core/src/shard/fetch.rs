@@ -52,6 +52,9 @@ struct Item {
     log: Result<LogId, ErrorCode>,
     asked: FetchPartition,
     found: Found,
+    /// Whole batches read so far, and the offset after them.
+    records: Vec<Bytes>,
+    next: Offset,
     /// High watermark and log start offset when it was looked at.
     bounds: (Offset, Offset),
     /// Most bytes to give.
@@ -61,14 +64,12 @@ struct Item {
 /// What there is for one partition.
 #[derive(Debug)]
 enum Found {
-    /// When there is nothing below the high watermark.
+    /// When there is nothing (more) below the high watermark, or no room for it in the answer.
     Nothing,
     /// When there is something to read.
     Available,
     /// When a read is under way.
     Reading,
-    /// When records were read.
-    Records(Vec<Bytes>),
     /// When the leader does not yet know what is committed.
     NotYet,
     /// When the client's log parts from this one.
@@ -90,8 +91,16 @@ impl Shard {
         for topic in request.topics {
             for asked in topic.partitions {
                 let log = self.locate(&topic.topic, topic.topic_id, by_id, asked.partition);
-                let (topic, found) = (topics.len(), Found::Nothing);
-                items.push(Item { topic, log, asked, found, bounds: (-1, -1), limit: 0 });
+                items.push(Item {
+                    topic: topics.len(),
+                    log,
+                    next: asked.fetch_offset,
+                    asked,
+                    found: Found::Nothing,
+                    records: Vec::new(),
+                    bounds: (-1, -1),
+                    limit: 0,
+                });
             }
             topics.push((topic.topic, topic.topic_id));
         }
@@ -133,38 +142,35 @@ impl Shard {
         self.read_fetch(origin, waiting, out);
     }
 
-    /// Begins the reads of everything that is available, within the limits.
+    /// Begins the reads of everything that is available, within the limits. A read gives one batch at least, however large;
+    /// beyond the limits only the first of an answer counts.
     fn read_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
-        let mut rest = waiting.max_bytes;
-        let mut any = waiting.items.iter().any(|item| matches!(item.found, Found::Records(_)));
+        let mut rest = waiting.max_bytes.saturating_sub(waiting.bytes());
+        let mut any = waiting.bytes() > 0;
         for (place, item) in waiting.items.iter_mut().enumerate() {
             let (Found::Available, Ok(log)) = (&item.found, item.log) else { continue };
-            item.limit = usize::try_from(item.asked.partition_max_bytes).unwrap_or(0).min(rest);
+            item.found = Found::Nothing;
+            let most = usize::try_from(item.asked.partition_max_bytes).unwrap_or(0);
+            item.limit = most.saturating_sub(item.bytes()).min(rest);
             if item.limit == 0 && any {
-                item.found = Found::Nothing;
                 continue;
             }
             let most = u32::try_from(item.limit.max(1)).unwrap_or(u32::MAX);
-            let (from, upto) = (item.asked.fetch_offset, item.bounds.0);
-            match self.host.store.read(log, from, upto, most, out) {
+            match self.host.store.read(log, item.next, item.bounds.0, most, out) {
                 Read::Now(records) => {
-                    let bytes = records.iter().map(Bytes::len).sum::<usize>();
-                    if bytes == 0 || (bytes > item.limit && any) {
-                        item.found = Found::Nothing;
-                        continue;
-                    }
+                    let bytes = item.take(records, any);
                     rest = rest.saturating_sub(bytes);
-                    item.found = Found::Records(records);
+                    any |= bytes > 0;
                 }
                 Read::Later(ticket) => {
                     rest = rest.saturating_sub(item.limit);
+                    any = true;
                     item.found = Found::Reading;
                     waiting.reading += 1;
                     self.reads.insert(ticket, ReadFor::Fetch(origin, place));
                     out.event(|| Event::Sometimes("fetch.reads_segment"));
                 }
             }
-            any = true;
         }
         if waiting.reading > 0 {
             self.timers.remove(Key::Part(origin));
@@ -188,12 +194,14 @@ impl Shard {
             None => return,
         };
         waiting.reading -= 1;
-        let version = waiting.version;
+        let (version, any) = (waiting.version, waiting.bytes() > 0);
         let item = &mut waiting.items[place];
+        item.found = Found::Nothing;
         match result {
-            Ok(records) if records.iter().all(Bytes::is_empty) => item.found = Found::Nothing,
-            Ok(records) => item.found = Found::Records(records),
+            Ok(records) => drop(item.take(records, any)),
             Err(ReadError::Damaged) => item.found = Found::Failed(ErrorCode::KAFKA_STORAGE_ERROR),
+            // What was read before is good; the rest can be asked for again.
+            Err(ReadError::Gone) if item.bytes() > 0 => {}
             Err(ReadError::Gone) => {
                 waiting.reads_again += 1;
                 self.look(version, item);
@@ -211,20 +219,22 @@ impl Shard {
         }
     }
 
-    /// Answers if there is enough, or no more time; waits otherwise.
+    /// Answers if there is enough, or no more time; reads on where a read ended before the high watermark; waits otherwise.
     fn conclude_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
-        // A read gives one batch at least, however large; beyond the limits only the first counts.
-        let mut any = false;
+        let enough = waiting.bytes() >= waiting.min_bytes.min(waiting.max_bytes);
+        if enough || waiting.has_news() || waiting.hastened {
+            return self.answer_fetch(origin, waiting, out);
+        }
+        let mut more = false;
         for item in &mut waiting.items {
-            if let Found::Records(records) = &item.found {
-                if any && records.iter().map(Bytes::len).sum::<usize>() > item.limit {
-                    item.found = Found::Nothing;
-                }
-                any = true;
+            if item.bytes() > 0 && item.next < item.bounds.0 && item.limit > 0 {
+                item.found = Found::Available;
+                more = true;
             }
         }
-        let enough = waiting.bytes() >= waiting.min_bytes;
-        if enough || waiting.has_news() || waiting.is_last_chance(self.now.mono) {
+        if more {
+            self.read_fetch(origin, waiting, out);
+        } else if waiting.is_last_chance(self.now.mono) {
             self.answer_fetch(origin, waiting, out);
         } else {
             self.park_fetch(origin, waiting);
@@ -234,6 +244,8 @@ impl Shard {
     fn park_fetch(&mut self, origin: Origin, mut waiting: Waiting) {
         for item in &mut waiting.items {
             item.found = Found::Nothing;
+            item.records.clear();
+            item.next = item.asked.fetch_offset;
             if let Ok(log) = item.log {
                 self.watch(log, origin);
             }
@@ -292,17 +304,14 @@ impl Shard {
                     data.diverging_epoch = epoch_end;
                     None
                 }
-                Found::Records(records) => {
-                    if let (Ok(log), Ok(run)) = (item.log, batches::split(&records))
-                        && let (Some(first), Some(last)) = (run.first(), run.last())
-                    {
-                        let (base, next) = (first.header.base_offset, last.header.next_offset());
-                        out.event(|| Event::Served { log, base, next });
-                    }
-                    data.records = Some(Records(records));
-                    None
-                }
             };
+            if failed.is_none()
+                && let (Ok(log), Ok(first)) = (item.log, batches::first(&item.records))
+            {
+                let (base, next) = (first.base_offset, item.next);
+                out.event(|| Event::Served { log, base, next });
+                data.records = Some(Records(item.records));
+            }
             if let Some(code) = failed {
                 data.error_code = code;
                 (data.high_watermark, data.last_stable_offset, data.log_start_offset) =
@@ -384,10 +393,31 @@ impl Waiting {
     }
 
     fn bytes(&self) -> usize {
-        let bytes = |item: &Item| match &item.found {
-            Found::Records(records) => records.iter().map(Bytes::len).sum(),
-            _ => 0,
-        };
-        self.items.iter().map(bytes).sum()
+        self.items.iter().map(Item::bytes).sum()
+    }
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        self.records.iter().map(Bytes::len).sum()
+    }
+
+    /// Takes what a read gave, unless it is beyond the limit and not the first of the answer; the bytes taken.
+    fn take(&mut self, records: Vec<Bytes>, any: bool) -> usize {
+        let bytes: usize = records.iter().map(Bytes::len).sum();
+        let last =
+            batches::split(&records).ok().and_then(|run| Some(run.last()?.header.next_offset()));
+        match last {
+            Some(next) if bytes <= self.limit || !any => {
+                self.next = next;
+                self.limit = self.limit.saturating_sub(bytes);
+                self.records.extend(records);
+                bytes
+            }
+            Some(_) | None => {
+                self.limit = 0;
+                0
+            }
+        }
     }
 }

@@ -1,0 +1,580 @@
+//! One broker with three shards: client requests that are cut by partition, answered apart and put together again, and
+//! what a client is told when something is wrong with its request.
+
+mod common;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::InstantDisk;
+use milena_core::local::LocalMessage;
+use milena_core::machine::{ClientContext, Input, Machine, Output, Outputs, Place};
+use milena_core::metadata::{Broker, Image, Partition, Topic};
+use milena_core::shard::Shard;
+use milena_core::{
+    Boot, BrokerEpoch, ClientId, Config, Instant, NodeId, Now, ReplicaIncarnation, TopicId, config,
+};
+use milena_wire::batch::{BatchBuilder, Compression, records};
+use milena_wire::messages::fetch::{FetchPartition, FetchTopic};
+use milena_wire::messages::list_offsets::{
+    EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, ListOffsetsPartition, ListOffsetsTopic, MAX_TIMESTAMP,
+};
+use milena_wire::messages::offset_for_leader_epoch::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
+use milena_wire::messages::produce::{PartitionProduceData, TopicProduceData};
+use milena_wire::messages::{
+    FetchRequest, FetchResponse, ListOffsetsRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    ProduceResponse,
+};
+use milena_wire::{ErrorCode, Request, Response, Uuid};
+
+const SHARDS: u16 = 3;
+const PARTITIONS: i32 = 8;
+const TOPIC: TopicId = TopicId([5; 16]);
+const ME: NodeId = NodeId(1);
+
+struct Broker1 {
+    millis: u64,
+    shards: Vec<Shard>,
+    disk: InstantDisk,
+    image: Image,
+    local: VecDeque<(Place, u16, LocalMessage)>,
+    replies: Vec<(u64, Option<Response>)>,
+    closed: Vec<ClientId>,
+    requests: u64,
+    /// Scatter and gather messages so far.
+    scattered: usize,
+    /// Whether disk commands wait.
+    stalled: bool,
+    waiting: VecDeque<(u16, milena_core::OpId, milena_core::disk::Command)>,
+}
+
+impl Broker1 {
+    fn new() -> Broker1 {
+        Broker1::start(InstantDisk::default(), |_| {})
+    }
+
+    /// Recovers a disk and shows it the image after a change.
+    fn start(mut disk: InstantDisk, change: impl FnOnce(&mut Image)) -> Broker1 {
+        let config = Config {
+            node: ME,
+            controllers: vec![(ME, "n1:1".into())],
+            broker: true,
+            controller: false,
+            kafka: ("b1".into(), 9092),
+            peer: "n1:1".into(),
+            rack: None,
+            shards: SHARDS,
+            storage: config::StorageConfig {
+                journal_file_bytes: 1 << 20,
+                journal_files: 3,
+                ..Default::default()
+            },
+            quorum: Default::default(),
+            replication: config::ReplicationConfig {
+                partitions_max: 50,
+                batch_bytes_max: 10_000,
+                ..Default::default()
+            },
+        };
+        let mut boot = Boot::new(config, [1; 32]);
+        let mut out = Outputs::default();
+        boot.step(Now::default(), Input::Start, &mut out);
+        let node = loop {
+            if let Some(node) = boot.take() {
+                break node;
+            }
+            if let Some(Output::Disk { op, command }) = out.queue.pop_front() {
+                let outcome = disk.apply(&command);
+                boot.step(Now::default(), Input::Disk { op, outcome }, &mut out);
+            }
+        };
+        let mut image = Image { cluster: 1, end: 10, ..Image::default() };
+        let broker = Broker {
+            incarnation: node.superblock.incarnation,
+            epoch: BrokerEpoch(3),
+            confirmed: Some(BrokerEpoch(3)),
+            fenced: false,
+            kafka: ("b1".into(), 9092),
+            peer: String::new(),
+            rack: None,
+        };
+        image.brokers.insert(ME, broker);
+        let partition = Partition {
+            replicas: vec![ME],
+            incarnations: vec![ReplicaIncarnation(0)],
+            isr: vec![ME],
+            leader: Some(ME),
+            leader_epoch: 4,
+            partition_epoch: 1,
+            min_isr: 1,
+            ..Partition::default()
+        };
+        let topic = Topic {
+            id: TOPIC,
+            name: "t".into(),
+            configs: BTreeMap::new(),
+            partitions: vec![partition; PARTITIONS as usize],
+        };
+        image.topics.insert(TOPIC, Arc::new(topic));
+        image.names.insert("t".into(), TOPIC);
+        change(&mut image);
+        let mut broker = Broker1 {
+            millis: 1_000,
+            shards: node.shards,
+            disk,
+            image,
+            local: VecDeque::new(),
+            replies: Vec::new(),
+            closed: Vec::new(),
+            requests: 0,
+            scattered: 0,
+            stalled: false,
+            waiting: VecDeque::new(),
+        };
+        for shard in 0..SHARDS {
+            broker.step(shard, Input::Start);
+            broker.show(shard);
+            let serving = LocalMessage::Serving(Some(BrokerEpoch(3)));
+            broker.step(shard, Input::Local { from: Place::Metadata, message: serving });
+        }
+        broker.run();
+        broker
+    }
+
+    fn show(&mut self, shard: u16) {
+        let image = LocalMessage::Image(Arc::new(self.image.clone()));
+        self.step(shard, Input::Local { from: Place::Metadata, message: image });
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: Instant(self.millis * 1_000_000), wall: self.millis as i64 }
+    }
+
+    fn logs(&self) -> usize {
+        self.shards.iter().map(|shard| shard.store().logs().len()).sum()
+    }
+
+    fn step(&mut self, shard: u16, input: Input) {
+        let mut out = Outputs::default();
+        let now = self.now();
+        let machine = &mut self.shards[usize::from(shard)];
+        machine.step(now, input, &mut out);
+        machine.check_invariants();
+        while let Some(output) = out.queue.pop_front() {
+            match output {
+                Output::Local { to: Place::Shard(to), message } => {
+                    self.scattered += 1;
+                    self.local.push_back((Place::Shard(shard), to, message));
+                }
+                Output::Reply { id, response, .. } => self.replies.push((id, response)),
+                Output::Close { client, .. } => self.closed.push(client),
+                Output::Disk { op, command } if self.stalled => {
+                    self.waiting.push_back((shard, op, command))
+                }
+                Output::Disk { op, command } => {
+                    let outcome = self.disk.apply(&command);
+                    let machine = &mut self.shards[usize::from(shard)];
+                    machine.step(now, Input::Disk { op, outcome }, &mut out);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn run(&mut self) {
+        while let Some((from, to, message)) = self.local.pop_front() {
+            self.step(to, Input::Local { from, message });
+        }
+    }
+
+    fn release_disk(&mut self) {
+        self.stalled = false;
+        while let Some((shard, op, command)) = self.waiting.pop_front() {
+            let outcome = self.disk.apply(&command);
+            self.step(shard, Input::Disk { op, outcome });
+        }
+        self.run();
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.millis += millis;
+        for shard in 0..SHARDS {
+            self.step(shard, Input::Timeout);
+        }
+        self.run();
+    }
+
+    /// Sends a request to the shard of a connection; its number.
+    fn send(&mut self, client: u64, version: i16, request: impl Into<Request>) -> u64 {
+        self.requests += 1;
+        let input = Input::Request {
+            client: ClientId(client),
+            id: self.requests,
+            version,
+            request: request.into(),
+            context: Arc::new(ClientContext::default()),
+        };
+        self.step((client % u64::from(SHARDS)) as u16, input);
+        self.run();
+        self.requests
+    }
+
+    fn answer(&mut self, id: u64) -> Option<Response> {
+        let place = self.replies.iter().position(|(reply, _)| *reply == id)?;
+        self.replies.remove(place).1
+    }
+
+    fn answered(&self, id: u64) -> bool {
+        self.replies.iter().any(|(reply, _)| *reply == id)
+    }
+
+    fn produce(&mut self, version: i16, acks: i16, data: Vec<(i32, Bytes)>) -> u64 {
+        self.send(0, version, produce_request(acks, data))
+    }
+
+    fn produced(&mut self, id: u64) -> ProduceResponse {
+        match self.answer(id) {
+            Some(Response::Produce(response)) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn fetched(&mut self, id: u64) -> FetchResponse {
+        match self.answer(id) {
+            Some(Response::Fetch(response)) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn produce_request(acks: i16, data: Vec<(i32, Bytes)>) -> ProduceRequest {
+    let partition_data = data
+        .into_iter()
+        .map(|(index, records)| PartitionProduceData { index, records: Some(records) })
+        .collect();
+    let topic = TopicProduceData { name: "t".into(), topic_id: Uuid(TOPIC.0), partition_data };
+    ProduceRequest { acks, timeout_ms: 1_000, topic_data: vec![topic], ..Default::default() }
+}
+
+fn batch(value: &str) -> Bytes {
+    let mut batch = BatchBuilder::new(0, -1, Compression::None);
+    batch.append(1_000, None, Some(value.as_bytes()), &[]);
+    batch.build()
+}
+
+fn fetch_request(offsets: &[(i32, i64)]) -> FetchRequest {
+    let partitions = offsets
+        .iter()
+        .map(|(partition, fetch_offset)| FetchPartition {
+            partition: *partition,
+            fetch_offset: *fetch_offset,
+            partition_max_bytes: 1 << 20,
+            ..FetchPartition::default()
+        })
+        .collect();
+    let topic = FetchTopic { topic: "t".into(), topic_id: Uuid(TOPIC.0), partitions };
+    FetchRequest {
+        max_wait_ms: 500,
+        min_bytes: 1,
+        session_epoch: -1,
+        topics: vec![topic],
+        ..FetchRequest::default()
+    }
+}
+
+/// Partition, error and values of each partition of a fetch, sorted.
+fn values(response: &FetchResponse) -> Vec<(i32, ErrorCode, Vec<String>)> {
+    let mut found: Vec<_> = response
+        .responses
+        .iter()
+        .flat_map(|topic| &topic.partitions)
+        .map(|data| {
+            let bytes = data.records.as_ref().expect("never null").to_bytes();
+            let values = milena_wire::batch::batches(&bytes)
+                .map(|batch| batch.expect("whole batches").1)
+                .flat_map(|batch| {
+                    records(&batch, milena_wire::batch::DecompressLimit(1 << 20)).expect("records")
+                })
+                .map(|record| String::from_utf8_lossy(&record.value.expect("a value")).into_owned())
+                .collect();
+            (data.partition_index, data.error_code, values)
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn errors(response: &ProduceResponse) -> Vec<(i32, ErrorCode, i64)> {
+    let mut found: Vec<_> = response
+        .responses
+        .iter()
+        .flat_map(|topic| &topic.partition_responses)
+        .map(|answer| (answer.index, answer.error_code, answer.base_offset))
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn a_request_over_all_shards_gets_one_answer() {
+    let mut broker = Broker1::new();
+    let all = |text: &str| (0..PARTITIONS).map(|p| (p, batch(&format!("{text}{p}")))).collect();
+    let id = broker.produce(9, -1, all("a"));
+    let response = broker.produced(id);
+    assert_eq!(response.responses.len(), 1, "one entry for the topic");
+    let expected: Vec<_> = (0..PARTITIONS).map(|p| (p, ErrorCode::NONE, 0)).collect();
+    assert_eq!(errors(&response), expected);
+    assert!(broker.scattered > 0, "partitions are spread over shards");
+    let id = broker.produce(13, 1, all("b"));
+    let response = broker.produced(id);
+    assert!(errors(&response).iter().all(|(_, code, base)| (*code, *base) == (ErrorCode::NONE, 1)));
+
+    // What is in a segment and what is not yet there come in one answer or in two.
+    for version in [4, 12, 13, 18] {
+        let mut read: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+        for _ in 0..2 {
+            let next = |p| (p, read.get(&p).map_or(0, |values| values.len() as i64));
+            let offsets: Vec<_> = (0..PARTITIONS).map(next).collect();
+            let id = broker.send(1, version, fetch_request(&offsets));
+            broker.pass(500);
+            let response = broker.fetched(id);
+            for (partition, code, values) in values(&response) {
+                assert_eq!(code, ErrorCode::NONE);
+                read.entry(partition).or_default().extend(values);
+            }
+        }
+        for (partition, values) in read {
+            assert_eq!(values, [format!("a{partition}"), format!("b{partition}")], "{version}");
+        }
+    }
+}
+
+#[test]
+fn a_fetch_waits_until_any_shard_has_records_or_its_time_is_over() {
+    let mut broker = Broker1::new();
+    let all: Vec<_> = (0..PARTITIONS).map(|p| (p, 0)).collect();
+    let waits = broker.send(1, 12, fetch_request(&all));
+    assert!(!broker.answered(waits));
+    let id = broker.produce(9, -1, vec![(5, batch("x"))]);
+    broker.produced(id);
+    let response = broker.fetched(waits);
+    let found = values(&response);
+    assert_eq!(found.len(), PARTITIONS as usize, "every partition is in a full answer");
+    assert_eq!(found[5], (5, ErrorCode::NONE, vec!["x".to_string()]));
+
+    let waits = broker.send(1, 12, fetch_request(&[(0, 0), (5, 1)]));
+    broker.pass(499);
+    assert!(!broker.answered(waits));
+    broker.pass(1);
+    let response = broker.fetched(waits);
+    assert!(
+        values(&response)
+            .iter()
+            .all(|(_, code, values)| { *code == ErrorCode::NONE && values.is_empty() })
+    );
+}
+
+#[test]
+fn a_session_tells_only_what_changed() {
+    let mut broker = Broker1::new();
+    let all: Vec<_> = (0..PARTITIONS).map(|p| (p, 0)).collect();
+    let mut request = fetch_request(&all);
+    (request.session_epoch, request.max_wait_ms) = (0, 0);
+    let id = broker.send(1, 13, request);
+    broker.pass(0);
+    let response = broker.fetched(id);
+    assert_ne!(response.session_id, 0);
+    let mut next = fetch_request(&[]);
+    (next.session_id, next.session_epoch) = (response.session_id, 1);
+    let waits = broker.send(1, 13, next.clone());
+    assert!(!broker.answered(waits), "the session's partitions have nothing");
+    let id = broker.produce(13, -1, vec![(3, batch("y"))]);
+    broker.produced(id);
+    let response = broker.fetched(waits);
+    assert_eq!(values(&response), [(3, ErrorCode::NONE, vec!["y".to_string()])]);
+    let again = broker.send(1, 13, next);
+    assert_eq!(broker.fetched(again).error_code, ErrorCode::INVALID_FETCH_SESSION_EPOCH);
+}
+
+#[test]
+fn what_is_wrong_with_a_produce_is_said_by_partition() {
+    let mut broker = Broker1::new();
+    let mut corrupt = batch("x").to_vec();
+    *corrupt.last_mut().expect("bytes") ^= 1;
+    let mut idempotent = BatchBuilder::new(0, -1, Compression::None);
+    idempotent.producer(7, 0, 0).append(0, None, Some(b"x"), &[]);
+    let two = [batch("x"), batch("y")].concat();
+    let mut zstd = BatchBuilder::new(0, -1, Compression::Zstd);
+    zstd.append(0, None, Some(b"x"), &[]);
+    let data = vec![
+        (0, corrupt.into()),
+        (1, idempotent.build()),
+        (2, two.into()),
+        (3, batch(&"z".repeat(20_000))),
+        (4, Bytes::new()),
+        (5, zstd.build()),
+        (6, batch("good")),
+        (99, batch("x")),
+    ];
+    let id = broker.produce(6, -1, data);
+    let expected = [
+        (0, ErrorCode::CORRUPT_MESSAGE, -1),
+        (1, ErrorCode::INVALID_RECORD, -1),
+        (2, ErrorCode::INVALID_RECORD, -1),
+        (3, ErrorCode::MESSAGE_TOO_LARGE, -1),
+        (4, ErrorCode::INVALID_RECORD, -1),
+        (5, ErrorCode::UNSUPPORTED_COMPRESSION_TYPE, -1),
+        (6, ErrorCode::NONE, 0),
+        (99, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, -1),
+    ];
+    let response = broker.produced(id);
+    assert_eq!(errors(&response), expected);
+
+    let mut unknown = produce_request(-1, vec![(0, batch("x"))]);
+    unknown.topic_data[0].topic_id = Uuid([9; 16]);
+    let id = broker.send(0, 13, unknown);
+    let response = broker.produced(id);
+    assert_eq!(errors(&response)[0].1, ErrorCode::UNKNOWN_TOPIC_ID);
+    let id = broker.produce(9, 2, vec![(0, batch("x"))]);
+    let response = broker.produced(id);
+    assert_eq!(errors(&response)[0].1, ErrorCode::INVALID_REQUIRED_ACKS);
+    let many = (0..51).map(|p| (p, batch("x"))).collect();
+    broker.produce(9, -1, many);
+    assert_eq!(broker.closed, [ClientId(0)]);
+}
+
+#[test]
+fn acks_decide_what_is_waited_for() {
+    let mut broker = Broker1::new();
+    broker.stalled = true;
+    let all = broker.produce(9, -1, vec![(0, batch("a")), (1, batch("b"))]);
+    let one = broker.produce(9, 1, vec![(0, batch("c"))]);
+    let none = broker.produce(9, 0, vec![(0, batch("d"))]);
+    assert!(!broker.answered(all) && !broker.answered(one), "nothing is on the disk");
+    assert!(broker.answered(none));
+    assert_eq!(broker.answer(none), None);
+    let mut request = fetch_request(&[(0, 0)]);
+    request.min_bytes = 200;
+    let waits = broker.send(2, 12, request);
+    broker.release_disk();
+    assert_eq!(errors(&broker.produced(all)), [(0, ErrorCode::NONE, 0), (1, ErrorCode::NONE, 0)]);
+    assert_eq!(errors(&broker.produced(one)), [(0, ErrorCode::NONE, 1)]);
+    assert_eq!(values(&broker.fetched(waits))[0].2, ["a", "c", "d"]);
+
+    // What an acks=0 client did wrong can only be told by closing.
+    broker.produce(9, 0, vec![(99, batch("x"))]);
+    assert_eq!(broker.closed, [ClientId(0)]);
+
+    // Its time over, a client hears that nothing is known of its records.
+    broker.stalled = true;
+    let late = broker.produce(9, -1, vec![(0, batch("e"))]);
+    broker.pass(1_000);
+    assert_eq!(errors(&broker.produced(late)), [(0, ErrorCode::REQUEST_TIMED_OUT, -1)]);
+}
+
+#[test]
+fn a_connection_that_is_gone_is_waited_for_no_more() {
+    let mut broker = Broker1::new();
+    broker.stalled = true;
+    let all: Vec<_> = (0..PARTITIONS).map(|p| (p, 0)).collect();
+    let fetch = broker.send(1, 12, fetch_request(&all));
+    let data = (0..PARTITIONS).map(|p| (p, batch("x"))).collect();
+    let produce = broker.send(1, 9, produce_request(-1, data));
+    broker.step(1, Input::Hangup { client: ClientId(1) });
+    broker.run();
+    broker.release_disk();
+    broker.pass(10_000);
+    assert!(!broker.answered(fetch) && !broker.answered(produce));
+    let idle = broker.shards.iter().filter_map(Machine::next_timeout);
+    assert!(idle.map(|(_, why)| why).all(|why| why == milena_core::Timer::Retention));
+}
+
+#[test]
+fn offsets_and_epochs_are_looked_up() {
+    let mut broker = Broker1::new();
+    for (time, value) in [(100, "a"), (300, "b"), (200, "c")] {
+        let mut batch = BatchBuilder::new(0, -1, Compression::None);
+        batch.append(time, None, Some(value.as_bytes()), &[]);
+        broker.produce(9, -1, vec![(2, batch.build())]);
+    }
+    let mut list = |partition_index: i32, timestamp: i64, current_leader_epoch: i32| {
+        let asked = ListOffsetsPartition { partition_index, current_leader_epoch, timestamp };
+        let topic = ListOffsetsTopic { name: "t".into(), partitions: vec![asked] };
+        let request =
+            ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+        let id = broker.send(1, 7, request);
+        match broker.answer(id) {
+            Some(Response::ListOffsets(response)) => {
+                let found = response.topics[0].partitions[0].clone();
+                (found.error_code, found.timestamp, found.offset, found.leader_epoch)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(list(2, EARLIEST_TIMESTAMP, -1), (ErrorCode::NONE, -1, 0, 4));
+    assert_eq!(list(2, LATEST_TIMESTAMP, 4), (ErrorCode::NONE, -1, 3, 4));
+    assert_eq!(list(2, MAX_TIMESTAMP, -1), (ErrorCode::NONE, 300, 1, 4));
+    assert_eq!(list(2, 150, -1), (ErrorCode::NONE, 300, 1, 4));
+    assert_eq!(list(2, 301, -1), (ErrorCode::NONE, -1, -1, -1));
+    assert_eq!(list(2, LATEST_TIMESTAMP, 3).0, ErrorCode::FENCED_LEADER_EPOCH);
+    assert_eq!(list(2, LATEST_TIMESTAMP, 5).0, ErrorCode::UNKNOWN_LEADER_EPOCH);
+    assert_eq!(list(88, LATEST_TIMESTAMP, -1).0, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+
+    let asked = |leader_epoch| OffsetForLeaderPartition {
+        partition: 2,
+        current_leader_epoch: 4,
+        leader_epoch,
+    };
+    let topic =
+        OffsetForLeaderTopic { topic: "t".into(), partitions: vec![asked(4), asked(3), asked(9)] };
+    let request = OffsetForLeaderEpochRequest { topics: vec![topic], ..Default::default() };
+    let id = broker.send(0, 4, request);
+    let Some(Response::OffsetForLeaderEpoch(response)) = broker.answer(id) else { panic!() };
+    let found: Vec<_> =
+        response.topics[0].partitions.iter().map(|p| (p.leader_epoch, p.end_offset)).collect();
+    assert_eq!(found, [(4, 3), (-1, 0), (-1, -1)]);
+}
+
+#[test]
+fn a_deleted_topic_takes_its_logs_with_it() {
+    let mut broker = Broker1::new();
+    let data = (0..PARTITIONS).map(|p| (p, batch("x"))).collect();
+    let id = broker.produce(9, -1, data);
+    broker.produced(id);
+    let waits = broker.send(1, 12, fetch_request(&[(0, 1), (1, 1)]));
+    delete_topic(&mut broker.image);
+    (0..SHARDS).for_each(|shard| broker.show(shard));
+    broker.run();
+    let response = broker.fetched(waits);
+    assert!(values(&response).iter().all(|v| v.1 == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
+    assert_eq!(broker.logs(), 0);
+}
+
+#[test]
+fn logs_of_a_topic_deleted_meanwhile_go_and_those_not_yet_named_stay() {
+    let mut broker = Broker1::new();
+    let data = (0..PARTITIONS).map(|p| (p, batch("x"))).collect();
+    let id = broker.produce(9, -1, data);
+    broker.produced(id);
+    broker.pass(100);
+    let disk = broker.disk;
+    // A node that restarts may first see an image from before the topic was made.
+    let older = |image: &mut Image| {
+        delete_topic(image);
+        image.end = 4;
+    };
+    let mut broker = Broker1::start(disk, older);
+    assert_eq!(broker.logs(), PARTITIONS as usize);
+    broker.image.end = 11;
+    (0..SHARDS).for_each(|shard| broker.show(shard));
+    assert_eq!(broker.logs(), 0, "this image is newer than the one that named the topic");
+}
+
+fn delete_topic(image: &mut Image) {
+    image.topics.clear();
+    image.names.clear();
+    image.end += 1;
+}
