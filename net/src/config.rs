@@ -260,6 +260,7 @@ impl Start {
             kafka_listen: self.kafka.as_ref().map(HostPort::to_string),
             peer_listen: config.peer,
             limits: self.tuning.limits(),
+            port_flags: ("--kafka", "--peer"),
         })
     }
 }

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use milena_core::local::LocalMessage;
@@ -107,6 +108,8 @@ pub struct Shared {
     pub limits: Limits,
     /// Of Kafka connections.
     pub counts: Arc<Counts>,
+    /// Whether the broker serves: it is registered, and its registration confirmed.
+    pub serving: Arc<AtomicBool>,
     /// Told when a worker has ended, and why if a machine wanted it.
     pub ended: mpsc::UnboundedSender<Option<Halt>>,
 }
@@ -375,6 +378,9 @@ impl Worker {
             for (node, broker) in &image.brokers {
                 peers.set_address(*node, &broker.peer);
             }
+        }
+        if let LocalMessage::Serving(epoch) = &message {
+            self.shared.serving.store(epoch.is_some(), Ordering::Relaxed);
         }
         match self.seats.iter().position(|seat| seat.place == to) {
             Some(number) => self.inbox.push(number, Input::Local { from, message }),

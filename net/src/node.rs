@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use milena_core::node::{Boot, Node};
 use milena_core::{Config, Halt, Input, Output, Outputs, Place};
@@ -29,6 +30,8 @@ pub struct Settings {
     pub peer_listen: String,
     /// Of the Kafka listener.
     pub limits: Limits,
+    /// The flags that choose the ports for Kafka clients and for peers, for advice.
+    pub port_flags: (&'static str, &'static str),
 }
 
 /// Why a node could not start. Each says in one line what is wrong and what helps.
@@ -66,6 +69,7 @@ pub fn halt_line(halt: &Halt) -> &str {
 
 /// A node that runs.
 pub struct Running {
+    serving: Arc<AtomicBool>,
     files: Arc<Files>,
     mailboxes: Vec<Mailbox>,
     threads: Vec<Thread>,
@@ -74,11 +78,12 @@ pub struct Running {
 
 /// Starts a node. When this returns, it listens; whether it is of use yet depends on the others.
 pub fn start(settings: Settings) -> Result<Running, StartError> {
-    let Settings { config, data, unsynced, kafka_listen, peer_listen, limits } = settings;
+    let Settings { config, data, unsynced, kafka_listen, peer_listen, limits, port_flags } =
+        settings;
     let files = Arc::new(Files::open(&data, unsynced)?);
-    let peer_listener = listen(&peer_listen, "peers", "--peer")?;
+    let peer_listener = listen(&peer_listen, "peers", port_flags.1)?;
     let kafka_listener =
-        kafka_listen.map(|address| listen(&address, "Kafka clients", "--kafka")).transpose()?;
+        kafka_listen.map(|address| listen(&address, "Kafka clients", port_flags.0)).transpose()?;
     let clock = Clock::start();
     let node = recover(&config, &files, clock)?;
 
@@ -98,6 +103,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
 
     let (mailboxes, mails): (Vec<Mailbox>, Vec<_>) =
         machines.iter().map(|_| mpsc::unbounded_channel()).unzip();
+    let serving = Arc::new(AtomicBool::new(false));
     let (ended_sender, ended) = mpsc::unbounded_channel();
     let shared = Shared {
         node: config.node,
@@ -108,6 +114,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         shards,
         limits,
         counts: Arc::new(Counts::default()),
+        serving: serving.clone(),
         ended: ended_sender,
     };
     let mut first = Some(First {
@@ -130,13 +137,19 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         threads
             .push(Thread::start(name, move || host::work(index, shared, machines, mail, first))?);
     }
-    Ok(Running { files, mailboxes, threads, ended })
+    Ok(Running { serving, files, mailboxes, threads, ended })
 }
 
 impl Running {
     /// Waits until a thread of the node ends by itself, which takes the node with it, and says why.
     pub async fn ended(&mut self) -> Option<Halt> {
         self.ended.recv().await.flatten()
+    }
+
+    /// Tells, now and later, whether its broker serves.
+    pub fn serving(&self) -> impl Fn() -> bool + Send + 'static {
+        let serving = self.serving.clone();
+        move || serving.load(Ordering::Relaxed)
     }
 
     /// How many files it synced.

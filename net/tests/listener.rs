@@ -99,6 +99,7 @@ impl Server {
             shards: 1,
             limits,
             counts: Arc::new(Counts::default()),
+            serving: Default::default(),
             ended,
         };
         let first = First {

@@ -51,7 +51,9 @@ pub fn dev(dev: &Dev) -> Result<(), Failure> {
         let id = settings.config.node;
         nodes.push((id, node::start(settings).map_err(failure)?));
     }
+    let serving = nodes.iter().map(|(_, node)| Box::new(node.serving()) as Serving).collect();
     let announce = Announce {
+        serving,
         bootstrap: kafka.iter().map(|port| format!("127.0.0.1:{port}")).collect(),
         data: if dev.ephemeral { "kept nowhere".into() } else { format!("in {}", data.display()) },
         default_port: dev.port == 9092,
@@ -80,6 +82,7 @@ pub fn cluster(
             kafka_listen: Some(format!("127.0.0.1:{port}")),
             peer_listen: peer.clone(),
             limits: tuning.limits(),
+            port_flags: ("--port", "--port"),
         }
     });
     Ok(settings.collect())
@@ -149,6 +152,7 @@ pub fn begin_logging(default: &str) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
         .init();
     let print = std::panic::take_hook();
@@ -159,7 +163,11 @@ pub fn begin_logging(default: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Tells whether a node's broker serves.
+type Serving = Box<dyn Fn() -> bool + Send>;
+
 struct Announce {
+    serving: Vec<Serving>,
     bootstrap: Vec<String>,
     data: String,
     default_port: bool,
@@ -169,7 +177,7 @@ impl Announce {
     /// Waits until every broker is registered and there is a leader, then says what to type next.
     fn when_ready(&self) {
         let began = std::time::Instant::now();
-        while !is_ready(&self.bootstrap) {
+        while !(self.serving.iter().all(|serves| serves()) && is_ready(&self.bootstrap)) {
             runtime::pause(Duration::from_millis(10));
         }
         let took = began.elapsed().as_millis();
