@@ -1,0 +1,167 @@
+//! The committed image: what the controller says is sane, only moves forward, and names only replicas that deserve it.
+
+use std::sync::Arc;
+
+use milena_core::metadata::{Image, Partition};
+use milena_core::{BrokerEpoch, Epoch, LogId, NodeId};
+
+use super::{Checked, Checks, Violation};
+
+impl Checks {
+    /// A node shows an image to its shards. Only one newer than any before is looked at.
+    pub fn on_image(&mut self, image: &Arc<Image>) -> Checked {
+        if self.image.as_ref().is_some_and(|known| known.end >= image.end) {
+            return Ok(());
+        }
+        let before = self.image.replace(image.clone());
+        let registered = self.registrations(image, before.as_deref());
+        let mut changed = Vec::new();
+        for (id, topic) in &image.topics {
+            let known = before.as_ref().and_then(|before| before.topics.get(id));
+            if known.is_some_and(|known| Arc::ptr_eq(known, topic) || known == topic) {
+                continue;
+            }
+            for (index, partition) in topic.partitions.iter().enumerate() {
+                let log = self.log_index(LogId { topic: *id, partition: index as i32 });
+                if self.logs[log].partition.as_ref() != Some(partition) {
+                    self.on_partition(image, log, partition)?;
+                    changed.push(log);
+                }
+            }
+        }
+        if let Some(before) = before {
+            let gone: Vec<_> =
+                before.topics.keys().filter(|id| !image.topics.contains_key(*id)).copied().collect();
+            for truth in self.logs.iter_mut().filter(|truth| gone.contains(&truth.id.topic)) {
+                truth.deleted = true;
+                truth.partition = None;
+            }
+        }
+        for log in changed {
+            self.all_eligible_hold_all(log)?;
+        }
+        // A replica that comes back under a registration is judged in every set that still names it.
+        for node in registered {
+            for log in 0..self.logs.len() {
+                self.eligible_holds_all(node, log)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brokers that registered: their leaderships of before are over (P19).
+    fn registrations(&mut self, image: &Image, before: Option<&Image>) -> Vec<usize> {
+        let mut registered = Vec::new();
+        for (id, broker) in &image.brokers {
+            let node = (id.0 - 1) as usize;
+            if self.registered.insert(node, broker.epoch) == Some(broker.epoch) {
+                continue;
+            }
+            registered.push(node);
+            let known = before.into_iter().flat_map(|before| &before.topics);
+            let mut epochs: Vec<(usize, Epoch)> = Vec::new();
+            for (topic, partitions) in known {
+                for (index, partition) in partitions.partitions.iter().enumerate() {
+                    let log = self.log_index(LogId { topic: *topic, partition: index as i32 });
+                    epochs.push((log, partition.leader_epoch));
+                }
+            }
+            self.nodes[node].pending_barrier = Some((broker.epoch, epochs));
+            self.nodes[node].suspect = false;
+        }
+        registered
+    }
+
+    /// A broker begins to serve under a registration.
+    pub(super) fn on_serving(&mut self, node: usize, epoch: BrokerEpoch) -> Checked {
+        self.speaks(node, "serves")?;
+        if let Some((pending, epochs)) = self.nodes[node].pending_barrier.take() {
+            if pending == epoch {
+                let barrier = &mut self.nodes[node].barrier;
+                for (log, epoch) in epochs {
+                    barrier.insert(log as u64, epoch);
+                }
+            } else {
+                self.nodes[node].pending_barrier = Some((pending, epochs));
+            }
+        }
+        self.nothing_vanished(node)
+    }
+
+    /// P11, P12.
+    fn on_partition(&mut self, image: &Image, log: usize, partition: &Partition) -> Checked {
+        let id = self.logs[log].id;
+        let name = image.partition(id).map_or_else(String::new, |(topic, _)| {
+            format!("{}-{} in partition epoch {}", topic.name, id.partition, partition.partition_epoch)
+        });
+        let insane = |what: String| Err(Violation::new("P11", format!("{name}: {what}")));
+        let replicas = &partition.replicas;
+        for member in partition.isr.iter().chain(&partition.elr) {
+            if !replicas.contains(member) {
+                return insane(format!("node {member} is in sync and no replica"));
+            }
+        }
+        if let Some(both) = partition.isr.iter().find(|member| partition.elr.contains(member)) {
+            return insane(format!("node {both} is in ISR and in ELR"));
+        }
+        if partition.leader.is_some_and(|leader| !partition.isr.contains(&leader)) {
+            return insane(format!("leader {:?} is not in ISR {:?}", partition.leader, partition.isr));
+        }
+        if partition.isr.len() >= usize::from(partition.min_isr) && !partition.elr.is_empty() {
+            return insane(format!("ISR {:?} is large enough and ELR is {:?}", partition.isr, partition.elr));
+        }
+        for member in &partition.isr {
+            if image.brokers.get(member).is_none_or(|broker| broker.fenced) {
+                return insane(format!("node {member} is fenced and in ISR"));
+            }
+        }
+        if usize::from(partition.min_isr) > replicas.len() || partition.min_isr == 0 {
+            return insane(format!("min.insync.replicas {}", partition.min_isr));
+        }
+        let before = self.logs[log].partition.replace(partition.clone());
+        let Some(before) = before else { return Ok(()) };
+        if partition.partition_epoch <= before.partition_epoch
+            || partition.leader_epoch < before.leader_epoch
+        {
+            return insane(format!(
+                "after partition epoch {}, leader epoch {} follows {}",
+                before.partition_epoch, partition.leader_epoch, before.leader_epoch
+            ));
+        }
+        if partition.leader.is_some()
+            && partition.leader != before.leader
+            && partition.leader_epoch == before.leader_epoch
+        {
+            return insane("another leader in the same leader epoch".into());
+        }
+        self.counters(&before, partition);
+        clean_members(&before, partition, &name)
+    }
+
+    fn counters(&mut self, before: &Partition, partition: &Partition) {
+        let mut count = |name, taken: bool| {
+            *self.sometimes.entry(name).or_default() += u64::from(taken);
+        };
+        let from_elr = partition.leader.is_some_and(|leader| before.elr.contains(&leader));
+        count("election from ELR", from_elr);
+        count("in-sync set shrunk", partition.isr.len() < before.isr.len());
+        count("in-sync set grown", partition.isr.len() > before.isr.len());
+        count("partition offline", partition.leader.is_none() && before.leader.is_some());
+        count("replica removed as damaged", partition.incarnations != before.incarnations);
+    }
+}
+
+/// P12: a replica under a new incarnation of its data keeps no seat.
+fn clean_members(before: &Partition, partition: &Partition, name: &str) -> Checked {
+    for (index, node) in partition.replicas.iter().enumerate() {
+        let renewed = before.incarnation(*node) != Some(partition.incarnations[index]);
+        let kept = |members: &[NodeId]| members.contains(node);
+        if renewed && (kept(&partition.isr) || kept(&partition.elr)) {
+            return Err(Violation::new(
+                "P12",
+                format!("{name}: node {node} keeps its seat under a new replica incarnation"),
+            ));
+        }
+    }
+    Ok(())
+}

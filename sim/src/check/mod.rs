@@ -1,0 +1,307 @@
+//! The checkers: ghost state that no node sees, judged at each event that could break it.
+//!
+//! ```text
+//!   replica.rs    one replica's log as its node told it, and what recovery may bring back
+//!   locations.rs  where each batch was written, found in the write commands by its checksum
+//!   partition.rs  P rules on events of partitions        (P1, P3, P5, P6, P8 to P10, P13, P15, P16, P19 to P21, R3)
+//!   metadata.rs   the committed image and its sets       (P3, P4, P11, P12, R9)
+//!   quorum.rs     R rules on events of the metadata log  (R1 to R10, R16)
+//!   node.rs       starts, disks and recoveries           (D1 to D4, D7, P14)
+//! ```
+//!
+//! Content is compared by checksum, epoch and offset, never byte by byte; what is durable is read from the modelled disk.
+//! Each rule costs O(1) on its event, or O(replicas) where it speaks of all of them.
+
+pub mod locations;
+mod metadata;
+mod node;
+mod partition;
+mod quorum;
+pub mod replica;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use milena_core::metadata::{Image, Partition};
+use milena_core::trace::Event;
+use milena_core::{BrokerEpoch, Epoch, Incarnation, LogId, Offset};
+
+use crate::disk::Disk;
+use locations::{Locations, Map};
+use replica::{Batch, ReplicaLog};
+
+/// A property that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Its name, as the list of invariants has it.
+    pub property: &'static str,
+    /// What was seen, in one sentence.
+    pub story: String,
+}
+
+impl Violation {
+    /// A property with its story.
+    pub fn new(property: &'static str, story: impl Into<String>) -> Violation {
+        Violation { property, story: story.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.property, self.story)
+    }
+}
+
+/// What a check gives.
+pub type Checked = Result<(), Violation>;
+
+/// What is known of a node.
+#[derive(Debug, Default)]
+pub struct NodeGhost {
+    /// The disk's incarnation, once a start has shown it.
+    pub incarnation: Option<Incarnation>,
+    /// Its logs in this life of the disk, by the index of [`Checks::log_index`].
+    pub logs: Vec<Option<ReplicaLog>>,
+    /// Where its batches are.
+    pub locations: Locations,
+    /// Whether its machines run.
+    pub running: bool,
+    /// Whether its disk was put back to an older image, and no registration has followed yet.
+    pub suspect: bool,
+    /// Whether a sync failed in this run of the node.
+    pub sync_failed: bool,
+    /// Whether the fault injector damaged this life of the disk.
+    pub corrupted: bool,
+    /// Its term.
+    pub term: Epoch,
+    /// The term that it leads.
+    pub quorum_leader: Option<Epoch>,
+    /// Its commit offset.
+    pub quorum_committed: Offset,
+    /// Offset after the last metadata record applied in this run.
+    pub applied: Option<Offset>,
+    /// Disks that this node has lost.
+    pub disks_lost: u32,
+    /// Leader epochs in force when the registration was committed that it has not begun to serve under yet.
+    pending_barrier: Option<(BrokerEpoch, Vec<(usize, Epoch)>)>,
+    /// Epochs, by log, in which it may never append as leader again.
+    barrier: Map<u64, Epoch>,
+}
+
+/// What is true of a log, whatever nodes believe.
+#[derive(Debug, Default)]
+pub struct LogTruth {
+    /// Which log.
+    pub id: LogId,
+    /// Committed batches, dense from the first.
+    pub committed: Vec<Batch>,
+    /// For each, a bit per node that had it on disk when it was committed.
+    pub copies: Vec<u32>,
+    /// Everything below was trimmed by a leader.
+    pub trimmed_to: Offset,
+    /// Whether its topic is gone.
+    pub deleted: bool,
+    /// The partition as last committed.
+    pub partition: Option<Partition>,
+    /// One batch per (epoch, offset), ever, with the epoch of the record before it.
+    unique: Map<u64, (u32, Offset, Epoch)>,
+    /// Synced ends that followers acknowledged, by node and epoch, and found on their disks.
+    acknowledged: BTreeMap<(usize, Epoch), Offset>,
+}
+
+impl LogTruth {
+    /// Offset after the last committed record.
+    pub fn committed_end(&self) -> Offset {
+        self.committed.last().map_or(0, |batch| batch.next)
+    }
+}
+
+/// All ghosts.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// Nodes, by index.
+    pub nodes: Vec<NodeGhost>,
+    /// Logs, by index.
+    pub logs: Vec<LogTruth>,
+    indices: BTreeMap<LogId, usize>,
+    /// The newest committed image that any node has shown.
+    pub image: Option<Arc<Image>>,
+    /// How often each rare path was taken.
+    pub sometimes: BTreeMap<&'static str, u64>,
+    elected: BTreeMap<Epoch, usize>,
+    leaders_named: BTreeMap<Epoch, i32>,
+    votes: BTreeMap<(u128, Epoch), (i32, u128)>,
+    applied: Vec<u64>,
+    founded: BTreeSet<u128>,
+    registered: BTreeMap<usize, BrokerEpoch>,
+    incarnations: BTreeSet<u128>,
+    /// Whether every disk may have been lost, so that a second founding is allowed.
+    pub all_disks_lost: bool,
+}
+
+impl Checks {
+    /// Ghosts of so many nodes.
+    pub fn new(nodes: usize) -> Checks {
+        let mut checks =
+            Checks { nodes: (0..nodes).map(|_| NodeGhost::default()).collect(), ..Checks::default() };
+        let quorum = checks.log_index(LogId::METADATA);
+        assert_eq!(quorum, QUORUM, "the quorum's log is the first");
+        checks
+    }
+
+    /// The index of a log, given where it is new.
+    pub fn log_index(&mut self, id: LogId) -> usize {
+        if let Some(index) = self.indices.get(&id) {
+            return *index;
+        }
+        let index = self.logs.len();
+        self.indices.insert(id, index);
+        self.logs.push(LogTruth { id, ..LogTruth::default() });
+        index
+    }
+
+    /// The replica of a log on a node, made where it is new.
+    fn replica(&mut self, node: usize, log: usize) -> &mut ReplicaLog {
+        let logs = &mut self.nodes[node].logs;
+        if logs.len() <= log {
+            logs.resize_with(log + 1, || None);
+        }
+        logs[log].get_or_insert_default()
+    }
+
+    /// A machine of a node has told something.
+    pub fn on_event(&mut self, node: usize, disk: &Disk, event: &Event) -> Checked {
+        match event {
+            Event::Appended { log, base, next, epoch, crc, leading } => {
+                let batch = Batch { base: *base, next: *next, epoch: *epoch, crc: *crc };
+                self.on_appended(node, *log, batch, *leading)
+            }
+            Event::Truncated { log, to } => self.on_truncated(node, *log, *to),
+            Event::Trimmed { log, start } => self.on_trimmed(node, *log, *start),
+            Event::Reset { log, start } => self.on_reset(node, *log, *start),
+            Event::Recovered { log, start, end, last_epoch, damaged } => {
+                self.on_recovered(node, *log, *start, *end, *last_epoch, *damaged)
+            }
+            Event::Damaged { log } => self.on_damaged(node, *log),
+            Event::Deleted { log } => self.on_deleted(node, *log),
+            Event::Founded { cluster } => self.on_founded(node, *cluster),
+            Event::Term { term } => self.on_term(node, *term),
+            Event::Voted { term, candidate, incarnation } => {
+                self.on_voted(node, *term, candidate.0, incarnation.0)
+            }
+            Event::QuorumLeader { term, end } => self.on_quorum_leader(node, *term, *end),
+            Event::QuorumFollower { term, leader } => {
+                self.on_quorum_follower(node, *term, leader.0)
+            }
+            Event::QuorumAcknowledged { term, end } => {
+                self.on_quorum_acknowledged(node, disk, *term, *end)
+            }
+            Event::QuorumCommitted { term, end, counted, voters } => {
+                self.on_quorum_committed(node, disk, *term, *end, counted, *voters)
+            }
+            Event::Applied { offset, hash } => self.on_applied(node, *offset, *hash),
+            Event::SnapshotInstalled { end, hash } => self.on_snapshot(node, *end, *hash),
+            Event::Serving { epoch } => self.on_serving(node, *epoch),
+            Event::Leading { log, epoch, .. } => self.on_leading(node, *log, *epoch),
+            Event::Following { log, epoch, .. } => self.on_following(node, *log, *epoch),
+            Event::HighWatermark {
+                log,
+                epoch,
+                offset,
+                isr,
+                maximal,
+                min_isr,
+                partition_epoch,
+            } => {
+                let sets = partition::Sets { isr, maximal, min_isr: *min_isr };
+                self.on_high_watermark(node, disk, *log, *epoch, *offset, *partition_epoch, &sets)
+            }
+            Event::Acknowledged { log, epoch, end, last_epoch, .. } => {
+                self.on_acknowledged(node, disk, *log, *epoch, *end, *last_epoch)
+            }
+            Event::FollowerMoved { log, epoch, follower, end, last_epoch } => {
+                self.on_follower_moved(node, *log, *epoch, follower.0, *end, *last_epoch)
+            }
+            Event::Produced { log, epoch, base, next } => {
+                self.on_produced(node, *log, *epoch, *base, *next)
+            }
+            Event::Served { log, base, next } => self.on_served(node, *log, *base, *next),
+            Event::Sometimes(name) => {
+                *self.sometimes.entry(name).or_default() += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Says of whom and what a story speaks.
+    fn at(&self, node: usize, log: usize) -> String {
+        let id = self.logs[log].id;
+        let name = self
+            .image
+            .as_ref()
+            .and_then(|image| Some(format!("{}-{}", image.topics.get(&id.topic)?.name, id.partition)));
+        format!("node {} {}", node + 1, name.unwrap_or_else(|| format!("{id:?}")))
+    }
+
+    /// After a failed sync nothing may leave this node any more (D2).
+    fn speaks(&self, node: usize, what: &str) -> Checked {
+        if self.nodes[node].sync_failed {
+            return Err(Violation::new(
+                "D2",
+                format!("node {} {what} after a sync of its disk had failed", node + 1),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Finds everything of a replica up to an offset on its disk (R3, P13), once for each batch.
+    fn must_be_durable(
+        &mut self,
+        node: usize,
+        disk: &Disk,
+        log: usize,
+        to: Offset,
+        property: &'static str,
+    ) -> Checked {
+        let at = self.at(node, log);
+        let ghost = &mut self.nodes[node];
+        let Some(replica) = ghost.logs.get_mut(log).and_then(Option::as_mut) else {
+            return if to <= 0 {
+                Ok(())
+            } else {
+                Err(Violation::new(property, format!("{at} speaks of {to} and holds nothing")))
+            };
+        };
+        if to > replica.end {
+            return Err(Violation::new(
+                property,
+                format!("{at} speaks of {to} and its log ends at {}", replica.end),
+            ));
+        }
+        let from = replica.durable_to.max(replica.start);
+        let first = replica.batches.partition_point(|batch| batch.next <= from);
+        for batch in &replica.batches[first..] {
+            if batch.next > to {
+                break;
+            }
+            if !ghost.locations.is_durable(disk, batch) {
+                return Err(Violation::new(
+                    property,
+                    format!(
+                        "{at}: offsets {}..{} of epoch {} are not on its disk ({}), yet it speaks of {to}",
+                        batch.base,
+                        batch.next,
+                        batch.epoch,
+                        ghost.locations.describe(batch)
+                    ),
+                ));
+            }
+        }
+        replica.durable(to);
+        Ok(())
+    }
+}
+
+/// Index of the quorum's log.
+pub const QUORUM: usize = 0;

@@ -1,0 +1,242 @@
+//! Starts, disks and recoveries: the D rules, and the fault budget.
+
+use milena_core::{Epoch, Incarnation, LogId, Offset};
+
+use super::replica::{RecoveryError, ReplicaLog};
+use super::{Checked, Checks, QUORUM, Violation};
+
+/// What a disk image means to the ghosts, kept beside it.
+#[derive(Clone, Debug)]
+pub struct ImageGhost {
+    logs: Vec<Option<ReplicaLog>>,
+}
+
+impl Checks {
+    /// A node's process begins; its disk is about to be recovered.
+    pub fn on_start(&mut self, node: usize) {
+        let ghost = &mut self.nodes[node];
+        ghost.running = true;
+        ghost.sync_failed = false;
+    }
+
+    /// Recovery has handed over: the disk says who it is (D7).
+    pub fn on_incarnation(&mut self, node: usize, incarnation: Incarnation) -> Checked {
+        let ghost = &mut self.nodes[node];
+        let known = ghost.incarnation.replace(incarnation);
+        match known {
+            Some(known) if known == incarnation => Ok(()),
+            Some(_) if !ghost.corrupted && !ghost.suspect => Err(Violation::new(
+                "D7",
+                format!("node {} comes back under another incarnation with its disk intact", node + 1),
+            )),
+            _ if !self.incarnations.insert(incarnation.0) => Err(Violation::new(
+                "D7",
+                format!("node {} takes an incarnation that was used before", node + 1),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A node's process is gone.
+    pub fn on_stop(&mut self, node: usize) {
+        let ghost = &mut self.nodes[node];
+        ghost.running = false;
+        ghost.quorum_leader = None;
+        ghost.quorum_committed = 0;
+        ghost.applied = None;
+        for replica in ghost.logs.iter_mut().flatten() {
+            replica.recovering = true;
+            replica.leading = None;
+            replica.high_watermark = 0;
+        }
+    }
+
+    /// A node's disk is lost and replaced by an empty one.
+    pub fn on_destroyed(&mut self, node: usize) {
+        let ghost = &mut self.nodes[node];
+        ghost.logs.clear();
+        ghost.locations.forget();
+        ghost.incarnation = None;
+        ghost.corrupted = false;
+        ghost.suspect = false;
+        ghost.term = 0;
+        ghost.disks_lost += 1;
+        self.all_disks_lost = self.nodes.iter().all(|node| node.disks_lost > 0);
+    }
+
+    /// What an image of a node's disk means.
+    pub fn image_of(&self, node: usize) -> ImageGhost {
+        ImageGhost { logs: self.nodes[node].logs.clone() }
+    }
+
+    /// A node's disk is put back to an image. Until its next registration it is not what the controller counts on.
+    pub fn on_rollback(&mut self, node: usize, image: &ImageGhost) {
+        let ghost = &mut self.nodes[node];
+        ghost.logs.clone_from(&image.logs);
+        ghost.suspect = true;
+        for replica in ghost.logs.iter_mut().flatten() {
+            replica.recovering = true;
+            // The image was taken of a running node: what it had not synced may be missing.
+            replica.leading = None;
+        }
+    }
+
+    /// A sync or a journal write of this node has failed: from now on it must be silent (D2).
+    pub fn on_sync_failed(&mut self, node: usize) {
+        self.nodes[node].sync_failed = true;
+    }
+
+    /// The fault injector damaged something that is on the disk of this node.
+    pub fn on_corrupted(&mut self, node: usize) {
+        self.nodes[node].corrupted = true;
+    }
+
+    /// D3, D4, D8: recovery gives back some state that the log had, no older than what was acknowledged, or says that it is
+    /// damaged, which it must not say without cause.
+    pub(super) fn on_recovered(
+        &mut self,
+        node: usize,
+        log: LogId,
+        start: Offset,
+        end: Offset,
+        last_epoch: Epoch,
+        damaged: bool,
+    ) -> Checked {
+        let log = self.log_index(log);
+        let at = format!("{} recovers {start}..{end} with last epoch {last_epoch}", self.at(node, log));
+        let corrupted = self.nodes[node].corrupted;
+        let deleted = self.logs[log].deleted;
+        let replica = self.replica(node, log);
+        if damaged {
+            replica.damaged = true;
+            replica.recovering = false;
+            *self.sometimes.entry("recovered as damaged").or_default() += 1;
+            if !corrupted {
+                return Err(Violation::new("D4", format!("{at} as damaged, and nothing was damaged")));
+            }
+            return Ok(());
+        }
+        let outcome = replica.recover(start, end, last_epoch);
+        let held = (replica.start, replica.end);
+        if !deleted {
+            match outcome {
+                Ok(()) => {}
+                Err(RecoveryError::Short { durable }) => {
+                    let property = if corrupted { "D4" } else { "D3" };
+                    return Err(Violation::new(
+                        property,
+                        format!("{at}, and {durable} was acknowledged as durable"),
+                    ));
+                }
+                Err(RecoveryError::Foreign) => {
+                    return Err(Violation::new(
+                        "D8",
+                        format!("{at}, a state that the log never had ({}..{})", held.0, held.1),
+                    ));
+                }
+            }
+        }
+        *self.sometimes.entry("recovered").or_default() += 1;
+        if log == QUORUM { Ok(()) } else { self.eligible_holds_all(node, log) }
+    }
+
+    /// Damage found while running.
+    pub(super) fn on_damaged(&mut self, node: usize, log: LogId) -> Checked {
+        let log = self.log_index(log);
+        self.replica(node, log).damaged = true;
+        *self.sometimes.entry("damage found by reading").or_default() += 1;
+        if !self.nodes[node].corrupted {
+            return Err(Violation::new(
+                "D4",
+                format!("{} is said to be damaged, and nothing was damaged", self.at(node, log)),
+            ));
+        }
+        Ok(())
+    }
+
+    /// D3: a log that was acknowledged as durable is among those recovered.
+    pub(super) fn nothing_vanished(&mut self, node: usize) -> Checked {
+        for log in 0..self.nodes[node].logs.len() {
+            let truth = &self.logs[log];
+            let known = truth.partition.is_some() && !truth.deleted && log != QUORUM;
+            let Some(replica) = self.nodes[node].logs[log].as_mut() else { continue };
+            if !replica.recovering {
+                continue;
+            }
+            replica.recovering = false;
+            let durable = replica.durable_to > replica.start.max(truth.trimmed_to);
+            *replica = ReplicaLog::default();
+            if durable && known {
+                return Err(Violation::new(
+                    "D3",
+                    format!("{} is not among the logs that recovery gave back", self.at(node, log)),
+                ));
+            }
+            self.eligible_holds_all(node, log)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the theorem lets this node's disk be lost now: each partition has another eligible replica, on an intact
+    /// disk, with everything that is committed; and a majority of the controllers' disks stays.
+    pub fn may_lose(&mut self, node: usize, controllers: &[usize]) -> bool {
+        if controllers.contains(&node) {
+            let lost = |n: &usize| self.nodes[*n].disks_lost > 0 || self.nodes[*n].corrupted;
+            let gone = controllers.iter().filter(|n| lost(n) || **n == node).count();
+            if gone > (controllers.len() - 1) / 2 {
+                return false;
+            }
+        }
+        (1..self.logs.len()).all(|log| {
+            let truth = &self.logs[log];
+            let Some(partition) = &truth.partition else { return true };
+            let holds = partition.replicas.iter().any(|replica| (replica.0 - 1) as usize == node);
+            truth.deleted || !holds || self.survives_without(log, node)
+        })
+    }
+
+    fn survives_without(&mut self, log: usize, lost: usize) -> bool {
+        (0..self.nodes.len()).any(|node| {
+            if node == lost || self.nodes[node].corrupted || !self.is_eligible(node, log) {
+                return false;
+            }
+            let truth = &self.logs[log];
+            let (end, trimmed) = (truth.committed_end(), truth.trimmed_to);
+            if end <= trimmed {
+                return true;
+            }
+            match self.nodes[node].logs.get_mut(log).and_then(Option::as_mut) {
+                None => false,
+                Some(replica) => {
+                    replica.agree(&truth.committed);
+                    !replica.damaged
+                        && replica.start <= trimmed
+                        && replica.agrees_to >= end
+                        && replica.durable_to >= end
+                }
+            }
+        })
+    }
+
+    /// P14, at the end: each committed record is on some disk.
+    pub fn nothing_is_lost(&mut self) -> Checked {
+        for log in 1..self.logs.len() {
+            let truth = &self.logs[log];
+            if truth.deleted || truth.partition.is_none() {
+                continue;
+            }
+            let on_some_disk = (0..self.nodes.len()).any(|node| {
+                self.nodes[node].logs.get(log).is_some_and(Option::is_some)
+                    && self.holds_all(node, log)
+            });
+            let truth = &self.logs[log];
+            if truth.committed_end() > truth.trimmed_to && !on_some_disk {
+                return Err(Violation::new(
+                    "P14",
+                    format!("{:?} was committed up to {}, and no disk holds all of it", truth.id, truth.committed_end()),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,218 @@
+//! Planted bugs: each patch of the catalogue is applied to a copy of the workspace, built, and swept until some seed fails.
+//!
+//! Caught means that a seed fails under the patch, with a property that the patch's header names, and passes without it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+
+const CAUGHT: u8 = 0;
+const ESCAPED: u8 = 1;
+const BROKEN: u8 = 2;
+
+/// A patch and what its header says.
+struct Bug {
+    row: u32,
+    title: String,
+    properties: BTreeSet<String>,
+    path: PathBuf,
+}
+
+/// What became of one.
+#[derive(serde::Serialize)]
+struct Finding {
+    row: u32,
+    title: String,
+    verdict: &'static str,
+    seed: Option<u64>,
+    property: String,
+    story: String,
+    seeds_tried: usize,
+}
+
+/// Plants the bugs of the rows named, or all, and gives the exit code.
+pub(super) fn run(rows: &[u32], dir: &Path, seeds: Vec<u64>, json: bool) -> anyhow::Result<u8> {
+    let bugs = catalogue(dir)?;
+    let chosen: Vec<&Bug> =
+        bugs.iter().filter(|bug| rows.is_empty() || rows.contains(&bug.row)).collect();
+    if let Some(missing) = rows.iter().find(|row| !bugs.iter().any(|bug| bug.row == **row)) {
+        anyhow::bail!("no patch in {} is of row {missing}", dir.display());
+    }
+    if chosen.is_empty() || seeds.is_empty() {
+        return Ok(super::NOTHING);
+    }
+    let workspace = std::env::current_dir()?;
+    ensure!(
+        workspace.join("Cargo.toml").is_file() && workspace.join("sim").is_dir(),
+        "planting bugs copies the workspace: run it there"
+    );
+    let nursery = std::env::temp_dir().join(format!("milena-mutants-{}", std::process::id()));
+    let mut worst = CAUGHT;
+    for bug in chosen {
+        let finding = plant(bug, &workspace, &nursery, &seeds)?;
+        worst = worst.max(match finding.verdict {
+            "caught" => CAUGHT,
+            "escaped" => ESCAPED,
+            _ => BROKEN,
+        });
+        if json {
+            println!("{}", serde_json::to_string(&finding)?);
+        } else {
+            let seed = finding.seed.map_or_else(String::new, |seed| format!(" seed {seed}"));
+            println!(
+                "row {:>3} {:<8}{seed} {} ({})\n        {}",
+                finding.row, finding.verdict, finding.property, finding.title, finding.story
+            );
+        }
+    }
+    fs::remove_dir_all(&nursery).context("cannot remove the copy of the workspace")?;
+    Ok(worst)
+}
+
+fn catalogue(dir: &Path) -> anyhow::Result<Vec<Bug>> {
+    let mut bugs = Vec::new();
+    let entries = fs::read_dir(dir).with_context(|| format!("no patches in {}", dir.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "patch") {
+            continue;
+        }
+        let text = fs::read_to_string(&path)?;
+        let field = |name: &str| {
+            text.lines()
+                .take_while(|line| !line.starts_with("diff --git"))
+                .find_map(|line| line.strip_prefix(name))
+                .map(|rest| rest.trim().to_owned())
+                .with_context(|| format!("{} has no `{name}` line", path.display()))
+        };
+        let properties = field("properties:")?;
+        bugs.push(Bug {
+            row: field("row:")?.parse().context("a row is a number")?,
+            title: field("title:")?,
+            properties: properties
+                .split([',', ' '])
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            path: fs::canonicalize(&path)?,
+        });
+    }
+    bugs.sort_by_key(|bug| bug.row);
+    Ok(bugs)
+}
+
+fn plant(bug: &Bug, workspace: &Path, nursery: &Path, seeds: &[u64]) -> anyhow::Result<Finding> {
+    let mut finding = Finding {
+        row: bug.row,
+        title: bug.title.clone(),
+        verdict: "broken",
+        seed: None,
+        property: String::new(),
+        story: String::new(),
+        seeds_tried: 0,
+    };
+    let copy = nursery.join("milena");
+    if copy.exists() {
+        fs::remove_dir_all(&copy)?;
+    }
+    copy_sources(workspace, &copy)?;
+    // Outside of any repository `git apply` patches what is here and asks no index.
+    let applied = Command::new("git")
+        .args(["apply", "--unsafe-paths", "--directory", ""])
+        .arg(&bug.path)
+        .current_dir(&copy)
+        .env("GIT_CEILING_DIRECTORIES", nursery)
+        .output()
+        .context("cannot run git")?;
+    if !applied.status.success() {
+        finding.story = format!("does not apply: {}", first_line(&applied.stderr));
+        return Ok(finding);
+    }
+    // One target folder for all of them: only what a patch touches is built again.
+    let target = workspace.join("target").join("mutants");
+    let built = Command::new("cargo")
+        .args(["build", "--quiet", "--profile", "sim", "--package", "milena-sim"])
+        .current_dir(&copy)
+        .env("CARGO_TARGET_DIR", &target)
+        .output()
+        .context("cannot run cargo")?;
+    if !built.status.success() {
+        finding.story = format!("does not build: {}", first_line(&built.stderr));
+        return Ok(finding);
+    }
+    let program = target.join("sim").join("milena-sim");
+    sweep(bug, &program, nursery, seeds, &mut finding)?;
+    Ok(finding)
+}
+
+/// Sweeps in slices, so that a bug that shows early costs little.
+fn sweep(
+    bug: &Bug,
+    program: &Path,
+    out: &Path,
+    seeds: &[u64],
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
+    finding.verdict = "escaped";
+    for slice in seeds.chunks(50) {
+        let range = format!("{}..+{}", slice[0], slice.len());
+        let output = Command::new(program)
+            .args(["--format", "json", "--out"])
+            .arg(out)
+            .args(["swarm", "--failures-max", "1000", "--seeds", &range])
+            .stderr(Stdio::null())
+            .output()?;
+        for line in String::from_utf8(output.stdout)?.lines() {
+            let report: serde_json::Value = serde_json::from_str(line)?;
+            finding.seeds_tried += 1;
+            let property = report["property"].as_str().unwrap_or_default();
+            if report["verdict"] != "failed" || finding.verdict == "caught" {
+                continue;
+            }
+            let seed = report["seed"].as_u64().context("a report names its seed")?;
+            finding.seed = Some(seed);
+            finding.property = property.to_owned();
+            finding.story = report["story"].as_str().unwrap_or_default().to_owned();
+            if bug.properties.contains(property) && passes_unpatched(seed)? {
+                finding.verdict = "caught";
+            }
+        }
+        if finding.verdict == "caught" {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn passes_unpatched(seed: u64) -> anyhow::Result<bool> {
+    let schedule = crate::scenario::named("swarm").context("there is a swarm")?.expand(seed);
+    Ok(crate::report::run(schedule, false).verdict == crate::report::Verdict::Held)
+}
+
+fn first_line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let line = text.lines().find(|line| line.contains("error")).or_else(|| text.lines().next());
+    line.unwrap_or_default().to_owned()
+}
+
+/// Copies what a build needs: sources and manifests, no build products and no history.
+fn copy_sources(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if ["target", ".git", "out", "milena-data"].iter().any(|skipped| name == *skipped) {
+            continue;
+        }
+        let path = to.join(&name);
+        if entry.file_type()?.is_dir() {
+            copy_sources(&entry.path(), &path)?;
+        } else {
+            fs::copy(entry.path(), &path)?;
+        }
+    }
+    Ok(())
+}

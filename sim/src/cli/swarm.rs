@@ -1,0 +1,201 @@
+//! A sweep over many seeds, on all cores, and the figures that say whether it proved anything.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::leave_behind;
+use crate::report::{self, Report, Verdict};
+use crate::scenario::Scenario;
+
+/// What to sweep.
+pub(super) struct Sweep {
+    pub(super) scenario: Scenario,
+    pub(super) range: Vec<u64>,
+    pub(super) jobs: usize,
+    pub(super) failures_max: usize,
+    pub(super) out: PathBuf,
+    pub(super) json: bool,
+}
+
+/// Runs all seeds and gives the exit code.
+pub(super) fn run(sweep: &Sweep) -> anyhow::Result<u8> {
+    let began = Instant::now();
+    let bar = if sweep.json { ProgressBar::hidden() } else { progress(sweep.range.len() as u64) };
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let reports: Mutex<Vec<Report>> = Mutex::new(Vec::new());
+    let failed = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..sweep.jobs {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(seed) = sweep.range.get(index) else { break };
+                    let report = one(sweep, *seed, &bar);
+                    if report.verdict != Verdict::Held
+                        && failed.fetch_add(1, Ordering::Relaxed) + 1 >= sweep.failures_max
+                    {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    bar.set_message(format!("{} failed", failed.load(Ordering::Relaxed)));
+                    bar.inc(1);
+                    reports.lock().expect("no thread panics while it holds this").push(report);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let mut reports = reports.into_inner().expect("all threads are done");
+    reports.sort_by_key(|report| report.seed);
+    let figures = Figures::new(&reports, began.elapsed().as_millis() as u64, sweep.jobs);
+    if sweep.json {
+        for report in &reports {
+            println!("{}", serde_json::to_string(report)?);
+        }
+    } else {
+        print!("{}", figures.human(&sweep.scenario.name));
+    }
+    let worst = |verdict| reports.iter().any(|report| report.verdict == verdict);
+    Ok(if worst(Verdict::Crashed) {
+        70
+    } else if worst(Verdict::Failed) {
+        1
+    } else if worst(Verdict::Vacuous) {
+        3
+    } else {
+        0
+    })
+}
+
+fn one(sweep: &Sweep, seed: u64, bar: &ProgressBar) -> Report {
+    let schedule = sweep.scenario.expand(seed);
+    let report = report::run(schedule.clone(), false);
+    if report.verdict != Verdict::Held {
+        // A schedule that cannot be saved can still be made again from its seed.
+        let left = leave_behind(&sweep.out, &schedule, &report);
+        if !sweep.json {
+            let kept = left.is_ok();
+            bar.suspend(|| {
+                println!(
+                    "seed {seed}: {:?} {} at step {}: {}\n  again: {}{}",
+                    report.verdict,
+                    report.property,
+                    report.step,
+                    report.story,
+                    report.again(),
+                    if kept { "" } else { " (its schedule could not be saved)" }
+                );
+            });
+        }
+    }
+    report
+}
+
+fn progress(count: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}  {per_sec}  ETA {eta}")
+        .expect("the template is well-formed");
+    ProgressBar::new(count).with_style(style).with_message("0 failed")
+}
+
+/// What a sweep adds up to.
+struct Figures {
+    runs: usize,
+    failed: usize,
+    wall_ms: u64,
+    busy_ms: u64,
+    events: u64,
+    acked: u64,
+    jobs: usize,
+    spread: Vec<(&'static str, u64, u64)>,
+    kinds: BTreeMap<String, usize>,
+    unsynced: usize,
+    sometimes: BTreeMap<String, (u64, u64)>,
+}
+
+impl Figures {
+    fn new(reports: &[Report], wall_ms: u64, jobs: usize) -> Figures {
+        let spread = |figure: fn(&Report) -> u64| {
+            let mut values: Vec<u64> = reports.iter().map(figure).collect();
+            values.sort_unstable();
+            let at = |share: usize| values.get(values.len() * share / 100).copied().unwrap_or(0);
+            (at(50), at(10))
+        };
+        let row = |name, figure| {
+            let (median, tenth) = spread(figure);
+            (name, median, tenth)
+        };
+        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+        let mut names: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for report in reports {
+            for kind in report.faults.keys() {
+                *kinds.entry(kind.clone()).or_default() += 1;
+            }
+            for (name, count) in &report.sometimes {
+                names.entry(name.clone()).or_default().push(*count);
+            }
+        }
+        let sometimes = names
+            .into_iter()
+            .map(|(name, mut counts)| {
+                counts.resize(reports.len(), 0);
+                counts.sort_unstable();
+                let median = counts[counts.len() / 2];
+                let seeds = counts.iter().filter(|count| **count > 0).count() as u64;
+                (name, (median, seeds))
+            })
+            .collect();
+        Figures {
+            runs: reports.len(),
+            failed: reports.iter().filter(|report| report.verdict != Verdict::Held).count(),
+            wall_ms,
+            busy_ms: reports.iter().map(|report| report.wall_ms).sum(),
+            events: reports.iter().map(|report| report.events).sum(),
+            acked: reports.iter().map(|report| report.acked_records).sum(),
+            jobs,
+            spread: vec![
+                row("events", |report| report.events),
+                row("acknowledged", |report| report.acked_records),
+                row("acknowledged under faults", |report| report.acked_under_faults),
+                row("faults", |report| report.faults.values().sum()),
+                row("read", |report| report.read_records),
+                row("simulated ms", |report| report.simulated_ms),
+                row("wall ms", |report| report.wall_ms),
+            ],
+            kinds,
+            unsynced: reports.iter().filter(|report| report.power_losses_unsynced > 0).count(),
+            sometimes,
+        }
+    }
+
+    fn human(&self, scenario: &str) -> String {
+        let share = |seeds: u64| seeds * 100 / (self.runs as u64).max(1);
+        let mut text = format!(
+            "{scenario}: {} seeds, {} failed, {} s on {} threads\n{} events per second and core, {} acknowledged records per CPU-second\n",
+            self.runs,
+            self.failed,
+            self.wall_ms / 1_000,
+            self.jobs,
+            self.events * 1_000 / self.busy_ms.max(1),
+            self.acked * 1_000 / self.busy_ms.max(1),
+        );
+        text += &format!("{:<28} {:>10} {:>10}\n", "per seed", "median", "tenth pct");
+        for (name, median, tenth) in &self.spread {
+            text += &format!("{name:<28} {median:>10} {tenth:>10}\n");
+        }
+        text += "faults, share of seeds struck:\n";
+        for (kind, seeds) in &self.kinds {
+            text += &format!("  {kind:<26} {:>3} %\n", share(*seeds as u64));
+        }
+        text += &format!("  {:<26} {:>3} %\n", "power loss, bytes unsynced", share(self.unsynced as u64));
+        text += "sometimes, median and share of seeds:\n";
+        for (name, (median, seeds)) in &self.sometimes {
+            text += &format!("  {name:<42} {median:>8} {:>3} %\n", share(*seeds));
+        }
+        text
+    }
+}

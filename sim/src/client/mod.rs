@@ -1,0 +1,314 @@
+//! Kafka clients as values: typed requests to brokers, answers and broken connections in, no bytes.
+//!
+//! A client behaves as librdkafka does where it matters for safety: it takes leaders from Metadata, sends again on retriable
+//! errors and broken connections after refreshing it, gives a request a deadline, and treats what was never answered as
+//! unknown. What it does by itself is up to its role: producer, consumer, administrator, or the reader that reads
+//! everything once at the end.
+
+pub mod admin;
+pub mod consumer;
+pub mod producer;
+
+use std::collections::BTreeMap;
+
+use milena_core::ClientId;
+use milena_wire::messages::metadata::MetadataResponse;
+use milena_wire::messages::MetadataRequest;
+use milena_wire::{Request, Response, Uuid};
+
+use crate::check::Violation;
+use crate::history::History;
+use crate::queue::{MS, Time};
+use crate::rng::Stream;
+
+pub use admin::Admin;
+pub use consumer::Consumer;
+pub use producer::Producer;
+
+/// What a client wants done.
+#[derive(Debug)]
+pub enum Wish {
+    /// When a request is to be sent. The connection is opened where there is none.
+    Send {
+        /// The broker, by index.
+        node: usize,
+        /// Number of the request.
+        id: u64,
+        /// Version.
+        version: i16,
+        /// Body.
+        request: Request,
+    },
+    /// When the connection to a broker is to be closed.
+    Close {
+        /// The broker, by index.
+        node: usize,
+    },
+    /// When the client wants to be called again.
+    Wake {
+        /// When.
+        at: Time,
+        /// Why.
+        why: Wake,
+    },
+}
+
+/// Why a client wanted to be called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wake {
+    /// When it may do the next thing of its own.
+    Act,
+    /// When a request must have been answered.
+    Deadline(u64),
+}
+
+/// A partition as Metadata shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leader {
+    /// The broker, by index; none while there is none.
+    pub node: Option<usize>,
+    /// Its epoch.
+    pub epoch: i32,
+}
+
+/// A topic as Metadata shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicView {
+    /// Its id.
+    pub id: Uuid,
+    /// Its partitions, by index.
+    pub partitions: Vec<Leader>,
+}
+
+/// What each client has beside its role.
+#[derive(Debug)]
+pub struct Session {
+    /// Draws of this client.
+    pub stream: Stream,
+    /// How many brokers there are.
+    pub nodes: usize,
+    /// Topics as last seen.
+    pub topics: BTreeMap<String, TopicView>,
+    /// Whether the workload is over, and only what was begun is to be ended.
+    pub stopping: bool,
+    pending: BTreeMap<u64, usize>,
+    next_id: u64,
+    metadata_pending: Option<u64>,
+    metadata_after: Time,
+    metadata_wanted: bool,
+    wishes: Vec<Wish>,
+}
+
+/// How long a client waits for an answer.
+const DEADLINE: Time = 2_500 * MS;
+/// Metadata is asked for at most this often.
+const METADATA_PAUSE: Time = 25 * MS;
+
+impl Session {
+    fn new(stream: Stream, nodes: usize) -> Session {
+        Session {
+            stream,
+            nodes,
+            topics: BTreeMap::new(),
+            stopping: false,
+            pending: BTreeMap::new(),
+            next_id: 0,
+            metadata_pending: None,
+            metadata_after: 0,
+            metadata_wanted: true,
+            wishes: Vec::new(),
+        }
+    }
+
+    /// Sends a request and gives its number.
+    pub fn send(&mut self, now: Time, node: usize, version: i16, request: Request) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.pending.insert(id, node);
+        self.wishes.push(Wish::Send { node, id, version, request });
+        self.wishes.push(Wish::Wake { at: now + DEADLINE, why: Wake::Deadline(id) });
+        id
+    }
+
+    /// Wants to act again at a time.
+    pub fn wake(&mut self, at: Time) {
+        self.wishes.push(Wish::Wake { at, why: Wake::Act });
+    }
+
+    /// Wants to know who leads.
+    pub fn want_metadata(&mut self) {
+        self.metadata_wanted = true;
+    }
+
+    /// Asks some broker for Metadata if it is wanted and not asked for already.
+    fn refresh(&mut self, now: Time) {
+        if !self.metadata_wanted || self.metadata_pending.is_some() || now < self.metadata_after {
+            return;
+        }
+        let node = self.stream.below(self.nodes as u64) as usize;
+        let request = MetadataRequest {
+            topics: None,
+            allow_auto_topic_creation: false,
+            ..MetadataRequest::default()
+        };
+        self.metadata_after = now + METADATA_PAUSE;
+        let id = self.send(now, node, 12, request.into());
+        self.metadata_pending = Some(id);
+    }
+
+    fn learn(&mut self, response: MetadataResponse) {
+        self.metadata_wanted = false;
+        self.topics.clear();
+        for topic in response.topics {
+            let Some(name) = topic.name.filter(|_| topic.error_code.is_none()) else { continue };
+            let mut partitions =
+                vec![Leader { node: None, epoch: -1 }; topic.partitions.len()];
+            for partition in topic.partitions {
+                let Some(slot) = partitions.get_mut(partition.partition_index as usize) else {
+                    continue;
+                };
+                let node = usize::try_from(partition.leader_id - 1).ok().filter(|n| *n < self.nodes);
+                *slot = Leader { node, epoch: partition.leader_epoch };
+                if node.is_none() {
+                    self.metadata_wanted = true;
+                }
+            }
+            self.topics.insert(name, TopicView { id: topic.topic_id, partitions });
+        }
+    }
+
+    /// The leader of a partition, as last seen.
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<(usize, i32)> {
+        let leader = self.topics.get(topic)?.partitions.get(partition as usize)?;
+        Some((leader.node?, leader.epoch))
+    }
+
+    /// Whether anything is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// A short pause before something is tried again.
+    pub fn backoff(&mut self) -> Time {
+        self.stream.between(10, 60) * MS
+    }
+}
+
+/// What a client does of itself.
+#[derive(Debug)]
+pub enum Role {
+    /// Writes.
+    Producer(Producer),
+    /// Reads again and again, or once to the end.
+    Consumer(Consumer),
+    /// Creates and deletes topics.
+    Admin(Admin),
+}
+
+/// A client.
+#[derive(Debug)]
+pub struct Client {
+    /// Connections, by broker.
+    pub connections: Vec<Option<ClientId>>,
+    /// What all roles share.
+    pub session: Session,
+    /// What it does.
+    pub role: Role,
+}
+
+impl Client {
+    /// A client that has not begun.
+    pub fn new(stream: Stream, nodes: usize, role: Role) -> Client {
+        Client { connections: vec![None; nodes], session: Session::new(stream, nodes), role }
+    }
+
+    /// It may act.
+    pub fn act(&mut self, now: Time, history: &mut History) -> Result<(), Violation> {
+        match &mut self.role {
+            Role::Producer(producer) => producer.act(now, &mut self.session, history),
+            Role::Consumer(consumer) => consumer.act(now, &mut self.session, history),
+            Role::Admin(admin) => admin.act(now, &mut self.session, history),
+        }
+        self.session.refresh(now);
+        Ok(())
+    }
+
+    /// A request was not answered in time: as librdkafka does, the connection is given up, and all that was on it with it.
+    pub fn on_deadline(&mut self, now: Time, id: u64, history: &mut History) {
+        if let Some(node) = self.session.pending.get(&id).copied() {
+            self.session.wishes.push(Wish::Close { node });
+            self.on_broken(now, node, history);
+        }
+    }
+
+    /// The connection to a broker is gone.
+    pub fn on_broken(&mut self, now: Time, node: usize, history: &mut History) {
+        self.connections[node] = None;
+        let lost: Vec<u64> =
+            self.session.pending.iter().filter(|(_, n)| **n == node).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.session.pending.remove(&id);
+            if self.session.metadata_pending == Some(id) {
+                self.session.metadata_pending = None;
+                continue;
+            }
+            match &mut self.role {
+                Role::Producer(producer) => producer.on_lost(now, id, &mut self.session, history),
+                Role::Consumer(consumer) => consumer.on_lost(id),
+                Role::Admin(admin) => admin.on_lost(id),
+            }
+        }
+        if let Role::Consumer(consumer) = &mut self.role {
+            consumer.forget_session(node);
+        }
+        self.session.want_metadata();
+        let pause = self.session.backoff();
+        self.session.wake(now + pause);
+    }
+
+    /// An answer has come.
+    pub fn on_reply(
+        &mut self,
+        now: Time,
+        id: u64,
+        response: Option<Response>,
+        history: &mut History,
+    ) -> Result<(), Violation> {
+        let Some(node) = self.session.pending.remove(&id) else { return Ok(()) };
+        if self.session.metadata_pending == Some(id) {
+            self.session.metadata_pending = None;
+            if let Some(Response::Metadata(response)) = response {
+                self.session.learn(response);
+            }
+            if self.session.metadata_wanted {
+                self.session.wake(now + METADATA_PAUSE);
+            }
+            return self.act(now, history);
+        }
+        match &mut self.role {
+            Role::Producer(producer) => {
+                producer.on_reply(now, id, response, &mut self.session, history)?
+            }
+            Role::Consumer(consumer) => {
+                consumer.on_reply(now, node, id, response, &mut self.session, history)?
+            }
+            Role::Admin(admin) => admin.on_reply(now, id, response, &mut self.session, history)?,
+        }
+        self.session.refresh(now);
+        Ok(())
+    }
+
+    /// What it wants done, in order.
+    pub fn take_wishes(&mut self) -> Vec<Wish> {
+        std::mem::take(&mut self.session.wishes)
+    }
+
+    /// Whether nothing that it began is open.
+    pub fn is_done(&self) -> bool {
+        match &self.role {
+            Role::Producer(producer) => producer.is_done(),
+            Role::Consumer(consumer) => consumer.is_done(),
+            Role::Admin(admin) => admin.is_done(),
+        }
+    }
+}

@@ -1,0 +1,714 @@
+//! The loop: takes the next thing that happens, steps the machine that it concerns, and carries out what comes of it.
+//!
+//! It holds no `if` about protocol state. Checkers see each event of core before its outputs are carried out, and each disk
+//! command before the disk does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use milena_core::disk::{Command, DiskError, Success};
+use milena_core::local::LocalMessage;
+use milena_core::node::Boot;
+use milena_core::peer::{PeerMessage, decode, encode, joined};
+use milena_core::{
+    ClientContext, ClientId, Halt, Input, LogLevel, NodeId, Output, Outputs,
+};
+use milena_wire::{Request, Response};
+
+use crate::check::node::ImageGhost;
+use crate::check::{Checked, Checks, Violation};
+use crate::client::{Admin, Client, Consumer, Producer, Role, Wake, Wish};
+use crate::disk::Image;
+use crate::faults::JournalGroups;
+use crate::fingerprint::Fingerprint;
+use crate::history::History;
+use crate::network::Network;
+use crate::node::{NEVER, SimNode, State, machine_index, machine_place};
+use crate::queue::{MS, Queue, Time};
+use crate::rng::{Concern, Stream};
+use crate::schedule::Schedule;
+
+/// Something that happens.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// When a machine's deadline may have come.
+    Deadline { node: usize, machine: usize, life: u32 },
+    /// When a message of another node arrives.
+    Peer { from: usize, to: usize, link: u32, message: Box<PeerMessage> },
+    /// When a message of another machine of the same node arrives.
+    Local { node: usize, life: u32, from: usize, to: usize, message: LocalMessage },
+    /// When a disk command is done.
+    Disk { node: usize, life: u32, slot: usize },
+    /// When a client's request arrives.
+    Request { connection: ClientId, id: u64, version: i16, request: Box<Request> },
+    /// When an answer arrives at its client.
+    Reply { connection: ClientId, id: u64, response: Option<Box<Response>> },
+    /// When a client learns that its connection is gone.
+    Broken { connection: ClientId },
+    /// When a node learns that a client's connection is gone.
+    HangUp { connection: ClientId },
+    /// When a client wanted to be called.
+    Client { client: usize, why: Wake },
+    /// When a node starts.
+    Start { node: usize, life: u32 },
+    /// When an entry of the schedule is due.
+    Entry { index: usize },
+    /// When something that a fault began ends.
+    Restore(Restore),
+    /// When the run looks at itself: phases, convergence, costly assertions.
+    Look,
+}
+
+/// The end of a disturbance that lasts.
+#[derive(Clone, Debug)]
+pub(crate) enum Restore {
+    Links(Vec<(usize, usize)>),
+    SlowLinks(usize),
+    Storm,
+    SlowDisk(usize),
+    FullDisk(usize),
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) client: usize,
+    pub(crate) node: usize,
+    pub(crate) open: bool,
+    life: u32,
+    shard: u16,
+    last_to_node: Time,
+    last_to_client: Time,
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// When faults strike and clients work.
+    Faults,
+    /// When everything is healed and the clients work until enough is acknowledged.
+    Healed,
+    /// When the clients end what they began, and everything comes right.
+    Converging,
+    /// When everything is read once.
+    Reading,
+    /// When the run is over.
+    Done,
+}
+
+/// Counts of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Events that did something: steps of machines, timers that did nothing left out.
+    pub events: u64,
+    /// Everything that happened.
+    pub steps: u64,
+    /// Faults that struck, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Entries whose guards did not hold.
+    pub skipped: u64,
+    /// Power losses with unsynced bytes outstanding.
+    pub power_losses_unsynced: u64,
+    /// Peer messages compared with what their encoding gives back.
+    pub encodings_compared: u64,
+}
+
+/// A run.
+pub struct Cluster {
+    pub(crate) schedule: Schedule,
+    pub(crate) now: Time,
+    pub(crate) queue: Queue<Happening>,
+    pub(crate) nodes: Vec<SimNode>,
+    pub(crate) network: Network,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) connections: Vec<Connection>,
+    /// The checkers.
+    pub checks: Checks,
+    /// What clients saw.
+    pub history: History,
+    /// Hash over every input and output.
+    pub fingerprint: Fingerprint,
+    /// Counts.
+    pub counts: Counts,
+    /// Whether each thing that happens is printed.
+    pub tracing: bool,
+    pub(crate) strike: Stream,
+    pub(crate) phase: Phase,
+    pub(crate) phase_since: Time,
+    pub(crate) images: BTreeMap<usize, (Image, ImageGhost, Option<milena_core::BrokerEpoch>)>,
+    pub(crate) journals: Vec<JournalGroups>,
+    pub(crate) image_ends: Vec<i64>,
+    pub(crate) deferred_entries: BTreeMap<usize, Time>,
+    context: Arc<ClientContext>,
+    out: Outputs,
+    messages: u64,
+}
+
+/// How often the run looks at itself.
+const LOOK: Time = 20 * MS;
+/// Of so many peer messages one is encoded, decoded and compared.
+const ENCODING_SAMPLE: u64 = 61;
+/// A simulated run that is longer than this has lost its way.
+const STEPS_MAX: u64 = 20_000_000;
+
+impl Cluster {
+    /// A run that has not begun.
+    pub fn new(schedule: Schedule, tracing: bool) -> Cluster {
+        let setup = &schedule.setup;
+        let seed = schedule.seed;
+        let count = setup.nodes.len();
+        let nodes: Vec<SimNode> = setup
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(index, node)| SimNode::new(seed, index, node.shards, setup.disk.clone()))
+            .collect();
+        let mut roles = Vec::new();
+        let mut admin = Admin::default();
+        setup.topics.iter().for_each(|topic| admin.create(topic.clone()));
+        roles.push(Role::Admin(admin));
+        roles.extend(setup.producers.iter().cloned().map(|p| Role::Producer(Producer::new(p))));
+        roles.extend(setup.consumers.iter().cloned().map(|c| Role::Consumer(Consumer::new(c))));
+        let clients = (0..)
+            .zip(roles)
+            .map(|(index, role)| Client::new(Stream::new(seed, Concern::Client(index)), count, role))
+            .collect();
+        let mut cluster = Cluster {
+            now: 0,
+            queue: Queue::default(),
+            network: Network::new(seed, count, setup.network.clone()),
+            clients,
+            connections: Vec::new(),
+            checks: Checks::new(count),
+            history: History::default(),
+            fingerprint: Fingerprint::default(),
+            counts: Counts::default(),
+            tracing,
+            strike: Stream::new(seed, Concern::Strike),
+            phase: Phase::Faults,
+            phase_since: 0,
+            images: BTreeMap::new(),
+            journals: (0..count).map(|_| JournalGroups::default()).collect(),
+            image_ends: vec![0; count],
+            deferred_entries: BTreeMap::new(),
+            context: Arc::new(ClientContext::default()),
+            out: Outputs::traced(),
+            messages: 0,
+            nodes,
+            schedule,
+        };
+        cluster.plan();
+        cluster
+    }
+
+    /// What it runs.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    fn plan(&mut self) {
+        for (node, setup) in self.schedule.setup.nodes.iter().enumerate() {
+            self.queue.push(setup.start_ms * MS, Happening::Start { node, life: 0 });
+        }
+        for (index, entry) in self.schedule.entries.iter().enumerate() {
+            self.queue.push(entry.at_us * 1_000, Happening::Entry { index });
+        }
+        for client in 0..self.clients.len() {
+            let at = 200 * MS + client as u64 * MS;
+            self.queue.push(at, Happening::Client { client, why: Wake::Act });
+        }
+        self.queue.push(LOOK, Happening::Look);
+    }
+
+    /// Runs to the end, or to the first property that does not hold.
+    ///
+    /// # Errors
+    /// The property, with its story.
+    pub fn run(&mut self) -> Checked {
+        while self.phase != Phase::Done {
+            let (at, sequence, happening) =
+                self.queue.pop().expect("the run looks at itself until it is done");
+            self.now = at;
+            self.counts.steps += 1;
+            if self.counts.steps > STEPS_MAX {
+                return Err(Violation::new("L11", "the run does not come to rest"));
+            }
+            self.happen(sequence, happening)?;
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, sequence: u64, happening: Happening) -> Checked {
+        if let Some((node, until)) = self.paused(&happening) {
+            let _ = node;
+            self.queue.push(until, happening);
+            return Ok(());
+        }
+        self.fingerprint.number(self.now);
+        self.fingerprint.number(sequence);
+        match happening {
+            Happening::Deadline { node, machine, life } => self.on_deadline(node, machine, life),
+            Happening::Peer { from, to, link, message } => {
+                if !self.network.arrives(from, to, link) || !self.nodes[to].is_up() {
+                    return Ok(());
+                }
+                let machine = machine_index(message.place(self.nodes[to].shards));
+                let from = NodeId(from as i32 + 1);
+                self.step(to, machine, Input::Peer { from, message: *message })
+            }
+            Happening::Local { node, life, from, to, message } => {
+                if self.nodes[node].life != life {
+                    return Ok(());
+                }
+                let from = machine_place(from);
+                self.step(node, to, Input::Local { from, message })
+            }
+            Happening::Disk { node, life, slot } => self.on_disk(node, life, slot),
+            Happening::Request { connection, id, version, request } => {
+                self.on_request(connection, id, version, *request)
+            }
+            Happening::Reply { connection, id, response } => {
+                let Connection { client, open, .. } = self.connections[connection.0 as usize];
+                if !open {
+                    return Ok(());
+                }
+                let (now, history) = (self.now, &mut self.history);
+                self.clients[client].on_reply(now, id, response.map(|r| *r), history)?;
+                self.grant(client);
+                Ok(())
+            }
+            Happening::Broken { connection } => {
+                let Connection { client, node, .. } = self.connections[connection.0 as usize];
+                if self.clients[client].connections[node] == Some(connection) {
+                    self.clients[client].on_broken(self.now, node, &mut self.history);
+                    self.grant(client);
+                }
+                Ok(())
+            }
+            Happening::HangUp { connection } => {
+                let Connection { node, life, shard, .. } = self.connections[connection.0 as usize];
+                if self.nodes[node].life != life || !self.nodes[node].is_up() {
+                    return Ok(());
+                }
+                self.step(node, 1 + usize::from(shard), Input::Hangup { client: connection })
+            }
+            Happening::Client { client, why } => {
+                match why {
+                    Wake::Act => self.clients[client].act(self.now, &mut self.history)?,
+                    Wake::Deadline(id) => {
+                        self.clients[client].on_deadline(self.now, id, &mut self.history);
+                    }
+                }
+                self.grant(client);
+                Ok(())
+            }
+            Happening::Start { node, life } => self.on_start(node, life),
+            Happening::Entry { index } => self.on_entry(index),
+            Happening::Restore(restore) => {
+                self.restore(&restore);
+                Ok(())
+            }
+            Happening::Look => {
+                self.queue.push(self.now + LOOK, Happening::Look);
+                self.look()
+            }
+        }
+    }
+
+    /// Whether this must wait because the process that it concerns is stopped for a while.
+    fn paused(&self, happening: &Happening) -> Option<(usize, Time)> {
+        let node = match happening {
+            Happening::Deadline { node, .. }
+            | Happening::Local { node, .. }
+            | Happening::Disk { node, .. } => *node,
+            Happening::Peer { to, .. } => *to,
+            Happening::Request { connection, .. } | Happening::HangUp { connection } => {
+                self.connections[connection.0 as usize].node
+            }
+            _ => return None,
+        };
+        let until = self.nodes[node].paused_until;
+        (until > self.now).then_some((node, until))
+    }
+
+    fn on_start(&mut self, node: usize, life: u32) -> Checked {
+        let sim = &mut self.nodes[node];
+        if sim.life != life || !sim.is_down() {
+            return Ok(());
+        }
+        let config = self.schedule.setup.config(node, sim.shards);
+        let entropy = sim.entropy.entropy();
+        sim.state = State::Booting(Box::new(Boot::new(config, entropy)));
+        self.checks.on_start(node);
+        self.trace(node, "starts");
+        self.step(node, 0, Input::Start)
+    }
+
+    fn on_deadline(&mut self, node: usize, machine: usize, life: u32) -> Checked {
+        let sim = &mut self.nodes[node];
+        if sim.life != life || sim.planned.get(machine) != Some(&self.now) {
+            return Ok(());
+        }
+        sim.planned[machine] = NEVER;
+        let Some(target) = sim.machine(machine) else { return Ok(()) };
+        let due = target.next_timeout();
+        let reached = due.is_some_and(|(at, _)| sim.clock.reaches(at) <= self.now);
+        if reached {
+            self.step(node, machine, Input::Timeout)
+        } else {
+            self.plan_deadline(node, machine);
+            Ok(())
+        }
+    }
+
+    fn plan_deadline(&mut self, node: usize, machine: usize) {
+        let now = self.now;
+        let sim = &mut self.nodes[node];
+        let Some((due, _)) = sim.machine(machine).and_then(|machine| machine.next_timeout()) else {
+            return;
+        };
+        let at = sim.clock.reaches(due).max(now + 1);
+        if at < sim.planned[machine] {
+            sim.planned[machine] = at;
+            let life = sim.life;
+            self.queue.push(at, Happening::Deadline { node, machine, life });
+        }
+    }
+
+    fn on_disk(&mut self, node: usize, life: u32, slot: usize) -> Checked {
+        let sim = &mut self.nodes[node];
+        if sim.life != life {
+            return Ok(());
+        }
+        let Some(done) = sim.complete(slot) else { return Ok(()) };
+        let outcome = sim.disk.execute(&done.command);
+        self.fingerprint.outcome(&outcome);
+        let syncs = matches!(done.command, Command::Sync { .. } | Command::SyncDirectory { .. });
+        self.journals[node].on_done(&done.command, outcome.is_ok());
+        if self.tracing && !matches!(outcome, Ok(Success::Done)) {
+            let brief = match &outcome {
+                Ok(Success::Bytes(bytes)) => format!("{} bytes", bytes.len()),
+                other => format!("{other:?}"),
+            };
+            self.trace(node, &format!("disk {:?}: {brief}", done.op));
+        }
+        let failed_sync = syncs && matches!(outcome, Err(DiskError::Io(_)));
+        if failed_sync {
+            self.checks.on_sync_failed(node);
+        }
+        let life = self.nodes[node].life;
+        self.step(node, done.machine, Input::Disk { op: done.op, outcome })?;
+        if failed_sync && self.nodes[node].life == life {
+            return Err(Violation::new(
+                "D2",
+                format!("node {} goes on after a failed sync", node + 1),
+            ));
+        }
+        Ok(())
+    }
+
+    fn on_request(
+        &mut self,
+        connection: ClientId,
+        id: u64,
+        version: i16,
+        request: Request,
+    ) -> Checked {
+        // What was sent before its client closed the connection still arrives.
+        let Connection { node, life, shard, .. } = self.connections[connection.0 as usize];
+        if self.nodes[node].life != life || !self.nodes[node].is_up() {
+            self.break_connection(connection);
+            return Ok(());
+        }
+        let context = self.context.clone();
+        let input = Input::Request { client: connection, id, version, request, context };
+        self.step(node, 1 + usize::from(shard), input)
+    }
+
+    /// Steps one machine and carries out what comes of it.
+    fn step(&mut self, node: usize, machine: usize, input: Input) -> Checked {
+        let timer = matches!(input, Input::Timeout);
+        let now = self.nodes[node].clocks(self.now);
+        let mut out = std::mem::take(&mut self.out);
+        if self.tracing {
+            self.trace(node, &format!("{:?} <- {}", machine_place(machine), brief(&input)));
+        }
+        self.fingerprint.number(((node as u64) << 8) | machine as u64);
+        match &mut self.nodes[node].state {
+            State::Down => {}
+            State::Booting(boot) => boot.step(now, input, &mut out),
+            State::Up { metadata, shards } => match machine {
+                0 => milena_core::Machine::step(metadata.as_mut(), now, input, &mut out),
+                shard => {
+                    if let Some(shard) = shards.get_mut(shard - 1) {
+                        milena_core::Machine::step(shard, now, input, &mut out);
+                    }
+                }
+            },
+        }
+        let idle = timer && out.queue.is_empty() && out.events.is_empty();
+        self.counts.events += u64::from(!idle);
+        let checked = self.carry_out(node, machine, &mut out);
+        out.events.clear();
+        out.queue.clear();
+        self.out = out;
+        checked?;
+        self.hand_over(node)?;
+        if self.nodes[node].is_up() {
+            self.plan_deadline(node, machine);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, node: usize, machine: usize, out: &mut Outputs) -> Checked {
+        for event in out.events.drain(..) {
+            if self.tracing {
+                self.trace(node, &format!("  {event:?}"));
+            }
+            self.checks.on_event(node, &self.nodes[node].disk, &event)?;
+        }
+        let life = self.nodes[node].life;
+        while let Some(output) = out.queue.pop_front() {
+            self.fingerprint.output(&output);
+            match output {
+                Output::Send { to, message } => self.send(node, to, message)?,
+                Output::Local { to, message } => {
+                    if let LocalMessage::Image(image) = &message {
+                        self.image_ends[node] = image.end;
+                        self.checks.on_image(image)?;
+                    }
+                    let to = machine_index(to);
+                    let at = self.nodes[node].local_arrival(self.now, machine, to);
+                    let local = Happening::Local { node, life, from: machine, to, message };
+                    self.queue.push(at, local);
+                }
+                Output::Reply { client, id, response } => self.reply(node, client, id, response),
+                Output::Close { client, .. } => self.break_connection(client),
+                Output::Disk { op, command } => {
+                    if let Command::Write { file, offset, data } = &command {
+                        self.checks.nodes[node].locations.on_write(*file, *offset, data);
+                    }
+                    self.journals[node].on_issued(&command);
+                    let (slot, due) = self.nodes[node].submit(self.now, machine, op, command);
+                    self.queue.push(due, Happening::Disk { node, life, slot });
+                }
+                Output::Log { level, line } => {
+                    if self.tracing {
+                        self.trace(node, &format!("  log {level:?}: {line}"));
+                    }
+                    if level == LogLevel::Error {
+                        *self.checks.sometimes.entry("error logged").or_default() += 1;
+                    }
+                }
+                Output::Halt(why) => return self.on_halt(node, &why),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_halt(&mut self, node: usize, why: &Halt) -> Checked {
+        self.trace(node, &format!("halts: {why:?}"));
+        if let Halt::Operator(line) = why {
+            return Err(Violation::new(
+                "L3",
+                format!("node {} asks for an operator: {line}", node + 1),
+            ));
+        }
+        *self.checks.sometimes.entry("halt").or_default() += 1;
+        self.stop(node);
+        let pause = self.strike.between(5, 400) * MS;
+        self.start_later(node, pause);
+        Ok(())
+    }
+
+    /// Recovery is done: the machines take over.
+    fn hand_over(&mut self, node: usize) -> Checked {
+        let State::Booting(boot) = &mut self.nodes[node].state else { return Ok(()) };
+        let Some(ready) = boot.take() else { return Ok(()) };
+        self.checks.on_incarnation(node, ready.superblock.incarnation)?;
+        let sim = &mut self.nodes[node];
+        let count = 1 + ready.shards.len();
+        sim.planned = vec![NEVER; count];
+        sim.state = State::Up { metadata: Box::new(ready.metadata), shards: ready.shards };
+        let life = sim.life;
+        for machine in 0..count {
+            if self.nodes[node].life == life {
+                self.step(node, machine, Input::Start)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: usize, to: NodeId, message: PeerMessage) -> Checked {
+        let Some(to) = usize::try_from(to.0 - 1).ok().filter(|to| *to < self.nodes.len()) else {
+            return Ok(());
+        };
+        self.messages += 1;
+        if self.messages % ENCODING_SAMPLE == 0 {
+            self.compare_encoding(&message)?;
+        }
+        if self.tracing {
+            let text = format!("{message:?}");
+            self.trace(from, &format!("  -> node {}: {}", to + 1, clipped(&text)));
+        }
+        let verdict = self.network.send(self.now, from, to);
+        let link = verdict.life;
+        if let Some(at) = verdict.again {
+            let message = Box::new(message.clone());
+            self.queue.push(at, Happening::Peer { from, to, link, message });
+        }
+        if let Some(at) = verdict.arrives {
+            let message = Box::new(message);
+            self.queue.push(at, Happening::Peer { from, to, link, message });
+        }
+        Ok(())
+    }
+
+    fn compare_encoding(&mut self, message: &PeerMessage) -> Checked {
+        self.counts.encodings_compared += 1;
+        let mut frame = BytesMut::new();
+        encode(message).iter().for_each(|piece| frame.extend_from_slice(piece));
+        let back = decode(frame.freeze());
+        if back.as_ref().ok().map(|back| joined(back.clone())) == Some(joined(message.clone())) {
+            return Ok(());
+        }
+        let text = format!("{message:?}");
+        Err(Violation::new("encoding", format!("{} came back as {back:?}", clipped(&text))))
+    }
+
+    fn reply(&mut self, node: usize, client: ClientId, id: u64, response: Option<Response>) {
+        let Some(connection) = self.connections.get_mut(client.0 as usize) else { return };
+        if !connection.open || connection.node != node {
+            return;
+        }
+        let delay = self.clients[connection.client].session.stream.delay(120_000);
+        connection.last_to_client = (self.now + delay).max(connection.last_to_client + 1);
+        let at = connection.last_to_client;
+        let response = response.map(Box::new);
+        self.queue.push(at, Happening::Reply { connection: client, id, response });
+    }
+
+    /// Carries out what a client wishes.
+    pub(crate) fn grant(&mut self, client: usize) {
+        for wish in self.clients[client].take_wishes() {
+            match wish {
+                Wish::Wake { at, why } => self.queue.push(at, Happening::Client { client, why }),
+                Wish::Close { node } => {
+                    if let Some(connection) = self.clients[client].connections[node] {
+                        self.close(connection);
+                    }
+                }
+                Wish::Send { node, id, version, request } => {
+                    let connection = self.connect(client, node);
+                    let delay = self.clients[client].session.stream.delay(120_000);
+                    let known = &mut self.connections[connection.0 as usize];
+                    known.last_to_node = (self.now + delay).max(known.last_to_node + 1);
+                    let request = Box::new(request);
+                    let arrival = Happening::Request { connection, id, version, request };
+                    self.queue.push(known.last_to_node, arrival);
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, client: usize, node: usize) -> ClientId {
+        if let Some(connection) = self.clients[client].connections[node] {
+            return connection;
+        }
+        let connection = ClientId(self.connections.len() as u64);
+        let shards = u64::from(self.nodes[node].shards);
+        self.connections.push(Connection {
+            client,
+            node,
+            open: true,
+            life: self.nodes[node].life,
+            shard: (connection.0 % shards.max(1)) as u16,
+            last_to_node: 0,
+            last_to_client: 0,
+        });
+        self.clients[client].connections[node] = Some(connection);
+        connection
+    }
+
+    /// The client closes a connection; its node learns of it later.
+    fn close(&mut self, connection: ClientId) {
+        let known = &mut self.connections[connection.0 as usize];
+        known.open = false;
+        self.clients[known.client].connections[known.node] = None;
+        let at = (self.now + 200_000).max(known.last_to_node + 1);
+        self.queue.push(at, Happening::HangUp { connection });
+    }
+
+    /// A connection breaks; its client learns of it soon.
+    pub(crate) fn break_connection(&mut self, connection: ClientId) {
+        let known = &mut self.connections[connection.0 as usize];
+        if known.open {
+            known.open = false;
+            let at = (self.now + 200_000).max(known.last_to_client + 1);
+            self.queue.push(at, Happening::Broken { connection });
+        }
+    }
+
+    /// Ends a node's process.
+    pub(crate) fn stop(&mut self, node: usize) {
+        if self.nodes[node].is_down() {
+            return;
+        }
+        self.trace(node, "stops");
+        self.nodes[node].stop(self.now, &mut self.strike);
+        self.journals[node].on_stop();
+        self.checks.on_stop(node);
+        for index in 0..self.connections.len() {
+            if self.connections[index].open && self.connections[index].node == node {
+                self.break_connection(ClientId(index as u64));
+            }
+        }
+    }
+
+    /// Starts a node after a while.
+    pub(crate) fn start_later(&mut self, node: usize, pause: Time) {
+        let sim = &mut self.nodes[node];
+        sim.down_until = sim.down_until.max(self.now + pause);
+        let life = sim.life;
+        self.queue.push(sim.down_until, Happening::Start { node, life });
+    }
+
+    pub(crate) fn trace(&self, node: usize, line: &str) {
+        if self.tracing {
+            eprintln!(
+                "{:>12.6} {:>9} n{} {line}",
+                self.now as f64 / 1e9,
+                self.counts.steps,
+                node + 1
+            );
+        }
+    }
+
+    /// Simulated milliseconds so far.
+    pub fn simulated_ms(&self) -> u64 {
+        self.now / MS
+    }
+
+    /// The step that the run has reached.
+    pub fn steps(&self) -> u64 {
+        self.counts.steps
+    }
+}
+
+fn brief(input: &Input) -> String {
+    match input {
+        Input::Disk { op, outcome } => match outcome {
+            Ok(Success::Bytes(bytes)) => format!("Disk {op:?} {} bytes", bytes.len()),
+            outcome => format!("Disk {op:?} {outcome:?}"),
+        },
+        Input::Local { from, message } => format!("Local {from:?} {}", clipped(&format!("{message:?}"))),
+        input => clipped(&format!("{input:?}")),
+    }
+}
+
+fn clipped(text: &str) -> String {
+    let end = (0..=400.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text[..end].to_owned()
+}
+

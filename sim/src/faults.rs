@@ -1,0 +1,550 @@
+//! How entries of a schedule strike: targets resolved, guards asked, and what a fault does to nodes, links and disks.
+
+use milena_core::NodeId;
+use milena_core::disk::{Command, Directory, FileName};
+
+use crate::check::Checked;
+use crate::client::Role;
+use crate::cluster::{Cluster, Happening, Phase, Restore};
+use crate::queue::MS;
+use crate::schedule::{Action, Direction, Fault, Guard, Target};
+
+/// Guards that wait are asked again this often.
+const ASK_AGAIN: u64 = MS / 2;
+/// What a full disk still has, bytes: nothing of use.
+const FULL_BYTES: u64 = 0;
+
+/// A group of a journal, as its write command showed it.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    file: FileName,
+    offset: u64,
+    length: u64,
+    written: bool,
+    synced: bool,
+    /// Groups up to this number were synced when this one was written, so that its mark covers them.
+    covers: usize,
+    number: usize,
+}
+
+/// Which groups of a node's journals a mark on the disk covers, seen from the commands alone.
+///
+/// A group is covered once a later one of the same journal, written after the sync of the first had returned, is synced
+/// itself: the later one carries the mark. Damage to such a group must be noticed; damage to another may look like a torn tail.
+#[derive(Clone, Debug, Default)]
+pub struct JournalGroups {
+    groups: Vec<Group>,
+    next: usize,
+}
+
+impl JournalGroups {
+    /// A command has come out of the node.
+    pub fn on_issued(&mut self, command: &Command) {
+        let Command::Write { file: file @ FileName::Journal { .. }, offset, data } = command else {
+            return;
+        };
+        let length: u64 = data.iter().map(|piece| piece.len() as u64).sum();
+        let end = offset + length;
+        self.groups.retain(|group| {
+            group.file != *file || group.offset + group.length <= *offset || group.offset >= end
+        });
+        let covers = self
+            .groups
+            .iter()
+            .filter(|group| same_journal(group.file, *file) && group.synced)
+            .map(|group| group.number)
+            .max()
+            .unwrap_or(0);
+        self.next += 1;
+        self.groups.push(Group {
+            file: *file,
+            offset: *offset,
+            length,
+            written: false,
+            synced: false,
+            covers,
+            number: self.next,
+        });
+    }
+
+    /// A command is done.
+    pub fn on_done(&mut self, command: &Command, well: bool) {
+        match command {
+            Command::Write { file, offset, .. } => {
+                let found =
+                    self.groups.iter_mut().find(|g| g.file == *file && g.offset == *offset);
+                if let Some(group) = found {
+                    group.written = well;
+                }
+            }
+            Command::Sync { file } if well => {
+                self.groups
+                    .iter_mut()
+                    .filter(|group| group.file == *file && group.written)
+                    .for_each(|group| group.synced = true);
+            }
+            Command::Create { file } | Command::Remove { file } => {
+                self.groups.retain(|group| group.file != *file);
+            }
+            _ => {}
+        }
+    }
+
+    /// The process is gone: what was not synced is not known any more.
+    pub fn on_stop(&mut self) {
+        self.groups.retain(|group| group.synced);
+    }
+
+    /// Covered groups, oldest first: file, position, length.
+    pub fn covered(&self) -> Vec<(FileName, u64, u64)> {
+        self.groups
+            .iter()
+            .filter(|group| {
+                group.synced
+                    && self.groups.iter().any(|later| {
+                        later.synced
+                            && same_journal(later.file, group.file)
+                            && later.covers >= group.number
+                    })
+            })
+            .map(|group| (group.file, group.offset, group.length))
+            .collect()
+    }
+}
+
+fn same_journal(a: FileName, b: FileName) -> bool {
+    match (a, b) {
+        (
+            FileName::Journal { layout, journal, .. },
+            FileName::Journal { layout: other_layout, journal: other_journal, .. },
+        ) => layout == other_layout && journal == other_journal,
+        _ => false,
+    }
+}
+
+impl Cluster {
+    /// An entry of the schedule is due.
+    pub(crate) fn on_entry(&mut self, index: usize) -> Checked {
+        if self.phase != Phase::Faults {
+            self.counts.skipped += 1;
+            return Ok(());
+        }
+        let entry = self.schedule.entries[index].clone();
+        let deadline = entry.at_us * 1_000 + entry.patience_us * 1_000;
+        let node = self.node_of(&entry.action);
+        let holds = match node {
+            Err(()) => false,
+            Ok(node) => entry.guards.iter().all(|guard| self.guard(*guard, node, &entry.action)),
+        };
+        if holds {
+            let struck = self.strike(&entry.action, node.unwrap_or(None));
+            self.counts.skipped += u64::from(!struck);
+        } else if self.now + ASK_AGAIN <= deadline {
+            self.queue.push(self.now + ASK_AGAIN, Happening::Entry { index });
+        } else {
+            self.counts.skipped += 1;
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, target: Target) -> Option<usize> {
+        let partitions = || {
+            self.checks
+                .image
+                .iter()
+                .flat_map(|image| image.topics.values().flat_map(|topic| &topic.partitions))
+        };
+        let index = |id: &NodeId| (id.0 - 1) as usize;
+        match target {
+            Target::Node(node) => (node < self.nodes.len()).then_some(node),
+            Target::Leader(place) => {
+                let count = partitions().count();
+                let partition = partitions().nth(place.checked_rem(count)?)?;
+                partition.leader.as_ref().map(index)
+            }
+            Target::Follower(place) => {
+                let count = partitions().count();
+                let partition = partitions().nth(place.checked_rem(count)?)?;
+                partition.replicas.iter().find(|r| Some(**r) != partition.leader).map(index)
+            }
+            Target::Controller => (0..self.nodes.len())
+                .filter(|node| self.checks.nodes[*node].running)
+                .filter_map(|node| Some((self.checks.nodes[node].quorum_leader?, node)))
+                .max()
+                .map(|(_, node)| node),
+        }
+    }
+
+    /// The one node that an action concerns, if it is one; an error where its role is empty.
+    fn node_of(&self, action: &Action) -> Result<Option<usize>, ()> {
+        let target = match action {
+            Action::Reshard { node, .. } => Some(*node),
+            Action::CreateTopic(_) | Action::DeleteTopic { .. } => None,
+            Action::Fault(fault) => match fault {
+                Fault::Crash { node, .. }
+                | Fault::Pause { node, .. }
+                | Fault::ClockJump { node, .. }
+                | Fault::ClockRate { node, .. }
+                | Fault::Break { node }
+                | Fault::SlowLinks { node, .. }
+                | Fault::SlowDisk { node, .. }
+                | Fault::FullDisk { node, .. }
+                | Fault::SyncFailure { node }
+                | Fault::WriteFailure { node }
+                | Fault::ReadFailure { node, .. }
+                | Fault::DestroyDisk { node, .. }
+                | Fault::Rollback { node, .. }
+                | Fault::TakeImage { node }
+                | Fault::CorruptSegment { node }
+                | Fault::CorruptJournal { node, .. }
+                | Fault::HangUp { node } => Some(*node),
+                Fault::PowerLoss { nodes, .. } => nodes.first().copied(),
+                Fault::Partition { side, .. } => side.first().copied(),
+                Fault::Storm { .. } => None,
+            },
+        };
+        target.map(|target| self.resolve(target).ok_or(())).transpose()
+    }
+
+    fn guard(&mut self, guard: Guard, node: Option<usize>, action: &Action) -> bool {
+        match guard {
+            Guard::Up => node.is_some_and(|node| self.nodes[node].is_up()),
+            Guard::Acked(count) => self.history.acknowledged >= count,
+            Guard::Budget => {
+                let controllers: Vec<usize> = self.controllers();
+                node.is_some_and(|node| self.checks.may_lose(node, &controllers))
+            }
+            Guard::Unsynced => match action {
+                Action::Fault(Fault::PowerLoss { nodes, .. }) => nodes
+                    .iter()
+                    .filter_map(|target| self.resolve(*target))
+                    .any(|node| self.nodes[node].is_up() && self.nodes[node].disk.unsynced_bytes() > 0),
+                _ => node.is_some_and(|node| self.nodes[node].disk.unsynced_bytes() > 0),
+            },
+        }
+    }
+
+    /// The controllers, by index.
+    pub(crate) fn controllers(&self) -> Vec<usize> {
+        let nodes = &self.schedule.setup.nodes;
+        (0..nodes.len()).filter(|node| nodes[*node].controller).collect()
+    }
+
+    fn admin(&mut self, act: impl FnOnce(&mut crate::client::Admin, &mut crate::history::History)) {
+        for client in 0..self.clients.len() {
+            if let Role::Admin(admin) = &mut self.clients[client].role {
+                act(admin, &mut self.history);
+                let now = self.now;
+                self.queue.push(now, Happening::Client { client, why: crate::client::Wake::Act });
+                return;
+            }
+        }
+    }
+
+    /// Does it; false where there was nothing to do it to.
+    fn strike(&mut self, action: &Action, node: Option<usize>) -> bool {
+        match action {
+            Action::CreateTopic(topic) => {
+                let topic = topic.clone();
+                self.admin(|admin, _| admin.create(topic));
+                true
+            }
+            Action::DeleteTopic { name } => {
+                let name = name.clone();
+                self.admin(|admin, history| admin.delete(&name, history));
+                true
+            }
+            Action::Reshard { shards, down_ms, .. } => {
+                let node = node.expect("a reshard names its node");
+                self.stop(node);
+                self.nodes[node].shards = *shards;
+                self.start_later(node, down_ms * MS);
+                *self.counts.faults.entry("reshard").or_default() += 1;
+                true
+            }
+            Action::Fault(fault) => {
+                self.trace(node.unwrap_or(0), &format!("fault: {fault:?}"));
+                let struck = self.fault(fault, node);
+                if struck && fault.counts() {
+                    *self.counts.faults.entry(fault.kind()).or_default() += 1;
+                    self.history.under_faults |= fault.opens_fault_phase();
+                }
+                struck
+            }
+        }
+    }
+
+    fn fault(&mut self, fault: &Fault, node: Option<usize>) -> bool {
+        let at = node.unwrap_or(0);
+        match fault {
+            Fault::Crash { down_ms, .. } => {
+                self.stop(at);
+                self.start_later(at, down_ms * MS);
+            }
+            Fault::PowerLoss { nodes, down_ms } => {
+                let mut lost: Vec<usize> =
+                    nodes.iter().filter_map(|target| self.resolve(*target)).collect();
+                lost.sort_unstable();
+                lost.dedup();
+                lost.retain(|node| !self.nodes[*node].is_down());
+                if lost.is_empty() {
+                    return false;
+                }
+                for node in lost {
+                    self.lose_power(node);
+                    let pause = down_ms * MS + self.strike.below(300) * MS;
+                    self.start_later(node, pause);
+                }
+            }
+            Fault::Pause { for_ms, .. } => {
+                let until = self.now + for_ms * MS;
+                self.nodes[at].paused_until = self.nodes[at].paused_until.max(until);
+            }
+            Fault::ClockJump { by_ms, .. } => self.nodes[at].clock.wall_offset_ms += by_ms,
+            Fault::ClockRate { ppm, .. } => {
+                let now = self.now;
+                self.nodes[at].clock.set_rate(now, *ppm);
+            }
+            Fault::Partition { side, direction, for_ms } => {
+                let side: Vec<usize> =
+                    side.iter().filter_map(|target| self.resolve(*target)).collect();
+                self.cut(&side, *direction, for_ms * MS);
+            }
+            Fault::Break { .. } => {
+                for other in 0..self.nodes.len() {
+                    self.network.sever(at, other);
+                    self.network.sever(other, at);
+                }
+            }
+            Fault::SlowLinks { factor, for_ms, .. } => {
+                for other in 0..self.nodes.len() {
+                    self.network.slow(at, other, *factor);
+                    self.network.slow(other, at, *factor);
+                }
+                self.restore_later(Restore::SlowLinks(at), *for_ms);
+            }
+            Fault::Storm { for_ms } => {
+                self.network.storm(true);
+                self.restore_later(Restore::Storm, *for_ms);
+            }
+            Fault::SlowDisk { factor, for_ms, .. } => {
+                self.nodes[at].disk_factor = *factor;
+                self.restore_later(Restore::SlowDisk(at), *for_ms);
+            }
+            Fault::FullDisk { for_ms, .. } => {
+                self.nodes[at].disk.set_free_bytes(FULL_BYTES);
+                self.restore_later(Restore::FullDisk(at), *for_ms);
+            }
+            Fault::SyncFailure { .. } => self.nodes[at].disk.fail_next_sync(),
+            Fault::WriteFailure { .. } => self.nodes[at].disk.fail_next_write(),
+            Fault::ReadFailure { reads, .. } => self.nodes[at].disk.fail_next_reads(*reads),
+            Fault::DestroyDisk { down_ms, .. } => {
+                self.stop(at);
+                self.nodes[at].disk.destroy();
+                self.journals[at] = JournalGroups::default();
+                self.checks.on_destroyed(at);
+                self.start_later(at, down_ms * MS);
+            }
+            Fault::TakeImage { .. } => {
+                let id = NodeId(at as i32 + 1);
+                let image = self.checks.image.as_ref();
+                let epoch = image.and_then(|image| image.brokers.get(&id)?.confirmed);
+                let image = (self.nodes[at].disk.image(), self.checks.image_of(at), epoch);
+                self.images.insert(at, image);
+            }
+            Fault::Rollback { down_ms, .. } => return self.roll_back(at, down_ms * MS),
+            Fault::CorruptSegment { .. } => return self.corrupt_segment(at),
+            Fault::CorruptJournal { down_ms, .. } => {
+                return self.corrupt_journal(at, down_ms * MS);
+            }
+            Fault::HangUp { .. } => {
+                for index in 0..self.connections.len() {
+                    if self.connections[index].open && self.connections[index].node == at {
+                        self.hang_up(milena_core::ClientId(index as u64));
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Ends a node's process and takes what no sync covers.
+    pub(crate) fn lose_power(&mut self, node: usize) {
+        let unsynced = self.nodes[node].disk.unsynced_bytes() > 0;
+        self.counts.power_losses_unsynced += u64::from(unsynced);
+        self.stop(node);
+        let Cluster { nodes, strike, .. } = self;
+        nodes[node].disk.power_loss(strike.generator());
+    }
+
+    fn cut(&mut self, side: &[usize], direction: Direction, time: u64) {
+        let mut cut = Vec::new();
+        for &inside in side {
+            for outside in (0..self.nodes.len()).filter(|node| !side.contains(node)) {
+                if direction != Direction::Inward {
+                    cut.push((inside, outside));
+                }
+                if direction != Direction::Outward {
+                    cut.push((outside, inside));
+                }
+            }
+        }
+        for (from, to) in &cut {
+            self.network.block(*from, *to, true);
+            self.network.sever(*from, *to);
+        }
+        self.queue.push(self.now + time, Happening::Restore(Restore::Links(cut)));
+    }
+
+    fn restore_later(&mut self, restore: Restore, after_ms: u64) {
+        self.queue.push(self.now + after_ms * MS, Happening::Restore(restore));
+    }
+
+    /// Something that a fault began is over.
+    pub(crate) fn restore(&mut self, restore: &Restore) {
+        match restore {
+            Restore::Links(cut) => {
+                cut.iter().for_each(|(from, to)| self.network.block(*from, *to, false));
+            }
+            Restore::SlowLinks(node) => {
+                for other in 0..self.nodes.len() {
+                    self.network.slow(*node, other, 1);
+                    self.network.slow(other, *node, 1);
+                }
+            }
+            Restore::Storm => self.network.storm(false),
+            Restore::SlowDisk(node) => self.nodes[*node].disk_factor = 1,
+            Restore::FullDisk(node) => self.free_disk(*node),
+        }
+    }
+
+    fn free_disk(&mut self, node: usize) {
+        let capacity = self.schedule.setup.disk.capacity;
+        self.nodes[node].disk.set_free_bytes(capacity);
+    }
+
+    /// Puts a broker's disk back, if it has registered again since the image was taken: otherwise nobody could know.
+    fn roll_back(&mut self, node: usize, down: u64) -> bool {
+        let id = NodeId(node as i32 + 1);
+        let confirmed =
+            self.checks.image.as_ref().and_then(|image| image.brokers.get(&id)?.confirmed);
+        let Some((image, ghost, epoch)) = self.images.get(&node).cloned() else { return false };
+        if confirmed <= epoch {
+            return false;
+        }
+        self.stop(node);
+        self.nodes[node].disk.restore(&image);
+        self.journals[node] = JournalGroups::default();
+        self.checks.on_rollback(node, &ghost);
+        self.start_later(node, down);
+        true
+    }
+
+    fn corrupt_segment(&mut self, node: usize) -> bool {
+        let segments: Vec<FileName> = self.nodes[node]
+            .disk
+            .files(Directory::Segments)
+            .into_iter()
+            .filter(|file| matches!(file, FileName::Segment { .. }))
+            .collect();
+        if segments.is_empty() {
+            return false;
+        }
+        let file = *self.strike.pick(&segments);
+        let length = self.nodes[node].disk.durable_length(file);
+        if length == 0 {
+            return false;
+        }
+        let at = self.strike.below(length);
+        self.flip(node, file, at)
+    }
+
+    fn corrupt_journal(&mut self, node: usize, down: u64) -> bool {
+        let covered = self.journals[node].covered();
+        if covered.is_empty() {
+            return false;
+        }
+        let (file, offset, length) = if self.strike.chance(500_000) {
+            covered[covered.len() - 1]
+        } else {
+            *self.strike.pick(&covered)
+        };
+        // The head of a group is never padding.
+        let at = offset + self.strike.below(length.min(96));
+        if !self.flip(node, file, at) {
+            return false;
+        }
+        self.lose_power(node);
+        self.start_later(node, down);
+        true
+    }
+
+    fn flip(&mut self, node: usize, file: FileName, at: u64) -> bool {
+        let bit = self.strike.below(8) as u8;
+        let flipped = self.nodes[node].disk.corrupt(file, at, bit);
+        if flipped {
+            self.checks.on_corrupted(node);
+        }
+        flipped
+    }
+
+    fn hang_up(&mut self, connection: milena_core::ClientId) {
+        self.break_connection(connection);
+        self.queue.push(self.now + 100_000, Happening::HangUp { connection });
+    }
+
+    /// Ends every disturbance and starts every node.
+    pub(crate) fn heal(&mut self) {
+        self.network.heal();
+        self.history.under_faults = false;
+        for node in 0..self.nodes.len() {
+            self.nodes[node].disk_factor = 1;
+            self.nodes[node].disk.heal();
+            self.free_disk(node);
+            self.nodes[node].paused_until = self.nodes[node].paused_until.min(self.now);
+            let now = self.now;
+            self.nodes[node].clock.set_rate(now, 0);
+            if self.nodes[node].is_down() {
+                self.nodes[node].down_until = self.now;
+                self.start_later(node, MS);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn write(index: u32, offset: u64) -> Command {
+        let file = FileName::Journal { layout: 1, journal: 1, index };
+        Command::Write { file, offset, data: vec![Bytes::from_static(&[7; 100])] }
+    }
+
+    fn sync(index: u32) -> Command {
+        Command::Sync { file: FileName::Journal { layout: 1, journal: 1, index } }
+    }
+
+    #[test]
+    fn a_group_is_covered_by_one_written_after_its_sync_returned() {
+        let mut groups = JournalGroups::default();
+        let all = |groups: &mut JournalGroups, command: &Command| {
+            groups.on_issued(command);
+            groups.on_done(command, true);
+        };
+        all(&mut groups, &write(0, 0));
+        // Written before the sync of the first returned: its mark does not cover the first.
+        groups.on_issued(&write(0, 4096));
+        all(&mut groups, &sync(0));
+        groups.on_done(&write(0, 4096), true);
+        all(&mut groups, &sync(0));
+        assert!(groups.covered().is_empty());
+        all(&mut groups, &write(1, 0));
+        assert!(groups.covered().is_empty(), "not synced yet");
+        all(&mut groups, &sync(1));
+        assert_eq!(groups.covered().len(), 2);
+        groups.on_issued(&write(0, 0));
+        assert_eq!(groups.covered().len(), 1, "overwritten by a recycled file");
+    }
+}

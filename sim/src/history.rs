@@ -1,0 +1,358 @@
+//! What clients saw, judged without looking into any node: the black-box half of the checkers.
+//!
+//! Every record holds a value that is never used twice, so that an offset read or acknowledged names the send that it came
+//! from. Judged at once: two values at one offset, a value under another's partition or with changed bytes, a value whose
+//! send was refused before the append, an acknowledgement at or below one that was given before the send began, a poll
+//! that goes backwards or leaves a gap. Judged after the final read: an acknowledged value that nobody can read.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use milena_core::Offset;
+
+use crate::check::Violation;
+use crate::queue::Time;
+
+/// Number of a value.
+pub type ValueId = u64;
+
+/// What is known of a value's send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// On its way, or never answered: it may appear once for each attempt.
+    Unknown,
+    /// Acknowledged at an offset. With acks=all it must stay there.
+    Acknowledged {
+        /// Where.
+        offset: Offset,
+        /// With which acks.
+        all: bool,
+    },
+    /// Refused before the append, in each of its attempts: it never appears.
+    Refused,
+}
+
+#[derive(Clone, Debug)]
+struct Value {
+    partition: usize,
+    attempts: u16,
+    fate: Fate,
+    /// Highest offset acknowledged with acks=all in its partition when the send began.
+    floor: Offset,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Partition {
+    topic: String,
+    index: i32,
+    /// Value + 1 by offset; 0 where none was seen.
+    seen: Vec<u64>,
+    acknowledged_max: Option<Offset>,
+    deleted: bool,
+    /// What the final read found first, and where it ended.
+    last_read: Option<(Offset, Offset)>,
+}
+
+/// Everything that clients saw.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    values: Vec<Value>,
+    partitions: Vec<Partition>,
+    names: BTreeMap<(String, i32), usize>,
+    /// Values acknowledged with acks=all.
+    pub acknowledged: u64,
+    /// Of these, between the first fault and healing.
+    pub acknowledged_under_faults: u64,
+    /// Records read by consumers, those of the final read included.
+    pub read: u64,
+    /// Whether the fault phase is on.
+    pub under_faults: bool,
+}
+
+/// Bytes of a value's number at the front of its payload.
+const NUMBER_LEN: usize = 8;
+
+impl History {
+    /// The partition's place, made where it is new.
+    pub fn partition(&mut self, topic: &str, index: i32) -> usize {
+        if let Some(found) = self.names.get(&(topic.to_owned(), index)) {
+            return *found;
+        }
+        let place = self.partitions.len();
+        self.partitions.push(Partition { topic: topic.to_owned(), index, ..Partition::default() });
+        self.names.insert((topic.to_owned(), index), place);
+        place
+    }
+
+    /// A new value about to be sent to a partition.
+    pub fn invoke(&mut self, partition: usize) -> ValueId {
+        let floor = self.partitions[partition].acknowledged_max.unwrap_or(-1);
+        self.values.push(Value { partition, attempts: 0, fate: Fate::Unknown, floor });
+        self.values.len() as ValueId - 1
+    }
+
+    /// An attempt to send values leaves.
+    pub fn attempt(&mut self, values: &[ValueId]) {
+        for value in values {
+            self.values[*value as usize].attempts += 1;
+        }
+    }
+
+    /// The payload of a value: its number, then bytes that follow from it.
+    pub fn payload(value: ValueId, filler: usize, compressible: bool) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(NUMBER_LEN + filler);
+        bytes.extend_from_slice(&value.to_be_bytes());
+        bytes.extend((0..filler).map(|position| Self::filler(value, position, compressible)));
+        bytes
+    }
+
+    fn filler(value: ValueId, position: usize, compressible: bool) -> u8 {
+        let position = if compressible { 0 } else { position as u64 };
+        let mixed = (value ^ (position << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The first bit says how the rest was made, so that a reader can tell without being told.
+        ((mixed >> 56) as u8 & 0xfe) | u8::from(compressible)
+    }
+
+    fn value_of(payload: &[u8]) -> Option<ValueId> {
+        let (number, rest) = payload.split_first_chunk::<NUMBER_LEN>()?;
+        let value = ValueId::from_be_bytes(*number);
+        let compressible = rest.first().is_some_and(|byte| byte & 1 == 1);
+        rest.iter()
+            .enumerate()
+            .all(|(position, byte)| *byte == Self::filler(value, position, compressible))
+            .then_some(value)
+    }
+
+    /// A send was acknowledged: its values stand from `base` on, if acks=all.
+    pub fn acknowledge(
+        &mut self,
+        _now: Time,
+        values: &[ValueId],
+        base: Offset,
+        all: bool,
+    ) -> Result<(), Violation> {
+        for (value, offset) in values.iter().zip(base..) {
+            let known = &mut self.values[*value as usize];
+            known.fate = Fate::Acknowledged { offset, all };
+            if !all {
+                continue;
+            }
+            let place = known.partition;
+            if offset <= known.floor {
+                let partition = &self.partitions[place];
+                return Err(Violation::new(
+                    "linearizability",
+                    format!(
+                        "value {value} was acknowledged at {}-{} offset {offset}, not above {} which was acknowledged \
+                         before it was sent",
+                        partition.topic, partition.index, known.floor
+                    ),
+                ));
+            }
+            self.acknowledged += 1;
+            self.acknowledged_under_faults += u64::from(self.under_faults);
+            let partition = &mut self.partitions[place];
+            partition.acknowledged_max = partition.acknowledged_max.max(Some(offset));
+            self.see(place, offset, *value)?;
+        }
+        Ok(())
+    }
+
+    /// A send was refused before the append, each time that it was tried.
+    pub fn refuse(&mut self, values: &[ValueId]) {
+        for value in values {
+            self.values[*value as usize].fate = Fate::Refused;
+        }
+    }
+
+    fn see(&mut self, place: usize, offset: Offset, value: ValueId) -> Result<(), Violation> {
+        let partition = &mut self.partitions[place];
+        let index = usize::try_from(offset).expect("offsets served are not negative");
+        if partition.seen.len() <= index {
+            partition.seen.resize(index + 1, 0);
+        }
+        let before = partition.seen[index];
+        if before != 0 && before != value + 1 {
+            return Err(Violation::new(
+                "inconsistent-offsets",
+                format!(
+                    "{}-{} offset {offset} held value {} and later value {value}",
+                    partition.topic,
+                    partition.index,
+                    before - 1
+                ),
+            ));
+        }
+        partition.seen[index] = value + 1;
+        Ok(())
+    }
+
+    /// A consumer was given a record.
+    pub fn read(&mut self, place: usize, offset: Offset, payload: &Bytes) -> Result<(), Violation> {
+        self.read += 1;
+        let name = || format!("{}-{}", self.partitions[place].topic, self.partitions[place].index);
+        let Some(value) = Self::value_of(payload).filter(|v| (*v as usize) < self.values.len())
+        else {
+            return Err(Violation::new(
+                "content",
+                format!("{} offset {offset} holds bytes that nobody sent", name()),
+            ));
+        };
+        let known = &self.values[value as usize];
+        if known.partition != place || known.attempts == 0 {
+            return Err(Violation::new(
+                "content",
+                format!("{} offset {offset} holds value {value} of another partition", name()),
+            ));
+        }
+        match known.fate {
+            Fate::Refused => {
+                return Err(Violation::new(
+                    "aborted-read",
+                    format!("{} offset {offset} holds value {value}, which was refused", name()),
+                ));
+            }
+            Fate::Acknowledged { offset: at, all: true } if at != offset && known.attempts == 1 => {
+                return Err(Violation::new(
+                    "duplicate",
+                    format!(
+                        "value {value}, sent once and acknowledged at {at}, is at {} offset {offset} too",
+                        name()
+                    ),
+                ));
+            }
+            Fate::Acknowledged { .. } | Fate::Unknown => {}
+        }
+        self.see(place, offset, value)
+    }
+
+    /// A topic was deleted: nothing of it is owed any more.
+    pub fn delete(&mut self, topic: &str) {
+        for partition in &mut self.partitions {
+            partition.deleted |= partition.topic == topic;
+        }
+    }
+
+    /// Whether a topic was deleted, or its deletion asked for.
+    pub fn is_deleted(&self, place: usize) -> bool {
+        self.partitions[place].deleted
+    }
+
+    /// The final read of a partition found everything from one offset to another.
+    pub fn final_read(&mut self, place: usize, start: Offset, end: Offset) {
+        self.partitions[place].last_read = Some((start, end));
+    }
+
+    /// Partitions with acknowledged records that the final read must reach.
+    pub fn owed(&self) -> impl Iterator<Item = (&str, i32, usize)> {
+        self.partitions.iter().enumerate().filter_map(|(place, partition)| {
+            (!partition.deleted && partition.acknowledged_max.is_some())
+                .then_some((partition.topic.as_str(), partition.index, place))
+        })
+    }
+
+    /// After the final read: every value acknowledged with acks=all is at its offset, or below the log start.
+    pub fn judge(&self, refused_partitions_are_fine: bool) -> Result<(), Violation> {
+        for (value, known) in self.values.iter().enumerate() {
+            let Fate::Acknowledged { offset, all: true } = known.fate else { continue };
+            let partition = &self.partitions[known.partition];
+            if partition.deleted {
+                continue;
+            }
+            let Some((start, end)) = partition.last_read else {
+                if refused_partitions_are_fine {
+                    continue;
+                }
+                return Err(Violation::new(
+                    "unseen",
+                    format!("{}-{} could not be read to its end", partition.topic, partition.index),
+                ));
+            };
+            if offset >= end || (offset >= start && partition.seen[offset as usize] == 0) {
+                return Err(Violation::new(
+                    "lost-write",
+                    format!(
+                        "value {value}, acknowledged at {}-{} offset {offset}, is not in the final read of {start}..{end}",
+                        partition.topic, partition.index
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a partition that should hold acknowledged records was refused at the end rather than read.
+    pub fn refused_at_end(&self) -> bool {
+        self.partitions.iter().any(|partition| {
+            !partition.deleted
+                && partition.acknowledged_max.is_some()
+                && partition.last_read.is_none()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(history: &mut History, count: usize) -> (usize, Vec<ValueId>) {
+        let place = history.partition("t", 0);
+        let values: Vec<_> = (0..count).map(|_| history.invoke(place)).collect();
+        history.attempt(&values);
+        (place, values)
+    }
+
+    fn payload(value: ValueId) -> Bytes {
+        History::payload(value, 20, false).into()
+    }
+
+    #[test]
+    fn two_values_at_one_offset_are_noticed() {
+        let mut history = History::default();
+        let (place, values) = sent(&mut history, 2);
+        history.read(place, 5, &payload(values[0])).expect("first sight");
+        let seen = history.read(place, 5, &payload(values[1]));
+        assert_eq!(seen.unwrap_err().property, "inconsistent-offsets");
+    }
+
+    #[test]
+    fn a_refused_value_must_not_appear() {
+        let mut history = History::default();
+        let (place, values) = sent(&mut history, 1);
+        history.refuse(&values);
+        let seen = history.read(place, 0, &payload(values[0]));
+        assert_eq!(seen.unwrap_err().property, "aborted-read");
+    }
+
+    #[test]
+    fn changed_bytes_are_noticed() {
+        let mut history = History::default();
+        let (place, values) = sent(&mut history, 1);
+        let mut bytes = History::payload(values[0], 20, true);
+        bytes[15] ^= 4;
+        assert_eq!(history.read(place, 0, &bytes.into()).unwrap_err().property, "content");
+    }
+
+    #[test]
+    fn acknowledgements_follow_real_time() {
+        let mut history = History::default();
+        let (_, first) = sent(&mut history, 1);
+        history.acknowledge(0, &first, 7, true).expect("first");
+        let (_, second) = sent(&mut history, 1);
+        let seen = history.acknowledge(0, &second, 6, true);
+        assert_eq!(seen.unwrap_err().property, "linearizability");
+    }
+
+    #[test]
+    fn a_lost_write_is_seen_by_the_final_read() {
+        let mut history = History::default();
+        let (place, values) = sent(&mut history, 2);
+        history.acknowledge(0, &values, 0, true).expect("acknowledged");
+        history.final_read(place, 0, 1);
+        assert_eq!(history.judge(false).unwrap_err().property, "lost-write");
+        history.final_read(place, 0, 2);
+        history.judge(false).expect("all there");
+        history.partitions[place].last_read = None;
+        assert_eq!(history.judge(false).unwrap_err().property, "unseen");
+    }
+}

@@ -1,0 +1,194 @@
+//! How a run ends: faults stop, everything is healed, the clients end what they began, all comes right within a bound
+//! (liveness), and everything acknowledged is read once more.
+
+use milena_core::{LogId, Machine};
+
+use crate::check::{Checked, QUORUM, Violation};
+use crate::client::{Client, Consumer, Role, Wake};
+use crate::cluster::{Cluster, Happening, Phase};
+use crate::node::State;
+use crate::queue::{MS, Time};
+use crate::rng::{Concern, Stream};
+
+/// Where the theorem owes nothing, so long is still given before everything is read.
+const GRACE: Time = 5_000 * MS;
+/// The final read of what comes right takes at most so long.
+const READ_MAX: Time = 30_000 * MS;
+/// Every so many looks the costly assertions run.
+const ASSERT_EVERY: u64 = 25;
+
+impl Cluster {
+    /// Goes on to the next phase when its time has come.
+    pub(crate) fn look(&mut self) -> Checked {
+        let look = self.now / (20 * MS);
+        if look.is_multiple_of(ASSERT_EVERY) {
+            self.assert_invariants();
+        }
+        let setup = &self.schedule.setup;
+        let (heal_at, acked_min) = (setup.heal_at_ms * MS, setup.acked_min);
+        let (bound, beyond) = (setup.converge_ms_max * MS, setup.beyond_budget);
+        let since = self.now - self.phase_since;
+        match self.phase {
+            Phase::Faults => {
+                if self.now >= heal_at {
+                    self.heal();
+                    self.enter(Phase::Healed);
+                }
+                Ok(())
+            }
+            Phase::Healed => {
+                if self.history.acknowledged >= acked_min || since > bound {
+                    self.clients.iter_mut().for_each(|client| client.session.stopping = true);
+                    self.enter(Phase::Converging);
+                }
+                Ok(())
+            }
+            Phase::Converging => match self.unconverged() {
+                Some(_) if beyond && since >= GRACE => {
+                    self.begin_reading();
+                    Ok(())
+                }
+                Some(violation) if !beyond && since > bound => Err(violation),
+                Some(_) => Ok(()),
+                None => {
+                    self.begin_reading();
+                    Ok(())
+                }
+            },
+            Phase::Reading => {
+                let unread = self.unread();
+                if unread.is_empty() {
+                    return self.finish();
+                }
+                if beyond && since >= GRACE {
+                    return self.finish();
+                }
+                if since > READ_MAX {
+                    return Err(Violation::new(
+                        "unseen",
+                        format!("{} could not be read to the end", unread.join(", ")),
+                    ));
+                }
+                Ok(())
+            }
+            Phase::Done => Ok(()),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.phase_since = self.now;
+        self.trace(0, &format!("phase {phase:?}"));
+    }
+
+    fn assert_invariants(&self) {
+        for node in &self.nodes {
+            if let State::Up { metadata, shards } = &node.state {
+                metadata.check_invariants();
+                shards.iter().for_each(Machine::check_invariants);
+            }
+        }
+    }
+
+    fn begin_reading(&mut self) {
+        let reader = Role::Consumer(Consumer::final_reader(&self.history));
+        let index = self.clients.len();
+        let stream = Stream::new(self.schedule.seed, Concern::Client(index as u32));
+        let mut client = Client::new(stream, self.nodes.len(), reader);
+        client.session.stopping = true;
+        self.clients.push(client);
+        self.queue.push(self.now, Happening::Client { client: index, why: Wake::Act });
+        self.enter(Phase::Reading);
+    }
+
+    fn unread(&self) -> Vec<String> {
+        match self.clients.last().map(|client| &client.role) {
+            Some(Role::Consumer(reader)) if !reader.is_done() => reader.unfinished(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn finish(&mut self) -> Checked {
+        self.assert_invariants();
+        let beyond = self.schedule.setup.beyond_budget;
+        self.history.judge(beyond)?;
+        if !beyond {
+            self.checks.nothing_is_lost()?;
+        }
+        self.enter(Phase::Done);
+        Ok(())
+    }
+
+    /// The first thing that has not come right (L1 to L7, L12); none when everything has.
+    fn unconverged(&mut self) -> Option<Violation> {
+        let wrong = |property, story: String| Some(Violation::new(property, story));
+        if let Some(down) = self.nodes.iter().position(|node| !node.is_up()) {
+            return wrong("L3", format!("node {} does not come up", down + 1));
+        }
+        let leaders = self.checks.nodes.iter().filter(|node| node.quorum_leader.is_some()).count();
+        if leaders == 0 {
+            return wrong("L1", "the quorum has no leader".into());
+        }
+        let Some(image) = self.checks.image.clone() else {
+            return wrong("L1", "no metadata was ever committed".into());
+        };
+        for (node, end) in self.image_ends.iter().enumerate() {
+            let broker = self.schedule.setup.nodes[node].broker;
+            if broker && *end != image.end {
+                return wrong(
+                    "L4",
+                    format!("node {} knows metadata up to {end} of {}", node + 1, image.end),
+                );
+            }
+        }
+        for (id, broker) in &image.brokers {
+            if broker.fenced {
+                return wrong("L3", format!("broker {id} stays fenced"));
+            }
+        }
+        for (id, topic) in &image.topics {
+            for (index, partition) in topic.partitions.iter().enumerate() {
+                let name = format!("{}-{index}", topic.name);
+                let Some(leader) = partition.leader else {
+                    return wrong("L12", format!("{name} has no leader: {partition:?}"));
+                };
+                let mut replicas = partition.replicas.clone();
+                replicas.sort_unstable();
+                if partition.isr != replicas || !partition.elr.is_empty() {
+                    return wrong("L7", format!("{name} does not get its replicas back: {partition:?}"));
+                }
+                let log = self.checks.log_index(LogId { topic: *id, partition: index as i32 });
+                let end_of = |node: i32| {
+                    let logs = &self.checks.nodes[(node - 1) as usize].logs;
+                    logs.get(log).and_then(Option::as_ref).map_or(0, |replica| replica.end)
+                };
+                let end = end_of(leader.0);
+                if let Some(short) = replicas.iter().find(|node| end_of(node.0) != end) {
+                    return wrong(
+                        "L7",
+                        format!("{name}: node {short} ends at {}, leader {leader} at {end}", end_of(short.0)),
+                    );
+                }
+                let committed = self.checks.logs[log].committed_end();
+                if committed != end && committed > 0 {
+                    return wrong("L7", format!("{name} ends at {end}, committed is {committed}"));
+                }
+            }
+        }
+        for (index, client) in self.clients.iter().enumerate() {
+            if !client.is_done() {
+                return wrong("L6", format!("client {index} waits for an answer: {}", self.waits(client)));
+            }
+        }
+        let metadata = self.checks.logs[QUORUM].committed_end();
+        if image.end != metadata {
+            return wrong("L4", format!("metadata is committed up to {metadata}, shown up to {}", image.end));
+        }
+        None
+    }
+
+    fn waits(&self, client: &Client) -> String {
+        let text = format!("{:?}", client.role);
+        text.chars().take(400).collect()
+    }
+}

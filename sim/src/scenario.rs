@@ -1,0 +1,384 @@
+//! Scenarios: named ranges from which a seed draws a schedule.
+//!
+//! A scenario is a file of `scenarios/`, built into the binary: how many nodes, how long, which faults with which weights.
+//! Three of them follow a script instead of weights, because the order of their faults is their point (see [`Script`]).
+//! Sizes are drawn so small that journals recycle, segments roll and logs are trimmed within a few simulated seconds.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::network::NetworkSettings;
+use crate::rng::{Concern, Stream};
+use crate::schedule::{
+    Action, ConsumerSetup, CoreSettings, Direction, DiskSettings, Entry, FORMAT, Fault, Guard,
+    NodeSetup, ProducerSetup, Schedule, Setup, Target, TopicSetup,
+};
+use crate::script;
+
+/// A scenario as its file says it.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: String,
+    /// One line for the list.
+    pub about: String,
+    /// How faults are chosen.
+    #[serde(default)]
+    pub script: Script,
+    /// Nodes, at least and at most.
+    pub nodes: [u64; 2],
+    /// How many of them may be controllers; an odd number of these is drawn.
+    pub controllers: Vec<usize>,
+    /// How long faults go on, milliseconds.
+    pub faults_ms: [u64; 2],
+    /// How many faults, at least and at most.
+    #[serde(default)]
+    pub faults: [u64; 2],
+    /// How likely each kind is, as a share of the sum.
+    #[serde(default)]
+    pub weights: BTreeMap<String, u64>,
+    /// Whether a seed uses only a random part of the kinds.
+    #[serde(default)]
+    pub subset: bool,
+    /// Chance in a million, at most, of losing, doubling or reordering a message.
+    #[serde(default)]
+    pub unreliable: u32,
+    /// Whether disks may be lost beyond what the theorem allows.
+    #[serde(default)]
+    pub beyond_budget: bool,
+}
+
+/// How faults are chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Script {
+    /// By weights, at random times.
+    #[default]
+    Weights,
+    /// N-1 of N lost, in every order, by crash or by disk.
+    NMinusOne,
+    /// Disks destroyed before, during and after the first boot.
+    Founding,
+    /// Every disk that holds a partition destroyed.
+    BeyondBudget,
+    /// One node after the other restarted.
+    Rolling,
+}
+
+/// When topics exist and clients have begun, as a rule.
+pub const WARM_UP_MS: u64 = 1_500;
+
+const FILES: [&str; 10] = [
+    include_str!("../../scenarios/steady.toml"),
+    include_str!("../../scenarios/n-minus-one.toml"),
+    include_str!("../../scenarios/power-loss.toml"),
+    include_str!("../../scenarios/partition.toml"),
+    include_str!("../../scenarios/slow-disk.toml"),
+    include_str!("../../scenarios/disk-full.toml"),
+    include_str!("../../scenarios/rolling-restart.toml"),
+    include_str!("../../scenarios/founding.toml"),
+    include_str!("../../scenarios/beyond-budget.toml"),
+    include_str!("../../scenarios/swarm.toml"),
+];
+
+/// All scenarios, in the order of the list.
+pub fn all() -> Vec<Scenario> {
+    FILES.iter().map(|text| toml::from_str(text).expect("a built-in scenario is well-formed")).collect()
+}
+
+/// The scenario of a name.
+pub fn named(name: &str) -> Option<Scenario> {
+    all().into_iter().find(|scenario| scenario.name == name)
+}
+
+impl Scenario {
+    /// What a seed makes of this scenario.
+    pub fn expand(&self, seed: u64) -> Schedule {
+        let mut draw = Stream::new(seed, Concern::Setup);
+        let mut setup = self.setup(&mut draw);
+        let mut faults = Stream::new(seed, Concern::Faults);
+        let mut entries = match self.script {
+            Script::Weights => self.weighted(&mut setup, &mut faults),
+            Script::NMinusOne => script::n_minus_one(&mut setup, seed, &mut faults),
+            Script::Founding => script::founding(&mut setup, seed, &mut faults),
+            Script::BeyondBudget => script::beyond_budget(&mut setup, &mut faults),
+            Script::Rolling => script::rolling(&mut setup, &mut faults),
+        };
+        topics_come_and_go(&setup, &mut faults, &mut entries);
+        entries.sort_by_key(|entry| entry.at_us);
+        Schedule { format: FORMAT, scenario: self.name.clone(), seed, setup, entries }
+    }
+
+    fn setup(&self, draw: &mut Stream) -> Setup {
+        let controllers = *draw.pick(&self.controllers);
+        let nodes = draw.between(self.nodes[0], self.nodes[1]).max(controllers as u64) as usize;
+        let nodes = (0..nodes)
+            .map(|index| NodeSetup {
+                broker: true,
+                controller: index < controllers,
+                shards: draw.between(1, 4) as u16,
+                start_ms: draw.below(100),
+            })
+            .collect::<Vec<_>>();
+        let unreliable = if draw.chance(500_000) { self.unreliable } else { 0 };
+        let network = NetworkSettings {
+            latency_us: draw.between(30, 400),
+            loss: draw.below(u64::from(unreliable) + 1) as u32,
+            duplication: draw.below(u64::from(unreliable) + 1) as u32,
+            reordering: draw.below(u64::from(unreliable) + 1) as u32,
+        };
+        let sync_us = draw.between(50, 800);
+        let disk = DiskSettings { command_us: draw.between(2, 20), sync_us, capacity: 256 << 20 };
+        let brokers = nodes.len();
+        let topics = (0..draw.between(1, 3))
+            .map(|index| topic(draw, format!("t{index}"), brokers))
+            .collect::<Vec<_>>();
+        let producers = (0..draw.between(2, 4))
+            .map(|index| ProducerSetup {
+                // The first one always asks for everything that the promise is about.
+                acks: if index == 0 || draw.chance(850_000) { -1 } else { draw.below(2) as i16 },
+                pause_us: draw.between(200, 6_000),
+                records_max: draw.between(1, 6),
+                bytes_max: *draw.pick(&[16, 100, 100, 400, 900]),
+                in_flight: draw.between(1, 5) as usize,
+                compress: draw.chance(200_000),
+            })
+            .collect();
+        let consumers = (0..draw.between(1, 2))
+            .map(|_| ConsumerSetup {
+                pause_us: draw.between(2_000, 20_000),
+                sessions: draw.chance(500_000),
+                partition_bytes: draw.between(500, 8_000) as i32,
+            })
+            .collect();
+        let phase = draw.between(self.faults_ms[0], self.faults_ms[1]);
+        Setup {
+            nodes,
+            network,
+            disk,
+            core: core_settings(draw),
+            topics,
+            producers,
+            consumers,
+            heal_at_ms: WARM_UP_MS + phase,
+            acked_min: 50,
+            converge_ms_max: 60_000,
+            beyond_budget: self.beyond_budget,
+            promises_faults: self.faults[1] > 0 || self.script != Script::Weights,
+        }
+    }
+
+    fn weighted(&self, setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
+        let mut kinds: Vec<(&str, u64)> =
+            self.weights.iter().map(|(kind, weight)| (kind.as_str(), *weight)).collect();
+        if self.subset {
+            kinds.retain(|_| draw.chance(600_000));
+            if kinds.is_empty() {
+                kinds.push(("crash", 1));
+            }
+        }
+        let sum: u64 = kinds.iter().map(|(_, weight)| weight).sum();
+        let count = draw.between(self.faults[0], self.faults[1]);
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            let mut left = draw.below(sum.max(1));
+            let Some((kind, _)) = kinds.iter().find(|(_, weight)| {
+                let found = left < *weight;
+                left = left.saturating_sub(*weight);
+                found
+            }) else {
+                break;
+            };
+            let at_us = draw.between(WARM_UP_MS * 1_000, (setup.heal_at_ms - 500) * 1_000);
+            entries.extend(fault(kind, at_us, setup, draw));
+        }
+        entries
+    }
+}
+
+/// A topic drawn for a cluster of so many brokers.
+fn topic(draw: &mut Stream, name: String, brokers: usize) -> TopicSetup {
+    let replication = if draw.chance(850_000) { 3 } else { draw.between(1, 3) }.min(brokers as u64);
+    // Mostly the default, and each other value often enough to be tried.
+    let min_insync = if draw.chance(600_000) { 2 } else { draw.between(1, replication) };
+    TopicSetup {
+        name,
+        partitions: draw.between(1, 4) as i32,
+        replication: replication as i16,
+        min_insync: min_insync.min(replication) as u16,
+        segment_bytes: None,
+        retention_bytes: draw.chance(500_000).then(|| draw.between(8_000, 60_000) as i64),
+    }
+}
+
+/// Sizes so small that everything that happens once a day on a real broker happens within seconds.
+fn core_settings(draw: &mut Stream) -> CoreSettings {
+    let election_timeout_ms = draw.between(100, 400);
+    let batch_bytes_max = 8_192;
+    CoreSettings {
+        journal_file_bytes: 4096 * draw.between(8, 20) as u32,
+        journal_files: draw.between(3, 5) as u32,
+        group_bytes_max: 4096 * draw.between(3, 5) as u32,
+        segment_bytes: draw.between(6_000, 40_000),
+        index_interval_bytes: draw.between(256, 4_096) as u32,
+        memory_bytes_max: draw.between(48_000, 400_000),
+        idle_mark_ms: draw.between(2, 10),
+        retention_check_ms: draw.between(200, 1_000),
+        reserve_bytes: 64 << 10,
+        election_timeout_ms,
+        heartbeat_ms: election_timeout_ms / 5,
+        snapshot_every_records: draw.between(15, 120),
+        message_bytes_max: draw.between(600, 8_000) as u32,
+        broker_heartbeat_ms: draw.between(40, 120),
+        broker_session_ms: draw.between(300, 1_200),
+        preferred_leader_ms: draw.between(200, 2_000),
+        lag_ms_max: draw.between(150, 1_500),
+        push_retry_ms: draw.between(20, 150),
+        push_bytes_max: draw.between(8_192, 16_384) as u32,
+        push_window_bytes: draw.between(16_384, 65_536) as u32,
+        batch_bytes_max,
+        fetch_bytes_max: 64 << 10,
+        fetch_sessions_max: draw.between(1, 8) as usize,
+    }
+}
+
+fn topics_come_and_go(setup: &Setup, draw: &mut Stream, entries: &mut Vec<Entry>) {
+    let brokers = setup.nodes.iter().filter(|node| node.broker).count();
+    let span = (WARM_UP_MS * 1_000, setup.heal_at_ms.max(WARM_UP_MS + 1) * 1_000);
+    for index in 0..draw.below(3) {
+        let at_us = draw.between(span.0, span.1);
+        let made = topic(draw, format!("later{index}"), brokers);
+        let name = made.name.clone();
+        let entry = |at_us, action| Entry { at_us, action, guards: Vec::new(), patience_us: 0 };
+        entries.push(entry(at_us, Action::CreateTopic(made)));
+        if draw.chance(700_000) {
+            let gone = at_us + draw.between(200_000, 3_000_000);
+            entries.push(entry(gone, Action::DeleteTopic { name }));
+        }
+    }
+}
+
+/// A node by number, or by the role it has when the fault strikes.
+pub fn target(setup: &Setup, draw: &mut Stream) -> Target {
+    match draw.below(6) {
+        0 => Target::Controller,
+        1 | 2 => Target::Leader(draw.below(16) as usize),
+        3 => Target::Follower(draw.below(16) as usize),
+        _ => Target::Node(draw.below(setup.nodes.len() as u64) as usize),
+    }
+}
+
+/// One fault of a kind, with what must go before it.
+fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry> {
+    let node = target(setup, draw);
+    let down_ms = if draw.chance(300_000) { draw.between(1, 30) } else { draw.between(30, 2_000) };
+    let for_ms = draw.between(50, 2_500);
+    let count = setup.nodes.len() as u64;
+    let some = |draw: &mut Stream, most: u64| -> Vec<Target> {
+        let first = draw.below(count);
+        (0..draw.between(1, most)).map(|i| Target::Node(((first + i) % count) as usize)).collect()
+    };
+    let (fault, guards, patience_us) = match kind {
+        "crash" => (Fault::Crash { node, down_ms }, vec![Guard::Up], 200_000),
+        "power-loss" => {
+            let (nodes, guards) = match draw.below(3) {
+                0 => ((0..count as usize).map(Target::Node).collect(), vec![Guard::Unsynced]),
+                1 => (some(draw, count), vec![Guard::Unsynced]),
+                _ => (vec![node], vec![Guard::Up, Guard::Unsynced]),
+            };
+            (Fault::PowerLoss { nodes, down_ms }, guards, 500_000)
+        }
+        "pause" => (Fault::Pause { node, for_ms }, vec![Guard::Up], 0),
+        "clock-jump" => {
+            let by_ms = draw.between(0, 200_000) as i64 - 100_000;
+            (Fault::ClockJump { node, by_ms }, vec![], 0)
+        }
+        "clock-rate" => {
+            let ppm = draw.between(0, 400_000) as i64 - 200_000;
+            (Fault::ClockRate { node, ppm }, vec![], 0)
+        }
+        "partition" => {
+            let side = if draw.chance(500_000) { vec![node] } else { some(draw, count / 2) };
+            (Fault::Partition { side, direction: Direction::Both, for_ms }, vec![], 0)
+        }
+        "one-way-partition" => {
+            let direction =
+                if draw.chance(500_000) { Direction::Outward } else { Direction::Inward };
+            (Fault::Partition { side: vec![node], direction, for_ms }, vec![], 0)
+        }
+        "broken-connections" => (Fault::Break { node }, vec![], 0),
+        "hang-up" => (Fault::HangUp { node }, vec![], 0),
+        "slow-links" => {
+            (Fault::SlowLinks { node, factor: draw.between(5, 400), for_ms }, vec![], 0)
+        }
+        "storm" => (Fault::Storm { for_ms }, vec![], 0),
+        "slow-disk" => (Fault::SlowDisk { node, factor: draw.between(5, 300), for_ms }, vec![], 0),
+        "full-disk" => (Fault::FullDisk { node, for_ms }, vec![Guard::Up], 0),
+        "sync-failure" => (Fault::SyncFailure { node }, vec![Guard::Up], 0),
+        "write-failure" => (Fault::WriteFailure { node }, vec![Guard::Up], 0),
+        "read-failure" => {
+            (Fault::ReadFailure { node, reads: draw.between(1, 2) as u32 }, vec![Guard::Up], 0)
+        }
+        "destroyed-disk" => {
+            (Fault::DestroyDisk { node, down_ms }, vec![Guard::Up, Guard::Budget], 500_000)
+        }
+        "corrupt-segment" => {
+            (Fault::CorruptSegment { node }, vec![Guard::Up, Guard::Budget], 500_000)
+        }
+        "corrupt-journal" => {
+            (Fault::CorruptJournal { node, down_ms }, vec![Guard::Up, Guard::Budget], 500_000)
+        }
+        "rollback" => {
+            let Some(index) = setup.nodes.iter().position(|node| !node.controller) else {
+                return Vec::new();
+            };
+            let node = Target::Node(index);
+            let image = at_us.saturating_sub(draw.between(200_000, 2_000_000));
+            let entry = |at_us, fault, guards| Entry {
+                at_us,
+                action: Action::Fault(fault),
+                guards,
+                patience_us: 500_000,
+            };
+            return vec![
+                entry(image, Fault::TakeImage { node }, vec![Guard::Up]),
+                entry(at_us, Fault::Rollback { node, down_ms }, vec![Guard::Up, Guard::Budget]),
+            ];
+        }
+        "reshard" => {
+            let shards = draw.between(1, 4) as u16;
+            let action = Action::Reshard { node, shards, down_ms };
+            return vec![Entry { at_us, action, guards: vec![Guard::Up], patience_us: 0 }];
+        }
+        other => panic!("no fault is called {other}"),
+    };
+    vec![Entry { at_us, action: Action::Fault(fault), guards, patience_us }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_expands_the_same_way_twice() {
+        for scenario in all() {
+            for seed in 0..50 {
+                let schedule = scenario.expand(seed);
+                assert_eq!(schedule, scenario.expand(seed));
+                assert_eq!(schedule.setup.voters() % 2, 1, "{}: voters are odd", scenario.name);
+                assert!(schedule.entries.iter().all(|e| e.at_us <= 3_000_000 + schedule.setup.heal_at_ms * 1_000));
+            }
+        }
+    }
+
+    #[test]
+    fn a_saved_schedule_reads_back_equal() {
+        let schedule = named("swarm").expect("swarm is a scenario").expand(3);
+        let text = serde_json::to_string(&schedule).expect("schedules serialise");
+        assert_eq!(serde_json::from_str::<Schedule>(&text).expect("and read back"), schedule);
+        let text = toml::to_string(&schedule).expect("in TOML too");
+        assert_eq!(toml::from_str::<Schedule>(&text).expect("and read back"), schedule);
+    }
+}

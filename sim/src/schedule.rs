@@ -1,0 +1,453 @@
+//! What a run does, written down before it begins: the cluster's shape and sizes, and every fault with its time and the
+//! conditions on the live state under which it may strike.
+//!
+//! A seed and a scenario expand into a schedule (see [`crate::scenario`]); the run itself knows only the schedule, and a
+//! failure leaves it behind as a file. An entry whose conditions do not hold is skipped and recorded as skipped, so that
+//! one schedule stays meaningful while code and other entries change around it.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::Context;
+use milena_core::config::{Config, QuorumConfig, ReplicationConfig, StorageConfig};
+use milena_core::NodeId;
+use serde::{Deserialize, Serialize};
+
+use crate::network::NetworkSettings;
+
+/// Version of the file format. Another one is refused.
+pub const FORMAT: u32 = 1;
+
+/// A whole run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Schedule {
+    /// See [`FORMAT`].
+    pub format: u32,
+    /// The scenario that it came from.
+    pub scenario: String,
+    /// The seed, which every draw during the run comes from.
+    pub seed: u64,
+    /// Shape and sizes.
+    pub setup: Setup,
+    /// What happens, by time.
+    pub entries: Vec<Entry>,
+}
+
+/// The cluster, its sizes and its clients.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Setup {
+    /// The nodes, whose ids count from 1.
+    pub nodes: Vec<NodeSetup>,
+    /// The network.
+    pub network: NetworkSettings,
+    /// The disks.
+    pub disk: DiskSettings,
+    /// Sizes and times of core.
+    pub core: CoreSettings,
+    /// Topics made at the start.
+    pub topics: Vec<TopicSetup>,
+    /// Producers.
+    pub producers: Vec<ProducerSetup>,
+    /// Consumers.
+    pub consumers: Vec<ConsumerSetup>,
+    /// Clients begin no earlier, and entries strike no earlier than they say.
+    pub heal_at_ms: u64,
+    /// The workload goes on beyond healing until so many records are acknowledged with acks=all.
+    pub acked_min: u64,
+    /// After healing everything must have come right within this long.
+    pub converge_ms_max: u64,
+    /// Whether the scenario goes beyond what the theorem allows: then loss must be seen or refused, and convergence is not
+    /// owed.
+    pub beyond_budget: bool,
+    /// Whether the scenario promises faults, so that a run without any proves nothing.
+    pub promises_faults: bool,
+}
+
+/// A node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeSetup {
+    /// Whether it holds partitions.
+    pub broker: bool,
+    /// Whether it is a controller.
+    pub controller: bool,
+    /// Shards.
+    pub shards: u16,
+    /// When it starts for the first time.
+    pub start_ms: u64,
+}
+
+/// How disks behave when nothing is wrong.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DiskSettings {
+    /// Typical time of a command other than a sync, microseconds.
+    pub command_us: u64,
+    /// Typical time of a sync, microseconds.
+    pub sync_us: u64,
+    /// Bytes.
+    pub capacity: u64,
+}
+
+/// Sizes and times of core that are drawn per seed; see [`Config`] for their meaning.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct CoreSettings {
+    pub journal_file_bytes: u32,
+    pub journal_files: u32,
+    pub group_bytes_max: u32,
+    pub segment_bytes: u64,
+    pub index_interval_bytes: u32,
+    pub memory_bytes_max: u64,
+    pub idle_mark_ms: u64,
+    pub retention_check_ms: u64,
+    pub reserve_bytes: u64,
+    pub election_timeout_ms: u64,
+    pub heartbeat_ms: u64,
+    pub snapshot_every_records: u64,
+    pub message_bytes_max: u32,
+    pub broker_heartbeat_ms: u64,
+    pub broker_session_ms: u64,
+    pub preferred_leader_ms: u64,
+    pub lag_ms_max: u64,
+    pub push_retry_ms: u64,
+    pub push_bytes_max: u32,
+    pub push_window_bytes: u32,
+    pub batch_bytes_max: u32,
+    pub fetch_bytes_max: u32,
+    pub fetch_sessions_max: usize,
+}
+
+/// A topic.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TopicSetup {
+    /// Its name, never used twice in a run.
+    pub name: String,
+    /// Partitions.
+    pub partitions: i32,
+    /// Replication factor.
+    pub replication: i16,
+    /// `min.insync.replicas`.
+    pub min_insync: u16,
+    /// `segment.bytes`, if not the default.
+    pub segment_bytes: Option<u64>,
+    /// `retention.bytes`, if limited.
+    pub retention_bytes: Option<i64>,
+}
+
+/// A producer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ProducerSetup {
+    /// 0, 1 or -1 (all).
+    pub acks: i16,
+    /// Typical pause between two sends, microseconds.
+    pub pause_us: u64,
+    /// Most records of one batch.
+    pub records_max: u64,
+    /// Most bytes of one value beyond its number.
+    pub bytes_max: u64,
+    /// Requests on their way at most.
+    pub in_flight: usize,
+    /// Whether values compress.
+    pub compress: bool,
+}
+
+/// A consumer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ConsumerSetup {
+    /// Typical pause between two fetches, microseconds.
+    pub pause_us: u64,
+    /// Whether it uses incremental fetch sessions.
+    pub sessions: bool,
+    /// Bytes per partition and fetch.
+    pub partition_bytes: i32,
+}
+
+/// One thing that happens.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// When, microseconds since the run began.
+    pub at_us: u64,
+    /// What.
+    pub action: Action,
+    /// What must hold of the live state for it to strike.
+    #[serde(default)]
+    pub guards: Vec<Guard>,
+    /// How long to wait for the guards before it is skipped, microseconds.
+    #[serde(default)]
+    pub patience_us: u64,
+}
+
+/// A condition on the live state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Guard {
+    /// When the target is up.
+    Up,
+    /// When the target's disk holds bytes that no sync covers.
+    Unsynced,
+    /// When the theorem still lets this disk be lost: elsewhere an eligible replica holds each committed record, and enough
+    /// voters keep their disks.
+    Budget,
+    /// When the run has acknowledged at least this many records.
+    Acked(u64),
+}
+
+/// Which node is meant. Roles are resolved when the entry strikes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// By index, from 0.
+    Node(usize),
+    /// The leader of a partition, counted over all that exist.
+    Leader(usize),
+    /// A follower of a partition, counted likewise.
+    Follower(usize),
+    /// The quorum's leader.
+    Controller,
+}
+
+/// Something that happens.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// When something breaks.
+    Fault(Fault),
+    /// When a topic is made.
+    CreateTopic(TopicSetup),
+    /// When a topic is deleted, the oldest that a run made beyond its first.
+    DeleteTopic {
+        /// Its name.
+        name: String,
+    },
+    /// When a node starts again with another number of shards, in good order otherwise.
+    Reshard {
+        /// Which.
+        node: Target,
+        /// Shards from now on.
+        shards: u16,
+        /// How long it is away, milliseconds.
+        down_ms: u64,
+    },
+}
+
+/// Something that breaks.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Fault {
+    /// When a process dies. The page cache stays.
+    Crash { node: Target, down_ms: u64 },
+    /// When power is lost: what no sync covers survives sector by sector, as chance has it.
+    PowerLoss { nodes: Vec<Target>, down_ms: u64 },
+    /// When a process is stopped for a while and sees nothing of it.
+    Pause { node: Target, for_ms: u64 },
+    /// When a wall clock jumps.
+    ClockJump { node: Target, by_ms: i64 },
+    /// When a monotonic clock runs fast or slow, in parts per million.
+    ClockRate { node: Target, ppm: i64 },
+    /// When some nodes are cut off from the others.
+    Partition { side: Vec<Target>, direction: Direction, for_ms: u64 },
+    /// When the connections of a node break.
+    Break { node: Target },
+    /// When a node's links are slow.
+    SlowLinks { node: Target, factor: u64, for_ms: u64 },
+    /// When every link loses, doubles and reorders much.
+    Storm { for_ms: u64 },
+    /// When a disk is slow.
+    SlowDisk { node: Target, factor: u64, for_ms: u64 },
+    /// When a disk is full.
+    FullDisk { node: Target, for_ms: u64 },
+    /// When the next sync fails: the pages read new, count as clean, and the next sync succeeds.
+    SyncFailure { node: Target },
+    /// When the next write fails.
+    WriteFailure { node: Target },
+    /// When the next reads fail.
+    ReadFailure { node: Target, reads: u32 },
+    /// When a disk is lost and replaced by an empty one.
+    DestroyDisk { node: Target, down_ms: u64 },
+    /// When a broker's disk is put back to the image taken earlier in the run.
+    Rollback { node: Target, down_ms: u64 },
+    /// When the image that a later rollback needs is taken.
+    TakeImage { node: Target },
+    /// When bits of a synced segment turn.
+    CorruptSegment { node: Target },
+    /// When bits of a synced journal group turn that a mark on the disk covers.
+    CorruptJournal { node: Target, down_ms: u64 },
+    /// When the clients' connections to a node break.
+    HangUp { node: Target },
+}
+
+/// Which way a partition swallows messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// Both ways.
+    Both,
+    /// What the side sends.
+    Outward,
+    /// What is sent to the side.
+    Inward,
+}
+
+impl Fault {
+    /// Its kind, as the report counts it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Fault::Crash { .. } => "crash",
+            Fault::PowerLoss { .. } => "power-loss",
+            Fault::Pause { .. } => "pause",
+            Fault::ClockJump { .. } => "clock-jump",
+            Fault::ClockRate { .. } => "clock-rate",
+            Fault::Partition { direction: Direction::Both, .. } => "partition",
+            Fault::Partition { .. } => "one-way-partition",
+            Fault::Break { .. } => "broken-connections",
+            Fault::SlowLinks { .. } => "slow-links",
+            Fault::Storm { .. } => "storm",
+            Fault::SlowDisk { .. } => "slow-disk",
+            Fault::FullDisk { .. } => "full-disk",
+            Fault::SyncFailure { .. } => "sync-failure",
+            Fault::WriteFailure { .. } => "write-failure",
+            Fault::ReadFailure { .. } => "read-failure",
+            Fault::DestroyDisk { .. } => "destroyed-disk",
+            Fault::Rollback { .. } => "rollback",
+            Fault::TakeImage { .. } => "image",
+            Fault::CorruptSegment { .. } => "corrupt-segment",
+            Fault::CorruptJournal { .. } => "corrupt-journal",
+            Fault::HangUp { .. } => "hang-up",
+        }
+    }
+
+    /// Whether it breaks anything by itself.
+    pub fn counts(&self) -> bool {
+        !matches!(self, Fault::TakeImage { .. })
+    }
+
+    /// Whether records acknowledged from here on count as acknowledged under faults.
+    pub fn opens_fault_phase(&self) -> bool {
+        match self {
+            Fault::Crash { .. }
+            | Fault::PowerLoss { .. }
+            | Fault::Partition { .. }
+            | Fault::SlowDisk { .. }
+            | Fault::FullDisk { .. }
+            | Fault::SyncFailure { .. }
+            | Fault::WriteFailure { .. }
+            | Fault::ReadFailure { .. }
+            | Fault::DestroyDisk { .. }
+            | Fault::Rollback { .. }
+            | Fault::CorruptSegment { .. }
+            | Fault::CorruptJournal { .. } => true,
+            Fault::Pause { .. }
+            | Fault::ClockJump { .. }
+            | Fault::ClockRate { .. }
+            | Fault::Break { .. }
+            | Fault::SlowLinks { .. }
+            | Fault::Storm { .. }
+            | Fault::TakeImage { .. }
+            | Fault::HangUp { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Node(index) => write!(f, "node {}", index + 1),
+            Target::Leader(partition) => write!(f, "leader of partition {partition}"),
+            Target::Follower(partition) => write!(f, "follower of partition {partition}"),
+            Target::Controller => f.write_str("controller"),
+        }
+    }
+}
+
+impl Schedule {
+    /// Reads a saved schedule, JSON or TOML by its name.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not a schedule, or is one of another format.
+    pub fn load(path: &Path) -> anyhow::Result<Schedule> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let schedule: Schedule = if path.extension().is_some_and(|e| e == "toml") {
+            toml::from_str(&text).with_context(|| format!("{} is no schedule", path.display()))?
+        } else {
+            serde_json::from_str(&text)
+                .with_context(|| format!("{} is no schedule", path.display()))?
+        };
+        anyhow::ensure!(
+            schedule.format == FORMAT,
+            "{} is of format {}, this version reads {FORMAT}",
+            path.display(),
+            schedule.format
+        );
+        Ok(schedule)
+    }
+
+    /// Writes it where [`Schedule::load`] finds it.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> anyhow::Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let text = serde_json::to_string_pretty(self)?;
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+impl Setup {
+    /// Core's configuration of a node.
+    pub fn config(&self, index: usize, shards: u16) -> Config {
+        let address = |index: usize| format!("node-{}:19091", index + 1);
+        let core = &self.core;
+        Config {
+            node: NodeId(index as i32 + 1),
+            controllers: (0..self.nodes.len())
+                .filter(|i| self.nodes[*i].controller)
+                .map(|i| (NodeId(i as i32 + 1), address(i)))
+                .collect(),
+            broker: self.nodes[index].broker,
+            controller: self.nodes[index].controller,
+            kafka: (format!("node-{}", index + 1), 9092),
+            peer: address(index),
+            rack: None,
+            shards,
+            storage: StorageConfig {
+                journal_file_bytes: core.journal_file_bytes,
+                journal_files: core.journal_files,
+                group_bytes_max: core.group_bytes_max,
+                segment_bytes: core.segment_bytes,
+                index_interval_bytes: core.index_interval_bytes,
+                memory_bytes_max: core.memory_bytes_max,
+                idle_mark_ms: core.idle_mark_ms,
+                retention_check_ms: core.retention_check_ms,
+                reserve_bytes: core.reserve_bytes,
+            },
+            quorum: QuorumConfig {
+                election_timeout_ms: core.election_timeout_ms,
+                heartbeat_ms: core.heartbeat_ms,
+                snapshot_every_records: core.snapshot_every_records,
+                message_bytes_max: core.message_bytes_max,
+                broker_heartbeat_ms: core.broker_heartbeat_ms,
+                broker_session_ms: core.broker_session_ms,
+                preferred_leader_ms: core.preferred_leader_ms,
+            },
+            replication: ReplicationConfig {
+                lag_ms_max: core.lag_ms_max,
+                push_retry_ms: core.push_retry_ms,
+                push_bytes_max: core.push_bytes_max,
+                push_window_bytes: core.push_window_bytes,
+                batch_bytes_max: core.batch_bytes_max,
+                fetch_bytes_max: core.fetch_bytes_max,
+                fetch_sessions_max: core.fetch_sessions_max,
+                min_insync_replicas: 2,
+                partitions_max: 1_000,
+            },
+        }
+    }
+
+    /// How many controllers there are.
+    pub fn voters(&self) -> usize {
+        self.nodes.iter().filter(|node| node.controller).count()
+    }
+}

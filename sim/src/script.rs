@@ -1,0 +1,158 @@
+//! Scenarios whose faults follow an order: which one, a seed draws by its own remainder, so that a sweep tries each.
+
+use crate::rng::Stream;
+use crate::scenario::WARM_UP_MS;
+use crate::schedule::{Action, Entry, Fault, Guard, NodeSetup, Setup, Target};
+
+fn entry(at_us: u64, fault: Fault, guards: Vec<Guard>) -> Entry {
+    Entry { at_us, action: Action::Fault(fault), guards, patience_us: 2_000_000 }
+}
+
+/// Every order of the first `count` numbers, by its index.
+fn order(count: usize, mut index: u64) -> Vec<usize> {
+    let mut left: Vec<usize> = (0..count).collect();
+    let mut order = Vec::with_capacity(count);
+    while !left.is_empty() {
+        let next = (index % left.len() as u64) as usize;
+        index /= left.len() as u64;
+        order.push(left.remove(next));
+    }
+    order
+}
+
+/// All but one of the replicas lost: even seeds by crash with three nodes, odd seeds by disk with five controllers and three
+/// replicas, in the order that the seed names.
+pub fn n_minus_one(setup: &mut Setup, seed: u64, draw: &mut Stream) -> Vec<Entry> {
+    let by_disk = seed % 2 == 1;
+    let nodes = if by_disk { 5 } else { 3 };
+    setup.nodes = (0..nodes)
+        .map(|_| NodeSetup {
+            broker: true,
+            controller: true,
+            shards: draw.between(1, 4) as u16,
+            start_ms: draw.below(100),
+        })
+        .collect();
+    for topic in &mut setup.topics {
+        topic.replication = 3;
+        // With m = N the promise holds whatever the in-sync set was; otherwise the budget waits until it is full again.
+        topic.min_insync = if draw.chance(500_000) { 3 } else { 2 };
+    }
+    let order = order(nodes, seed / 2);
+    let mut at_us = (WARM_UP_MS + draw.between(200, 2_000)) * 1_000;
+    let mut entries = Vec::new();
+    for round in 0..2 {
+        for victim in order.iter().take(2) {
+            let node = Target::Node(*victim);
+            if by_disk {
+                if round == 0 {
+                    let down_ms = draw.between(10, 1_000);
+                    let fault = Fault::DestroyDisk { node, down_ms };
+                    entries.push(entry(at_us, fault, vec![Guard::Up, Guard::Budget]));
+                } else {
+                    entries.push(entry(
+                        at_us,
+                        Fault::Crash { node, down_ms: draw.between(10, 2_000) },
+                        vec![Guard::Up],
+                    ));
+                }
+            } else if draw.chance(500_000) {
+                let fault = Fault::Crash { node, down_ms: draw.between(500, 3_000) };
+                entries.push(entry(at_us, fault, vec![Guard::Up]));
+            } else {
+                let fault =
+                    Fault::PowerLoss { nodes: vec![node], down_ms: draw.between(500, 3_000) };
+                entries.push(entry(at_us, fault, vec![Guard::Up, Guard::Unsynced]));
+            }
+            at_us += draw.between(1, 1_500_000);
+        }
+        at_us += draw.between(500_000, 3_000_000);
+    }
+    setup.heal_at_ms = setup.heal_at_ms.max(at_us / 1_000 + 1_000);
+    entries
+}
+
+/// Disks destroyed before, during and after the first boot. Every fourth seed destroys two of three and owes no
+/// convergence: there only a second cluster would be wrong.
+pub fn founding(setup: &mut Setup, seed: u64, draw: &mut Stream) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let two = seed % 4 == 3;
+    setup.beyond_budget = two;
+    if two {
+        // Nothing may ever be acknowledged where no cluster is founded.
+        setup.acked_min = 0;
+    }
+    for node in &mut setup.nodes {
+        node.start_ms = draw.below(1_000);
+    }
+    let controllers = setup.voters() as u64;
+    let losses = if two { 2 } else { draw.between(1, controllers / 2) };
+    let first = draw.below(controllers);
+    for loss in 0..losses {
+        let node = Target::Node(((first + loss) % controllers) as usize);
+        let guards = if two { vec![Guard::Up] } else { vec![Guard::Up, Guard::Budget] };
+        let at_us = draw.below(1_600_000);
+        let fault = Fault::DestroyDisk { node, down_ms: draw.between(1, 800) };
+        entries.push(entry(at_us, fault, guards));
+    }
+    for _ in 0..draw.between(1, 4) {
+        let node = Target::Node(draw.below(setup.nodes.len() as u64) as usize);
+        let at_us = draw.below(2_000_000);
+        let down_ms = draw.between(1, 500);
+        entries.push(match draw.below(3) {
+            0 => entry(at_us, Fault::Crash { node, down_ms }, vec![Guard::Up]),
+            1 => entry(at_us, Fault::PowerLoss { nodes: vec![node], down_ms }, vec![Guard::Up]),
+            _ => entry(at_us, Fault::SlowLinks { node, factor: 200, for_ms: down_ms }, vec![]),
+        });
+    }
+    entries
+}
+
+/// Every disk that holds some partition destroyed within a short time: the loss is seen or the partition refuses.
+pub fn beyond_budget(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
+    setup.beyond_budget = true;
+    setup.nodes = (0..6)
+        .map(|index| NodeSetup {
+            broker: index >= 3,
+            controller: index < 3,
+            shards: draw.between(1, 4) as u16,
+            start_ms: draw.below(100),
+        })
+        .collect();
+    for topic in &mut setup.topics {
+        topic.replication = 3;
+        topic.min_insync = draw.between(1, 3) as u16;
+    }
+    let mut at_us = (WARM_UP_MS + draw.between(500, 3_000)) * 1_000;
+    let start = draw.below(3);
+    let mut entries = Vec::new();
+    for index in 0..3 {
+        let node = Target::Node(3 + ((start + index) % 3) as usize);
+        let fault = Fault::DestroyDisk { node, down_ms: draw.between(10, 1_000) };
+        entries.push(entry(at_us, fault, vec![Guard::Up, Guard::Acked(60)]));
+        at_us += draw.between(1, 100_000);
+    }
+    entries
+}
+
+/// One node after the other restarted, each as soon as the one before may be back, some with another number of shards.
+pub fn rolling(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut at_us = WARM_UP_MS * 1_000;
+    for _ in 0..draw.between(2, 4) {
+        for index in 0..setup.nodes.len() {
+            let node = Target::Node(index);
+            let down_ms = draw.between(20, 400);
+            if draw.chance(400_000) {
+                let shards = draw.between(1, 4) as u16;
+                let action = Action::Reshard { node, shards, down_ms };
+                entries.push(Entry { at_us, action, guards: vec![Guard::Up], patience_us: 500_000 });
+            } else {
+                entries.push(entry(at_us, Fault::Crash { node, down_ms }, vec![Guard::Up]));
+            }
+            at_us += (down_ms + draw.between(50, 900)) * 1_000;
+        }
+    }
+    setup.heal_at_ms = setup.heal_at_ms.max(at_us / 1_000 + 500);
+    entries
+}
