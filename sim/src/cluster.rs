@@ -11,15 +11,13 @@ use milena_core::disk::{Command, DiskError, Success};
 use milena_core::local::LocalMessage;
 use milena_core::node::Boot;
 use milena_core::peer::{PeerMessage, decode, encode, joined};
-use milena_core::{
-    ClientContext, ClientId, Halt, Input, LogLevel, NodeId, Output, Outputs,
-};
+use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, NodeId, Output, Outputs};
 use milena_wire::{Request, Response};
 
 use crate::check::node::ImageGhost;
 use crate::check::{Checked, Checks, Violation};
 use crate::client::{Admin, Client, Consumer, Producer, Role, Wake, Wish};
-use crate::disk::Image;
+use crate::disk::Disk;
 use crate::faults::JournalGroups;
 use crate::fingerprint::Fingerprint;
 use crate::history::History;
@@ -136,10 +134,9 @@ pub struct Cluster {
     pub(crate) strike: Stream,
     pub(crate) phase: Phase,
     pub(crate) phase_since: Time,
-    pub(crate) images: BTreeMap<usize, (Image, ImageGhost, Option<milena_core::BrokerEpoch>)>,
+    pub(crate) images: BTreeMap<usize, (Disk, ImageGhost, Option<milena_core::BrokerEpoch>)>,
     pub(crate) journals: Vec<JournalGroups>,
     pub(crate) image_ends: Vec<i64>,
-    pub(crate) deferred_entries: BTreeMap<usize, Time>,
     context: Arc<ClientContext>,
     out: Outputs,
     messages: u64,
@@ -172,7 +169,9 @@ impl Cluster {
         roles.extend(setup.consumers.iter().cloned().map(|c| Role::Consumer(Consumer::new(c))));
         let clients = (0..)
             .zip(roles)
-            .map(|(index, role)| Client::new(Stream::new(seed, Concern::Client(index)), count, role))
+            .map(|(index, role)| {
+                Client::new(Stream::new(seed, Concern::Client(index)), count, role)
+            })
             .collect();
         let mut cluster = Cluster {
             now: 0,
@@ -191,7 +190,6 @@ impl Cluster {
             images: BTreeMap::new(),
             journals: (0..count).map(|_| JournalGroups::default()).collect(),
             image_ends: vec![0; count],
-            deferred_entries: BTreeMap::new(),
             context: Arc::new(ClientContext::default()),
             out: Outputs::traced(),
             messages: 0,
@@ -382,7 +380,7 @@ impl Cluster {
             return Ok(());
         }
         let Some(done) = sim.complete(slot) else { return Ok(()) };
-        let outcome = sim.disk.execute(&done.command);
+        let outcome = sim.execute(&done.command);
         self.fingerprint.outcome(&outcome);
         let syncs = matches!(done.command, Command::Sync { .. } | Command::SyncDirectory { .. });
         self.journals[node].on_done(&done.command, outcome.is_ok());
@@ -702,7 +700,9 @@ fn brief(input: &Input) -> String {
             Ok(Success::Bytes(bytes)) => format!("Disk {op:?} {} bytes", bytes.len()),
             outcome => format!("Disk {op:?} {outcome:?}"),
         },
-        Input::Local { from, message } => format!("Local {from:?} {}", clipped(&format!("{message:?}"))),
+        Input::Local { from, message } => {
+            format!("Local {from:?} {}", clipped(&format!("{message:?}")))
+        }
         input => clipped(&format!("{input:?}")),
     }
 }
@@ -711,4 +711,3 @@ fn clipped(text: &str) -> String {
     let end = (0..=400.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text[..end].to_owned()
 }
-

@@ -553,6 +553,19 @@ impl Disk {
         None
     }
 
+    /// Turns one bit of a synced sector, for reads as well. False where there is no such sector.
+    pub fn corrupt_at(&mut self, name: &FileName, at: usize, bit: u8) -> bool {
+        let Some(inode) = self.media_names.get(name) else { return false };
+        let file = &mut self.files[*inode as usize];
+        if at >= file.length.min(file.media_length) || file.is_dirty(at / SECTOR) {
+            return false;
+        }
+        let flip = 1 << (bit % 8);
+        file.cache[at] ^= flip;
+        file.media[at] ^= flip;
+        true
+    }
+
     /// What a power loss that spares nothing unsynced would leave of a part of a file; shorter where the file is, none where it
     /// has no durable name.
     pub fn durable_bytes(&self, file: &FileName, offset: usize, length: usize) -> Option<&[u8]> {

@@ -1,18 +1,17 @@
 //! How entries of a schedule strike: targets resolved, guards asked, and what a fault does to nodes, links and disks.
 
 use milena_core::NodeId;
-use milena_core::disk::{Command, Directory, FileName};
+use milena_core::disk::{Command, FileName};
 
 use crate::check::Checked;
 use crate::client::Role;
 use crate::cluster::{Cluster, Happening, Phase, Restore};
+use crate::disk;
 use crate::queue::MS;
 use crate::schedule::{Action, Direction, Fault, Guard, Target};
 
 /// Guards that wait are asked again this often.
 const ASK_AGAIN: u64 = MS / 2;
-/// What a full disk still has, bytes: nothing of use.
-const FULL_BYTES: u64 = 0;
 
 /// A group of a journal, as its write command showed it.
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +70,7 @@ impl JournalGroups {
     pub fn on_done(&mut self, command: &Command, well: bool) {
         match command {
             Command::Write { file, offset, .. } => {
-                let found =
-                    self.groups.iter_mut().find(|g| g.file == *file && g.offset == *offset);
+                let found = self.groups.iter_mut().find(|g| g.file == *file && g.offset == *offset);
                 if let Some(group) = found {
                     group.written = well;
                 }
@@ -215,10 +213,11 @@ impl Cluster {
                 node.is_some_and(|node| self.checks.may_lose(node, &controllers))
             }
             Guard::Unsynced => match action {
-                Action::Fault(Fault::PowerLoss { nodes, .. }) => nodes
-                    .iter()
-                    .filter_map(|target| self.resolve(*target))
-                    .any(|node| self.nodes[node].is_up() && self.nodes[node].disk.unsynced_bytes() > 0),
+                Action::Fault(Fault::PowerLoss { nodes, .. }) => {
+                    nodes.iter().filter_map(|target| self.resolve(*target)).any(|node| {
+                        self.nodes[node].is_up() && self.nodes[node].disk.unsynced_bytes() > 0
+                    })
+                }
                 _ => node.is_some_and(|node| self.nodes[node].disk.unsynced_bytes() > 0),
             },
         }
@@ -332,12 +331,15 @@ impl Cluster {
                 self.restore_later(Restore::SlowDisk(at), *for_ms);
             }
             Fault::FullDisk { for_ms, .. } => {
-                self.nodes[at].disk.set_free_bytes(FULL_BYTES);
+                let used = self.nodes[at].disk.used_bytes();
+                self.nodes[at].disk.set_capacity(Some(used));
                 self.restore_later(Restore::FullDisk(at), *for_ms);
             }
-            Fault::SyncFailure { .. } => self.nodes[at].disk.fail_next_sync(),
-            Fault::WriteFailure { .. } => self.nodes[at].disk.fail_next_write(),
-            Fault::ReadFailure { reads, .. } => self.nodes[at].disk.fail_next_reads(*reads),
+            Fault::SyncFailure { .. } => self.nodes[at].disk.inject(disk::Fault::Sync),
+            Fault::WriteFailure { .. } => self.nodes[at].disk.inject(disk::Fault::Write),
+            Fault::ReadFailure { reads, .. } => {
+                (0..*reads).for_each(|_| self.nodes[at].disk.inject(disk::Fault::Read));
+            }
             Fault::DestroyDisk { down_ms, .. } => {
                 self.stop(at);
                 self.nodes[at].disk.destroy();
@@ -349,7 +351,7 @@ impl Cluster {
                 let id = NodeId(at as i32 + 1);
                 let image = self.checks.image.as_ref();
                 let epoch = image.and_then(|image| image.brokers.get(&id)?.confirmed);
-                let image = (self.nodes[at].disk.image(), self.checks.image_of(at), epoch);
+                let image = (self.nodes[at].disk.clone(), self.checks.image_of(at), epoch);
                 self.images.insert(at, image);
             }
             Fault::Rollback { down_ms, .. } => return self.roll_back(at, down_ms * MS),
@@ -374,7 +376,7 @@ impl Cluster {
         self.counts.power_losses_unsynced += u64::from(unsynced);
         self.stop(node);
         let Cluster { nodes, strike, .. } = self;
-        nodes[node].disk.power_loss(strike.generator());
+        let _choices = nodes[node].disk.power_loss(strike.generator());
     }
 
     fn cut(&mut self, side: &[usize], direction: Direction, time: u64) {
@@ -420,7 +422,7 @@ impl Cluster {
 
     fn free_disk(&mut self, node: usize) {
         let capacity = self.schedule.setup.disk.capacity;
-        self.nodes[node].disk.set_free_bytes(capacity);
+        self.nodes[node].disk.set_capacity(Some(capacity));
     }
 
     /// Puts a broker's disk back, if it has registered again since the image was taken: otherwise nobody could know.
@@ -433,7 +435,7 @@ impl Cluster {
             return false;
         }
         self.stop(node);
-        self.nodes[node].disk.restore(&image);
+        self.nodes[node].disk = image;
         self.journals[node] = JournalGroups::default();
         self.checks.on_rollback(node, &ghost);
         self.start_later(node, down);
@@ -443,15 +445,16 @@ impl Cluster {
     fn corrupt_segment(&mut self, node: usize) -> bool {
         let segments: Vec<FileName> = self.nodes[node]
             .disk
-            .files(Directory::Segments)
-            .into_iter()
+            .durable_names()
             .filter(|file| matches!(file, FileName::Segment { .. }))
+            .copied()
             .collect();
         if segments.is_empty() {
             return false;
         }
         let file = *self.strike.pick(&segments);
-        let length = self.nodes[node].disk.durable_length(file);
+        let whole = self.nodes[node].disk.durable_bytes(&file, 0, usize::MAX);
+        let length = whole.map_or(0, |bytes| bytes.len() as u64);
         if length == 0 {
             return false;
         }
@@ -481,7 +484,7 @@ impl Cluster {
 
     fn flip(&mut self, node: usize, file: FileName, at: u64) -> bool {
         let bit = self.strike.below(8) as u8;
-        let flipped = self.nodes[node].disk.corrupt(file, at, bit);
+        let flipped = self.nodes[node].disk.corrupt_at(&file, at as usize, bit);
         if flipped {
             self.checks.on_corrupted(node);
         }
@@ -499,7 +502,7 @@ impl Cluster {
         self.history.under_faults = false;
         for node in 0..self.nodes.len() {
             self.nodes[node].disk_factor = 1;
-            self.nodes[node].disk.heal();
+            self.nodes[node].disk.clear_faults();
             self.free_disk(node);
             self.nodes[node].paused_until = self.nodes[node].paused_until.min(self.now);
             let now = self.now;

@@ -104,6 +104,7 @@ impl Fingerprint {
             LocalMessage::Scatter { part, .. } => self.numbers([7, *part, 0]),
             LocalMessage::Gather { part, .. } => self.numbers([8, *part, 0]),
             LocalMessage::Abandon { part } => self.numbers([9, *part, 0]),
+            LocalMessage::Hasten { part } => self.numbers([10, *part, 0]),
         }
     }
 

@@ -246,8 +246,11 @@ impl History {
     /// Partitions with acknowledged records that the final read must reach.
     pub fn owed(&self) -> impl Iterator<Item = (&str, i32, usize)> {
         self.partitions.iter().enumerate().filter_map(|(place, partition)| {
-            (!partition.deleted && partition.acknowledged_max.is_some())
-                .then_some((partition.topic.as_str(), partition.index, place))
+            (!partition.deleted && partition.acknowledged_max.is_some()).then_some((
+                partition.topic.as_str(),
+                partition.index,
+                place,
+            ))
         })
     }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
-use milena_core::disk::{Command, FileName};
+use milena_core::disk::{Command, FileName, Outcome};
 use milena_core::metadata::Metadata;
 use milena_core::node::Boot;
 use milena_core::shard::Shard;
@@ -102,7 +102,11 @@ impl SimNode {
     pub fn new(seed: u64, index: usize, shards: u16, settings: DiskSettings) -> SimNode {
         let number = index as u32;
         SimNode {
-            disk: Disk::new(settings.capacity),
+            disk: {
+                let mut disk = Disk::new();
+                disk.set_capacity(Some(settings.capacity));
+                disk
+            },
             shards,
             life: 0,
             state: State::Down,
@@ -181,6 +185,11 @@ impl SimNode {
         (slot, due)
     }
 
+    /// Does a command to the disk.
+    pub fn execute(&mut self, command: &Command) -> Outcome {
+        self.disk.apply(command, self.disk_stream.generator())
+    }
+
     /// Takes a command that is done.
     pub fn complete(&mut self, slot: usize) -> Option<UnderWay> {
         let entry = self.under_way.get_mut(slot)?.take()?;
@@ -198,15 +207,15 @@ impl SimNode {
 
     /// The process is gone: some of the commands under way have been done, the others have not.
     pub fn stop(&mut self, now: Time, strike: &mut Stream) {
-        let mut under_way: Vec<UnderWay> =
-            self.under_way.drain(..).flatten().collect();
+        let mut under_way: Vec<UnderWay> = self.under_way.drain(..).flatten().collect();
         under_way.sort_by_key(|entry| entry.due);
         let last = under_way.last().map_or(now, |entry| entry.due);
         let cut = now + strike.below(last.saturating_sub(now) + 1);
         for entry in under_way.into_iter().take_while(|entry| entry.due <= cut) {
             // Nobody hears of it any more.
-            let _outcome = self.disk.execute(&entry.command);
+            let _outcome = self.disk.apply(&entry.command, self.disk_stream.generator());
         }
+        self.disk.crash();
         self.free_slots.clear();
         self.file_ready.clear();
         self.planned.clear();

@@ -155,7 +155,10 @@ impl Cluster {
                 let mut replicas = partition.replicas.clone();
                 replicas.sort_unstable();
                 if partition.isr != replicas || !partition.elr.is_empty() {
-                    return wrong("L7", format!("{name} does not get its replicas back: {partition:?}"));
+                    return wrong(
+                        "L7",
+                        format!("{name} does not get its replicas back: {partition:?}"),
+                    );
                 }
                 let log = self.checks.log_index(LogId { topic: *id, partition: index as i32 });
                 let end_of = |node: i32| {
@@ -166,7 +169,10 @@ impl Cluster {
                 if let Some(short) = replicas.iter().find(|node| end_of(node.0) != end) {
                     return wrong(
                         "L7",
-                        format!("{name}: node {short} ends at {}, leader {leader} at {end}", end_of(short.0)),
+                        format!(
+                            "{name}: node {short} ends at {}, leader {leader} at {end}",
+                            end_of(short.0)
+                        ),
                     );
                 }
                 let committed = self.checks.logs[log].committed_end();
@@ -177,12 +183,18 @@ impl Cluster {
         }
         for (index, client) in self.clients.iter().enumerate() {
             if !client.is_done() {
-                return wrong("L6", format!("client {index} waits for an answer: {}", self.waits(client)));
+                return wrong(
+                    "L6",
+                    format!("client {index} waits for an answer: {}", self.waits(client)),
+                );
             }
         }
         let metadata = self.checks.logs[QUORUM].committed_end();
         if image.end != metadata {
-            return wrong("L4", format!("metadata is committed up to {metadata}, shown up to {}", image.end));
+            return wrong(
+                "L4",
+                format!("metadata is committed up to {metadata}, shown up to {}", image.end),
+            );
         }
         None
     }

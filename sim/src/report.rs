@@ -71,7 +71,8 @@ thread_local! {
 /// Keeps panics quiet and remembers where they came from. Called once, before any run.
 pub fn catch_panics() {
     std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map_or_else(String::new, |l| format!("{}:{}", l.file(), l.line()));
+        let place =
+            info.location().map_or_else(String::new, |l| format!("{}:{}", l.file(), l.line()));
         if std::env::var_os("RUST_BACKTRACE").is_some() {
             eprintln!("{}", std::backtrace::Backtrace::force_capture());
         }
@@ -139,7 +140,10 @@ impl Report {
     fn judge_vacuity(&mut self, cluster: &Cluster) {
         let setup = &cluster.schedule().setup;
         let lacking = if self.acked_records < setup.acked_min {
-            Some(format!("{} records were acknowledged, {} are needed", self.acked_records, setup.acked_min))
+            Some(format!(
+                "{} records were acknowledged, {} are needed",
+                self.acked_records, setup.acked_min
+            ))
         } else if setup.promises_faults && self.faults.is_empty() {
             Some("no fault struck".to_owned())
         } else {
@@ -199,7 +203,8 @@ impl Report {
             self.read_records,
             list(&self.faults),
         );
-        text += &format!("sometimes: {}\nfingerprint {}\n", list(&self.sometimes), self.fingerprint);
+        text +=
+            &format!("sometimes: {}\nfingerprint {}\n", list(&self.sometimes), self.fingerprint);
         if self.verdict != Verdict::Held {
             text += &format!("again: {}\n", self.again());
         }

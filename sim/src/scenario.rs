@@ -85,7 +85,10 @@ const FILES: [&str; 10] = [
 
 /// All scenarios, in the order of the list.
 pub fn all() -> Vec<Scenario> {
-    FILES.iter().map(|text| toml::from_str(text).expect("a built-in scenario is well-formed")).collect()
+    FILES
+        .iter()
+        .map(|text| toml::from_str(text).expect("a built-in scenario is well-formed"))
+        .collect()
 }
 
 /// The scenario of a name.
@@ -368,7 +371,12 @@ mod tests {
                 let schedule = scenario.expand(seed);
                 assert_eq!(schedule, scenario.expand(seed));
                 assert_eq!(schedule.setup.voters() % 2, 1, "{}: voters are odd", scenario.name);
-                assert!(schedule.entries.iter().all(|e| e.at_us <= 3_000_000 + schedule.setup.heal_at_ms * 1_000));
+                assert!(
+                    schedule
+                        .entries
+                        .iter()
+                        .all(|e| e.at_us <= 3_000_000 + schedule.setup.heal_at_ms * 1_000)
+                );
             }
         }
     }

@@ -9,8 +9,8 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::Context;
-use milena_core::config::{Config, QuorumConfig, ReplicationConfig, StorageConfig};
 use milena_core::NodeId;
+use milena_core::config::{Config, QuorumConfig, ReplicationConfig, StorageConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::network::NetworkSettings;

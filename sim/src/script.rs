@@ -146,7 +146,12 @@ pub fn rolling(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
             if draw.chance(400_000) {
                 let shards = draw.between(1, 4) as u16;
                 let action = Action::Reshard { node, shards, down_ms };
-                entries.push(Entry { at_us, action, guards: vec![Guard::Up], patience_us: 500_000 });
+                entries.push(Entry {
+                    at_us,
+                    action,
+                    guards: vec![Guard::Up],
+                    patience_us: 500_000,
+                });
             } else {
                 entries.push(entry(at_us, Fault::Crash { node, down_ms }, vec![Guard::Up]));
             }

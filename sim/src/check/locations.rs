@@ -108,8 +108,8 @@ impl Locations {
     pub fn is_durable(&self, disk: &Disk, batch: &Batch) -> bool {
         let Some(places) = self.places.get(&batch.crc) else { return false };
         places.iter().rev().any(|place| {
-            disk.durable_bytes(place.file, place.offset, place.length as usize)
-                .is_some_and(|bytes| is_batch(&bytes, batch))
+            disk.durable_bytes(&place.file, place.offset as usize, place.length as usize)
+                .is_some_and(|bytes| is_batch(bytes, batch))
         })
     }
 

@@ -30,8 +30,12 @@ impl Checks {
             }
         }
         if let Some(before) = before {
-            let gone: Vec<_> =
-                before.topics.keys().filter(|id| !image.topics.contains_key(*id)).copied().collect();
+            let gone: Vec<_> = before
+                .topics
+                .keys()
+                .filter(|id| !image.topics.contains_key(*id))
+                .copied()
+                .collect();
             for truth in self.logs.iter_mut().filter(|truth| gone.contains(&truth.id.topic)) {
                 truth.deleted = true;
                 truth.partition = None;
@@ -92,7 +96,10 @@ impl Checks {
     fn on_partition(&mut self, image: &Image, log: usize, partition: &Partition) -> Checked {
         let id = self.logs[log].id;
         let name = image.partition(id).map_or_else(String::new, |(topic, _)| {
-            format!("{}-{} in partition epoch {}", topic.name, id.partition, partition.partition_epoch)
+            format!(
+                "{}-{} in partition epoch {}",
+                topic.name, id.partition, partition.partition_epoch
+            )
         });
         let insane = |what: String| Err(Violation::new("P11", format!("{name}: {what}")));
         let replicas = &partition.replicas;
@@ -105,10 +112,16 @@ impl Checks {
             return insane(format!("node {both} is in ISR and in ELR"));
         }
         if partition.leader.is_some_and(|leader| !partition.isr.contains(&leader)) {
-            return insane(format!("leader {:?} is not in ISR {:?}", partition.leader, partition.isr));
+            return insane(format!(
+                "leader {:?} is not in ISR {:?}",
+                partition.leader, partition.isr
+            ));
         }
         if partition.isr.len() >= usize::from(partition.min_isr) && !partition.elr.is_empty() {
-            return insane(format!("ISR {:?} is large enough and ELR is {:?}", partition.isr, partition.elr));
+            return insane(format!(
+                "ISR {:?} is large enough and ELR is {:?}",
+                partition.isr, partition.elr
+            ));
         }
         for member in &partition.isr {
             if image.brokers.get(member).is_none_or(|broker| broker.fenced) {

@@ -14,7 +14,7 @@
 
 pub mod locations;
 mod metadata;
-mod node;
+pub mod node;
 mod partition;
 mod quorum;
 pub mod replica;
@@ -143,8 +143,10 @@ pub struct Checks {
 impl Checks {
     /// Ghosts of so many nodes.
     pub fn new(nodes: usize) -> Checks {
-        let mut checks =
-            Checks { nodes: (0..nodes).map(|_| NodeGhost::default()).collect(), ..Checks::default() };
+        let mut checks = Checks {
+            nodes: (0..nodes).map(|_| NodeGhost::default()).collect(),
+            ..Checks::default()
+        };
         let quorum = checks.log_index(LogId::METADATA);
         assert_eq!(quorum, QUORUM, "the quorum's log is the first");
         checks
@@ -205,15 +207,7 @@ impl Checks {
             Event::Serving { epoch } => self.on_serving(node, *epoch),
             Event::Leading { log, epoch, .. } => self.on_leading(node, *log, *epoch),
             Event::Following { log, epoch, .. } => self.on_following(node, *log, *epoch),
-            Event::HighWatermark {
-                log,
-                epoch,
-                offset,
-                isr,
-                maximal,
-                min_isr,
-                partition_epoch,
-            } => {
+            Event::HighWatermark { log, epoch, offset, isr, maximal, min_isr, partition_epoch } => {
                 let sets = partition::Sets { isr, maximal, min_isr: *min_isr };
                 self.on_high_watermark(node, disk, *log, *epoch, *offset, *partition_epoch, &sets)
             }
@@ -237,10 +231,9 @@ impl Checks {
     /// Says of whom and what a story speaks.
     fn at(&self, node: usize, log: usize) -> String {
         let id = self.logs[log].id;
-        let name = self
-            .image
-            .as_ref()
-            .and_then(|image| Some(format!("{}-{}", image.topics.get(&id.topic)?.name, id.partition)));
+        let name = self.image.as_ref().and_then(|image| {
+            Some(format!("{}-{}", image.topics.get(&id.topic)?.name, id.partition))
+        });
         format!("node {} {}", node + 1, name.unwrap_or_else(|| format!("{id:?}")))
     }
 

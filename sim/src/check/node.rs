@@ -27,7 +27,10 @@ impl Checks {
             Some(known) if known == incarnation => Ok(()),
             Some(_) if !ghost.corrupted && !ghost.suspect => Err(Violation::new(
                 "D7",
-                format!("node {} comes back under another incarnation with its disk intact", node + 1),
+                format!(
+                    "node {} comes back under another incarnation with its disk intact",
+                    node + 1
+                ),
             )),
             _ if !self.incarnations.insert(incarnation.0) => Err(Violation::new(
                 "D7",
@@ -103,7 +106,8 @@ impl Checks {
         damaged: bool,
     ) -> Checked {
         let log = self.log_index(log);
-        let at = format!("{} recovers {start}..{end} with last epoch {last_epoch}", self.at(node, log));
+        let at =
+            format!("{} recovers {start}..{end} with last epoch {last_epoch}", self.at(node, log));
         let corrupted = self.nodes[node].corrupted;
         let deleted = self.logs[log].deleted;
         let replica = self.replica(node, log);
@@ -112,7 +116,10 @@ impl Checks {
             replica.recovering = false;
             *self.sometimes.entry("recovered as damaged").or_default() += 1;
             if !corrupted {
-                return Err(Violation::new("D4", format!("{at} as damaged, and nothing was damaged")));
+                return Err(Violation::new(
+                    "D4",
+                    format!("{at} as damaged, and nothing was damaged"),
+                ));
             }
             return Ok(());
         }
@@ -233,7 +240,11 @@ impl Checks {
             if truth.committed_end() > truth.trimmed_to && !on_some_disk {
                 return Err(Violation::new(
                     "P14",
-                    format!("{:?} was committed up to {}, and no disk holds all of it", truth.id, truth.committed_end()),
+                    format!(
+                        "{:?} was committed up to {}, and no disk holds all of it",
+                        truth.id,
+                        truth.committed_end()
+                    ),
                 ));
             }
         }

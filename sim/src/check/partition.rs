@@ -38,7 +38,13 @@ impl Checks {
             if log == QUORUM { quorum } else { partition }
         };
         let at = |checks: &Checks| {
-            format!("{} appends {}..{} of epoch {}", checks.at(node, log), batch.base, batch.next, batch.epoch)
+            format!(
+                "{} appends {}..{} of epoch {}",
+                checks.at(node, log),
+                batch.base,
+                batch.next,
+                batch.epoch
+            )
         };
         if batch.base != end && !(empty && end == 0) {
             return Err(Violation::new("P16", format!("{} at log end {end}", at(self))));
@@ -75,7 +81,12 @@ impl Checks {
         if (known.0, known.1) != (batch.crc, batch.next) {
             return Err(Violation::new(
                 rule("R6", "P9"),
-                format!("{} with content {:08x} where {:08x} was known", at(self), batch.crc, known.0),
+                format!(
+                    "{} with content {:08x} where {:08x} was known",
+                    at(self),
+                    batch.crc,
+                    known.0
+                ),
             ));
         }
         if before != -1 && known.2 != -1 && known.2 != before {
@@ -172,7 +183,8 @@ impl Checks {
     pub(super) fn on_deleted(&mut self, node: usize, log: LogId) -> Checked {
         let log = self.log_index(log);
         let held = self.nodes[node].logs.get(log).and_then(Option::as_ref).map_or(0, |r| r.end);
-        let gone = self.image.as_ref().is_some_and(|image| image.partition(self.logs[log].id).is_none());
+        let gone =
+            self.image.as_ref().is_some_and(|image| image.partition(self.logs[log].id).is_none());
         let kept_elsewhere = !self.is_eligible(node, log);
         if let Some(slot) = self.nodes[node].logs.get_mut(log) {
             *slot = None;
@@ -203,7 +215,10 @@ impl Checks {
         if barrier.is_some_and(|barrier| epoch <= barrier) {
             return Err(Violation::new(
                 "P19",
-                format!("{} leads epoch {epoch}, in force when it last registered", self.at(node, log)),
+                format!(
+                    "{} leads epoch {epoch}, in force when it last registered",
+                    self.at(node, log)
+                ),
             ));
         }
         // P2: the leader that the controller names, in its present epoch, has everything.
@@ -236,7 +251,8 @@ impl Checks {
         sets: &Sets<'_>,
     ) -> Checked {
         let log = self.log_index(log);
-        let at = format!("{} moves its high watermark to {offset} in epoch {epoch}", self.at(node, log));
+        let at =
+            format!("{} moves its high watermark to {offset} in epoch {epoch}", self.at(node, log));
         self.speaks(node, "moves a high watermark")?;
         let replica = self.replica(node, log);
         if offset < replica.high_watermark {
@@ -246,7 +262,10 @@ impl Checks {
         if sets.isr.len() < usize::from(sets.min_isr) {
             return Err(Violation::new(
                 "P5",
-                format!("{at} with in-sync replicas {:?} where {} are needed", sets.isr, sets.min_isr),
+                format!(
+                    "{at} with in-sync replicas {:?} where {} are needed",
+                    sets.isr, sets.min_isr
+                ),
             ));
         }
         self.must_be_durable(node, disk, log, offset, "P5")?;
@@ -313,7 +332,10 @@ impl Checks {
             let mine = replica.at(replica.agrees_to).map(|index| replica.batches[index]);
             return Err(Violation::new(
                 "P1",
-                format!("{at}, and holds {mine:?} at {} where something else is committed", replica.agrees_to),
+                format!(
+                    "{at}, and holds {mine:?} at {} where something else is committed",
+                    replica.agrees_to
+                ),
             ));
         }
         if to <= known {
@@ -413,11 +435,17 @@ impl Checks {
         }
         let (batch, copies) = (truth.committed[first], truth.copies[first].count_ones());
         if batch.epoch != epoch {
-            return Err(Violation::new("P13", format!("{at}, and epoch {} is committed", batch.epoch)));
+            return Err(Violation::new(
+                "P13",
+                format!("{at}, and epoch {} is committed", batch.epoch),
+            ));
         }
         let needed = truth.partition.as_ref().map_or(1, |partition| u32::from(partition.min_isr));
         if copies < needed {
-            return Err(Violation::new("P13", format!("{at} on {copies} disks where {needed} are needed")));
+            return Err(Violation::new(
+                "P13",
+                format!("{at} on {copies} disks where {needed} are needed"),
+            ));
         }
         Ok(())
     }

@@ -12,7 +12,10 @@ impl Checks {
         if self.founded.len() > 1 && !self.all_disks_lost {
             return Err(Violation::new(
                 "R16",
-                format!("node {} acts for cluster {cluster:x}, and another one was founded before", node + 1),
+                format!(
+                    "node {} acts for cluster {cluster:x}, and another one was founded before",
+                    node + 1
+                ),
             ));
         }
         Ok(())
@@ -148,7 +151,10 @@ impl Checks {
         if voters == 0 {
             let known = self.logs[QUORUM].committed_end();
             if end > known {
-                return Err(Violation::new("R8", format!("{at}, and no leader committed past {known}")));
+                return Err(Violation::new(
+                    "R8",
+                    format!("{at}, and no leader committed past {known}"),
+                ));
             }
             return Ok(());
         }

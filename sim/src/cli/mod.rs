@@ -140,7 +140,8 @@ fn cores() -> usize {
 }
 
 fn named(name: &str) -> anyhow::Result<scenario::Scenario> {
-    scenario::named(name).with_context(|| format!("no scenario is called {name}; see `cargo sim list`"))
+    scenario::named(name)
+        .with_context(|| format!("no scenario is called {name}; see `cargo sim list`"))
 }
 
 fn list(format: Format) {
@@ -203,8 +204,9 @@ fn twice(cli: &Cli, name: &str, seed: &str) -> anyhow::Result<u8> {
             .output()
             .context("cannot start a second simulator")?;
         let text = String::from_utf8(output.stdout)?;
-        let report: serde_json::Value = serde_json::from_str(text.trim())
-            .with_context(|| format!("the run said: {}", String::from_utf8_lossy(&output.stderr)))?;
+        let report: serde_json::Value = serde_json::from_str(text.trim()).with_context(|| {
+            format!("the run said: {}", String::from_utf8_lossy(&output.stderr))
+        })?;
         let code = output.status.code().unwrap_or(70);
         seen.push((report["fingerprint"].clone(), report["step"].clone(), code));
     }

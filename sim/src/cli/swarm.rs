@@ -191,7 +191,11 @@ impl Figures {
         for (kind, seeds) in &self.kinds {
             text += &format!("  {kind:<26} {:>3} %\n", share(*seeds as u64));
         }
-        text += &format!("  {:<26} {:>3} %\n", "power loss, bytes unsynced", share(self.unsynced as u64));
+        text += &format!(
+            "  {:<26} {:>3} %\n",
+            "power loss, bytes unsynced",
+            share(self.unsynced as u64)
+        );
         text += "sometimes, median and share of seeds:\n";
         for (name, (median, seeds)) in &self.sometimes {
             text += &format!("  {name:<42} {median:>8} {:>3} %\n", share(*seeds));

@@ -171,7 +171,9 @@ impl Consumer {
             .collect();
         let mut wanted: BTreeMap<usize, BTreeMap<Key, (Offset, i32, Uuid)>> = BTreeMap::new();
         for (key, position) in &self.positions {
-            let Some(next) = position.next.filter(|_| !self.finished.contains(key)) else { continue };
+            let Some(next) = position.next.filter(|_| !self.finished.contains(key)) else {
+                continue;
+            };
             match session.leader(&key.0, key.1) {
                 Some((node, epoch)) if !busy.contains(&node) => {
                     let id = session.topics[&key.0].id;
@@ -352,9 +354,8 @@ impl Consumer {
         for item in batch::batches(&bytes) {
             // The last batch of an answer may be cut.
             let Ok((header, bytes)) = item else { break };
-            let damaged = |what: String| {
-                Violation::new("content", format!("{}-{}: {what}", key.0, key.1))
-            };
+            let damaged =
+                |what: String| Violation::new("content", format!("{}-{}: {what}", key.0, key.1));
             batch::validate(&bytes).map_err(|error| {
                 damaged(format!("batch at {} served: {error}", header.base_offset))
             })?;

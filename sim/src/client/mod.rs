@@ -12,8 +12,8 @@ pub mod producer;
 use std::collections::BTreeMap;
 
 use milena_core::ClientId;
-use milena_wire::messages::metadata::MetadataResponse;
 use milena_wire::messages::MetadataRequest;
+use milena_wire::messages::metadata::MetadataResponse;
 use milena_wire::{Request, Response, Uuid};
 
 use crate::check::Violation;
@@ -161,13 +161,13 @@ impl Session {
         self.topics.clear();
         for topic in response.topics {
             let Some(name) = topic.name.filter(|_| topic.error_code.is_none()) else { continue };
-            let mut partitions =
-                vec![Leader { node: None, epoch: -1 }; topic.partitions.len()];
+            let mut partitions = vec![Leader { node: None, epoch: -1 }; topic.partitions.len()];
             for partition in topic.partitions {
                 let Some(slot) = partitions.get_mut(partition.partition_index as usize) else {
                     continue;
                 };
-                let node = usize::try_from(partition.leader_id - 1).ok().filter(|n| *n < self.nodes);
+                let node =
+                    usize::try_from(partition.leader_id - 1).ok().filter(|n| *n < self.nodes);
                 *slot = Leader { node, epoch: partition.leader_epoch };
                 if node.is_none() {
                     self.metadata_wanted = true;
