@@ -214,7 +214,8 @@ impl Cluster {
         }
         for client in 0..self.clients.len() {
             let at = 200 * MS + client as u64 * MS;
-            self.queue.push(at, Happening::Client { client, why: Wake::Act });
+            self.clients[client].session.wake(at);
+            self.grant(client);
         }
         self.queue.push(LOOK, Happening::Look);
     }
@@ -293,6 +294,7 @@ impl Cluster {
             }
             Happening::Client { client, why } => {
                 match why {
+                    Wake::Act if !self.clients[client].is_due(self.now) => return Ok(()),
                     Wake::Act => self.clients[client].act(self.now, &mut self.history)?,
                     Wake::Deadline(id) => {
                         self.clients[client].on_deadline(self.now, id, &mut self.history);

@@ -233,8 +233,8 @@ impl Cluster {
         for client in 0..self.clients.len() {
             if let Role::Admin(admin) = &mut self.clients[client].role {
                 act(admin, &mut self.history);
-                let now = self.now;
-                self.queue.push(now, Happening::Client { client, why: crate::client::Wake::Act });
+                self.clients[client].session.wake(self.now);
+                self.grant(client);
                 return;
             }
         }

@@ -4,8 +4,8 @@
 use milena_core::{LogId, Machine};
 
 use crate::check::{Checked, QUORUM, Violation};
-use crate::client::{Client, Consumer, Role, Wake};
-use crate::cluster::{Cluster, Happening, Phase};
+use crate::client::{Client, Consumer, Role};
+use crate::cluster::{Cluster, Phase};
 use crate::node::State;
 use crate::queue::{MS, Time};
 use crate::rng::{Concern, Stream};
@@ -97,7 +97,8 @@ impl Cluster {
         let mut client = Client::new(stream, self.nodes.len(), reader);
         client.session.stopping = true;
         self.clients.push(client);
-        self.queue.push(self.now, Happening::Client { client: index, why: Wake::Act });
+        self.clients[index].session.wake(self.now);
+        self.grant(index);
         self.enter(Phase::Reading);
     }
 

@@ -67,8 +67,8 @@ impl Admin {
             self.sent.insert(id, job);
         }
         self.waiting = later;
-        if let Some((at, _)) = self.waiting.first() {
-            session.wake((*at).max(now + 1));
+        if let Some(at) = self.waiting.iter().map(|(at, _)| *at).min() {
+            session.wake(at.max(now + 1));
         }
     }
 

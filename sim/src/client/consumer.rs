@@ -17,7 +17,7 @@ use milena_wire::{ErrorCode, Response, Uuid};
 use super::Session;
 use crate::check::Violation;
 use crate::history::History;
-use crate::queue::{MS, Time};
+use crate::queue::Time;
 use crate::schedule::ConsumerSetup;
 
 type Key = (String, i32);
@@ -106,12 +106,11 @@ impl Consumer {
             self.choose(session, history);
             self.ask_offsets(now, session);
             self.fetch(now, session);
-            let pause = if self.to_the_end { 20 * MS } else { 200 * MS };
             if session.stream.below(20) == 0 || self.to_the_end {
                 session.want_metadata();
             }
-            session.wake(self.next_act.max(now + 1).min(now + pause));
         }
+        session.wake(self.next_act.max(now + 1));
     }
 
     fn choose(&mut self, session: &mut Session, history: &mut History) {

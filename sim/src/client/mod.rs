@@ -96,6 +96,7 @@ pub struct Session {
     metadata_pending: Option<u64>,
     metadata_after: Time,
     metadata_wanted: bool,
+    wakes_at: Option<Time>,
     wishes: Vec<Wish>,
 }
 
@@ -116,6 +117,7 @@ impl Session {
             metadata_pending: None,
             metadata_after: 0,
             metadata_wanted: true,
+            wakes_at: None,
             wishes: Vec::new(),
         }
     }
@@ -130,9 +132,12 @@ impl Session {
         id
     }
 
-    /// Wants to act again at a time.
+    /// Wants to act again at a time, unless it will do so earlier.
     pub fn wake(&mut self, at: Time) {
-        self.wishes.push(Wish::Wake { at, why: Wake::Act });
+        if self.wakes_at.is_none_or(|planned| at < planned) {
+            self.wakes_at = Some(at);
+            self.wishes.push(Wish::Wake { at, why: Wake::Act });
+        }
     }
 
     /// Wants to know who leads.
@@ -142,7 +147,11 @@ impl Session {
 
     /// Asks some broker for Metadata if it is wanted and not asked for already.
     fn refresh(&mut self, now: Time) {
-        if !self.metadata_wanted || self.metadata_pending.is_some() || now < self.metadata_after {
+        if !self.metadata_wanted || self.metadata_pending.is_some() {
+            return;
+        }
+        if now < self.metadata_after {
+            self.wake(self.metadata_after);
             return;
         }
         let node = self.stream.below(self.nodes as u64) as usize;
@@ -220,6 +229,15 @@ impl Client {
     /// A client that has not begun.
     pub fn new(stream: Stream, nodes: usize, role: Role) -> Client {
         Client { connections: vec![None; nodes], session: Session::new(stream, nodes), role }
+    }
+
+    /// The time has come at which it wanted to act; false where it has planned another one since.
+    pub fn is_due(&mut self, now: Time) -> bool {
+        let due = self.session.wakes_at.is_some_and(|at| at <= now);
+        if due {
+            self.session.wakes_at = None;
+        }
+        due
     }
 
     /// It may act.
