@@ -206,6 +206,10 @@ impl Log {
                 while self.tail.back().is_some_and(|batch| batch.next > op.at) {
                     self.drop_tail(false);
                 }
+                if self.visible.end == self.visible.start {
+                    // Even where the start lies inside a batch, nothing is left.
+                    (self.tail, self.tail_bytes) = (VecDeque::new(), 0);
+                }
                 self.cuts += 1;
                 self.find_max();
             }

@@ -366,7 +366,8 @@ impl Recovery {
         }
         for (id, restored) in merged.logs {
             let files = of_log.remove(&id).unwrap_or_default();
-            self.stores[usize::from(journal_of(id, shards))].restore(id, restored, files, out);
+            let store = &mut self.stores[usize::from(journal_of(id, shards))];
+            store.restore(id, restored, files, &self.names, out);
         }
         self.script.push_back(creates);
         self.phase = Phase::Writing;
@@ -477,7 +478,14 @@ fn layout_of(file: &FileName) -> Option<u32> {
 
 impl Store {
     /// Takes over a log as it was found; its changes above the checkpoint become pending records.
-    fn restore(&mut self, id: LogId, restored: Restored, files: Vec<FileName>, out: &mut Outputs) {
+    fn restore(
+        &mut self,
+        id: LogId,
+        restored: Restored,
+        files: Vec<FileName>,
+        names: &BTreeSet<FileName>,
+        out: &mut Outputs,
+    ) {
         let damaged = restored.ends_damaged();
         let Restored { entry, replay, .. } = restored;
         let floor = replay.first().map_or(0, |record| record.seq - 1);
@@ -487,6 +495,14 @@ impl Store {
             (log.visible, log.applied) = (shape.clone(), shape);
             (log.generation, log.segments) = (generation, segments);
             log.flushed_end = log.visible.end;
+        }
+        for segment in &mut log.segments {
+            let index = segment.filed == 0 || names.contains(&segment.index(id));
+            if !index || !names.contains(&segment.file(id)) {
+                // A change that is about to be made again had removed it. What comes before that goes elsewhere.
+                segment.closed = true;
+                segment.groups = Vec::new();
+            }
         }
         for record in replay {
             let Some(op) = self.op_of(record) else { continue };

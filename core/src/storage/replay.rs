@@ -203,7 +203,12 @@ fn misses_files(id: LogId, log: &Restored, files: &BTreeSet<FileName>) -> bool {
         .collect();
     for record in &log.replay {
         match record.kind {
-            Kind::Truncate => segments.retain(|(base, _, _)| *base < record.at),
+            Kind::Truncate => {
+                segments.retain(|(base, _, _)| *base < record.at);
+                if let Some((_, next, _)) = segments.last_mut() {
+                    *next = record.at.min(*next);
+                }
+            }
             Kind::Trim => segments.retain(|(_, next, _)| *next > record.at),
             Kind::Reset | Kind::Delete => segments.clear(),
             Kind::Append | Kind::Put | Kind::Mark => {}

@@ -18,7 +18,7 @@ use crate::{LogId, Offset, Timestamp};
 /// Bytes of an entry of an `Index` file.
 pub(super) const ENTRY: usize = 40;
 /// So many closed groups in memory make it worth writing them to the `Index` file.
-pub(super) const GROUPS_IN_MEMORY: usize = 100;
+pub(super) const GROUPS_IN_MEMORY: usize = 32;
 /// Bytes of a batch's beginning that its group's chain covers: all that its CRC leaves out, and the CRC.
 const CHAINED: usize = 21;
 
