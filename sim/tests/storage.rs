@@ -159,8 +159,7 @@ fn parse(pieces: Vec<bytes::Bytes>) -> Vec<Batch> {
 }
 
 fn same(seen: &Batch, known: &Batch) -> bool {
-    (seen.base, seen.next, seen.epoch, seen.crc)
-        == (known.base, known.next, known.epoch, known.crc)
+    (seen.base, seen.next, seen.epoch, seen.crc) == (known.base, known.next, known.epoch, known.crc)
 }
 
 impl World {
@@ -168,10 +167,9 @@ impl World {
         let mut random = Random::new(seed, 1);
         let mut ids = vec![LogId::METADATA];
         let topics = random.between(2, 5);
-        ids.extend((0..topics).map(|i| LogId {
-            topic: TopicId([i as u8 + 1; 16]),
-            partition: i as i32,
-        }));
+        ids.extend(
+            (0..topics).map(|i| LogId { topic: TopicId([i as u8 + 1; 16]), partition: i as i32 }),
+        );
         World {
             config: config(&mut random),
             disk_random: Random::new(seed, 2).0,
@@ -397,7 +395,9 @@ impl World {
                     match result {
                         Ok(found) if found == want => {}
                         Ok(found) if asked.changes == self.logs[asked.log].changes.len() => {
-                            return Err(format!("time {time} below {upto}: {found:?}, not {want:?}"));
+                            return Err(format!(
+                                "time {time} below {upto}: {found:?}, not {want:?}"
+                            ));
                         }
                         Ok(_) | Err(ReadError::Gone) => {}
                         Err(ReadError::Damaged) if self.corrupted => {}
@@ -538,8 +538,7 @@ impl World {
             self.out = Outputs::traced();
             let mut random = Random(self.random.0.clone());
             self.random.0.next_u64();
-            let result =
-                recover(&self.config, &mut self.disk, &mut random, &mut self.out, fuse);
+            let result = recover(&self.config, &mut self.disk, &mut random, &mut self.out, fuse);
             self.note();
             match result {
                 Ok(recovered) => {
@@ -692,7 +691,13 @@ fn settle(store: &mut Store, disk: &mut Disk, random: &mut Random, out: &mut Out
 fn read_all(store: &mut Store, disk: &mut Disk, random: &mut Random, known: &Log) -> Option<State> {
     let mut out = Outputs::default();
     settle(store, disk, random, &mut out);
-    let Some(log) = store.log(known.id) else { return Some(State::default()) };
+    if store.log(known.id).is_none() {
+        // What recovery did not find may be what it could not find.
+        store.create(known.id);
+        let damaged = store.log(known.id).is_some_and(milena_core::storage::Log::is_damaged);
+        return (!damaged).then(State::default);
+    }
+    let log = store.log(known.id)?;
     let state = log.state().to_vec();
     let (start, end) = (log.start(), log.end());
     if log.is_damaged() {
@@ -759,7 +764,7 @@ fn run(seed: u64) -> (Result<(), Violation>, BTreeMap<&'static str, u64>) {
 }
 
 fn seeds() -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("STORAGE_SEEDS") else { return 0..1_500 };
+    let Ok(text) = std::env::var("STORAGE_SEEDS") else { return 0..3_000 };
     match text.split_once("..") {
         Some((from, to)) => from.parse().unwrap()..to.parse().unwrap(),
         None => text.parse().unwrap()..text.parse::<u64>().unwrap() + 1,
@@ -769,10 +774,17 @@ fn seeds() -> std::ops::Range<u64> {
 #[test]
 fn every_schedule_keeps_what_was_reported() {
     let seeds = seeds();
-    let count = seeds.end - seeds.start;
+    // Without optimization the default range is more than an ordinary test run should wait for.
+    let began = std::time::Instant::now();
+    let patience = if std::env::var("STORAGE_SEEDS").is_ok() { u64::MAX } else { 40 };
+    let mut count = 0;
     let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut violations = VecDeque::new();
     for seed in seeds {
+        if began.elapsed().as_secs() >= patience {
+            break;
+        }
+        count += 1;
         let result = std::panic::catch_unwind(|| run(seed));
         match result {
             Ok((Ok(()), paths)) => {
@@ -787,7 +799,7 @@ fn every_schedule_keeps_what_was_reported() {
             break;
         }
     }
-    println!("{seen:#?}");
+    println!("{count} seeds, {seen:#?}");
     for (seed, violation) in violations.iter().skip(1) {
         println!("seed {seed}: {}", violation.lines().next().unwrap_or_default());
     }
@@ -795,7 +807,7 @@ fn every_schedule_keeps_what_was_reported() {
         panic!("seed {seed}: {violation}\n{} of {count} seeds fail", violations.len());
     }
     // Rare paths that a sweep must have taken, or it proves little.
-    if count >= 1_000 {
+    if count >= 300 {
         for path in [
             "journal.recycled",
             "journal.carried",
@@ -833,18 +845,14 @@ fn both_superblock_copies_lost_need_an_operator() {
     let config = config(&mut random);
     let (mut disk, mut out) = (Disk::new(), Outputs::default());
     let first = recover(&config, &mut disk, &mut random, &mut out, usize::MAX).unwrap();
-    for copy in 0..2 {
-        let file = FileName::Superblock { copy };
-        let again = recover(&config, &mut disk, &mut random, &mut out, usize::MAX).unwrap();
-        assert_eq!(again.superblock.incarnation, first.superblock.incarnation);
-        disk.apply(&Command::Remove { file }, &mut random.0).unwrap();
-        if copy == 0 {
-            let other = FileName::Superblock { copy: 1 };
-            let junk = Command::Write { file: other, offset: 90, data: vec![vec![7; 9].into()] };
-            disk.apply(&junk, &mut random.0).unwrap();
-            let lost = recover(&config, &mut disk, &mut random, &mut out, usize::MAX);
-            assert!(matches!(lost, Err(Some(Halt::Operator(line))) if line.contains("superblock")));
-            return;
-        }
-    }
+    let file = FileName::Superblock { copy: 0 };
+    disk.apply(&Command::Remove { file }, &mut random.0).unwrap();
+    let again = recover(&config, &mut disk, &mut random, &mut out, usize::MAX).unwrap();
+    assert_eq!(again.superblock.incarnation, first.superblock.incarnation, "one copy is enough");
+    disk.apply(&Command::Remove { file }, &mut random.0).unwrap();
+    let file = FileName::Superblock { copy: 1 };
+    let junk = Command::Write { file, offset: 90, data: vec![vec![7; 9].into()] };
+    disk.apply(&junk, &mut random.0).unwrap();
+    let lost = recover(&config, &mut disk, &mut random, &mut out, usize::MAX);
+    assert!(matches!(lost, Err(Some(Halt::Operator(line))) if line.contains("superblock")));
 }

@@ -14,14 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::checkpoint::{self, Entry, Head};
-use super::record::{Kind, Stopped, scan};
+use super::record::{BLOCK, Kind, Stopped, scan};
 use super::{Lsn, RETRY_MS, Store, Waiting};
 use crate::disk::{Command, Directory, FileName, Outcome, Success};
 use crate::trace::Event;
 use crate::{LogId, Now, Outputs};
 
-/// Bytes of one read while carrying.
-const CARRY_READ: usize = 1 << 20;
+/// A file whose remainder is carried is read in so many parts, about.
+const CARRY_PARTS: usize = 16;
 
 /// What is under way.
 #[derive(Debug)]
@@ -170,7 +170,11 @@ impl Store {
             self.issue(Command::SyncDirectory { directory }, Waiting::Gather, out);
         }
         self.reclaim = Reclaim::Gathering(Gathering { outstanding, captured, carry });
-        self.read_carry(CARRY_READ, out);
+        self.read_carry(self.carry_bytes(), out);
+    }
+
+    fn carry_bytes(&self) -> usize {
+        (self.config.journal_file_bytes as usize / CARRY_PARTS).max(BLOCK)
     }
 
     pub(super) fn on_gathered(&mut self) {
@@ -195,6 +199,7 @@ impl Store {
     }
 
     pub(super) fn on_carry(&mut self, outcome: Outcome, out: &mut Outputs) {
+        let part = self.carry_bytes();
         let Reclaim::Gathering(gathering) = &mut self.reclaim else { return };
         gathering.outstanding -= 1;
         // Given up meanwhile.
@@ -225,11 +230,11 @@ impl Store {
         match stopped {
             Stopped::Short { at, length } if !bytes.is_empty() => {
                 carry.at += at as u64;
-                again = Some(length.max(CARRY_READ));
+                again = Some(length.max(part));
             }
             _ if !bytes.is_empty() && base + bytes.len() < used => {
                 carry.at += bytes.len() as u64;
-                again = Some(CARRY_READ);
+                again = Some(part);
             }
             _ if carry.next > last => {}
             _ => {
