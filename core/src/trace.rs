@@ -74,7 +74,7 @@ pub enum Event {
         /// The cluster that it belongs to.
         cluster: u128,
     },
-    /// When a node's term becomes another one.
+    /// When a node's term has become another one, on its disk.
     Term {
         /// The term.
         term: Epoch,

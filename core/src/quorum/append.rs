@@ -69,8 +69,7 @@ impl Quorum {
             }
             Role::Unattached | Role::Prospective { .. } | Role::Candidate { .. } => {
                 let (leader, term) = (from, self.state.term);
-                self.role =
-                    Role::Follower(Following { leader, verified: 0, told: -1, owes: false });
+                self.role = Role::Follower(Following { leader, verified: 0, told: 0, owes: false });
                 out.event(|| Event::QuorumFollower { term, leader: from.node });
             }
         }
@@ -303,8 +302,7 @@ impl Quorum {
             && let Some(progress) = leading.progress.get_mut(&peer)
         {
             if progress.next < self.log.start() && !matches!(progress.pace, Pace::Snapshot { .. }) {
-                let end = self.log.start();
-                progress.pace = Pace::Snapshot { end, position: 0, waiting: false };
+                progress.send_snapshot(self.log.start());
             }
             if let Pace::Snapshot { .. } = progress.pace {
                 return self.send_part(peer, out);
@@ -395,11 +393,7 @@ impl Quorum {
     ) {
         let Role::Leader(leading) = &mut self.role else { return };
         let Some(progress) = leading.progress.get_mut(&from) else { return };
-        // Where the follower's log ends before this one begins, only a snapshot helps.
-        let hint = match end >= self.log.start() {
-            true => self.log.agree_at_most(end, epoch).0,
-            false => end.max(0),
-        };
+        let hint = self.log.next_probe(end, epoch);
         if progress.on_diverged(base, hint) {
             self.send_to(from, false, out);
         }

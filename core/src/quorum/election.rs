@@ -112,7 +112,7 @@ impl Quorum {
         let Some(term) = self.state.term.checked_add(1) else { return };
         (self.state.term, self.state.vote) = (term, Some(self.me));
         self.persist(store, out);
-        out.event(|| Event::Term { term });
+        self.when_durable(Then::NoteTerm { term });
         self.role = Role::Candidate { granted: BTreeSet::new() };
         self.wait_for_leader();
         self.when_durable(Then::CountOwnVote { term });

@@ -405,8 +405,10 @@ impl Quorum {
             out.send(node, message.clone());
         }
         self.wait_for_leader();
-        if self.log.voters().len() == 1 && self.is_voter() || !self.is_voter() {
-            // Nobody else can stand; and an observer has nobody to wait for.
+        let is_alone = self.log.voters().len() == 1;
+        let is_founder = self.log.end() == 0 && self.list.first() == Some(&self.me.node);
+        if is_alone || is_founder || !self.is_voter() {
+            // Nobody else can stand, or nobody led before; and an observer has nobody to wait for.
             self.election_at = Some(self.now.mono);
         }
     }

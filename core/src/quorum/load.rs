@@ -6,6 +6,7 @@
 //! vote, and becomes whole when a leader has confirmed everything up to its old end.
 
 use bytes::Bytes;
+use milena_wire::batch::batches as wire_batches;
 
 use super::log::{MemoryLog, decode};
 use super::snapshot::{Held, parse};
@@ -187,17 +188,18 @@ impl Quorum {
                     self.read_log(store, out);
                 }
             }
-            Err(ReadError::Gone | ReadError::Damaged) => {
-                self.become_hollow("the metadata log", store, out);
-            }
+            // What lies below the snapshot was trimmed meanwhile; this part is still there.
+            Err(ReadError::Gone) => self.read_log(store, out),
+            Err(ReadError::Damaged) => self.become_hollow("the metadata log", store, out),
         }
     }
 
     /// Appends what was read back to the log in memory; false where it is damaged, and dealt with.
     fn take_loaded(&mut self, batches: &[Bytes], store: &mut Store, out: &mut Outputs) -> bool {
         let before = self.log.end();
-        for batch in batches {
-            let entry = decode(self.log.end(), batch);
+        // However the store cuts what it read, batches stand in it one after the other.
+        for next in wire_batches(&Bytes::from(batches.concat())) {
+            let entry = next.ok().and_then(|(_, batch)| decode(self.log.end(), &batch));
             match entry.filter(|entry| entry.epoch >= self.log.last().epoch) {
                 Some(entry) => self.log.push(entry),
                 None => {

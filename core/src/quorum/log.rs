@@ -185,6 +185,18 @@ impl MemoryLog {
         (end, self.epoch_before(end).expect("the offset is inside the log"))
     }
 
+    /// Where to look next for a follower's agreement, which ends at most at `end`, after a record of `epoch`. Before the start
+    /// where the two can only agree on what is no longer here.
+    pub fn next_probe(&self, end: Offset, epoch: Epoch) -> Offset {
+        if end < self.start {
+            return end.max(0);
+        }
+        match self.agree_at_most(end, epoch) {
+            (agreed, here) if here <= epoch => agreed,
+            _ => (self.start - 1).max(0),
+        }
+    }
+
     /// Batches from an offset of this log on, at least one where there is any, not many more bytes than allowed.
     pub fn batches(&self, from: Offset, bytes_max: usize) -> Vec<Bytes> {
         let skip = self.index(from).unwrap_or(usize::MAX);
@@ -329,6 +341,14 @@ mod tests {
                 assert_eq!(Some(epoch), log(mine).epoch_before(hint));
             }
         }
+    }
+
+    #[test]
+    fn a_follower_that_differs_at_the_start_needs_the_snapshot() {
+        let mut log = log(&[1, 5, 5]);
+        assert_eq!(log.next_probe(3, 4), 1);
+        log.trim(2, Lsn(9));
+        assert_eq!((log.next_probe(2, 5), log.next_probe(2, 4), log.next_probe(1, 1)), (2, 1, 1));
     }
 
     #[test]

@@ -129,6 +129,8 @@ enum Then {
     ShowRecord,
     /// That the cluster is founded may be acted upon.
     ActFounded,
+    /// The term is this disk's for ever.
+    NoteTerm { term: Epoch },
     /// A candidate counts itself and asks for votes.
     CountOwnVote { term: Epoch },
     /// A message leaves, if the term is still the same: in a later one its promise is void or its content outdated.
@@ -429,6 +431,7 @@ impl Quorum {
         match then {
             Then::ShowRecord => self.show_record(store, out),
             Then::ActFounded => self.begin_acting(out),
+            Then::NoteTerm { term } => out.event(|| Event::Term { term }),
             Then::CountOwnVote { term } => self.count_own_vote(term, store, out),
             Then::Send { to, term, message } if term == self.state.term => {
                 self.send(to, message, out);
@@ -612,7 +615,7 @@ impl Quorum {
         assert!(term > self.state.term, "terms only grow");
         (self.state.term, self.state.vote) = (term, None);
         self.persist(store, out);
-        out.event(|| Event::Term { term });
+        self.when_durable(Then::NoteTerm { term });
         self.detach(out);
     }
 

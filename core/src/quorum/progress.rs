@@ -81,20 +81,29 @@ impl Progress {
         self.pace = Pace::Probe { waiting: false };
     }
 
+    /// Begins to send the snapshot that ends at `end`.
+    pub fn send_snapshot(&mut self, end: Offset) {
+        self.in_flight.clear();
+        self.pace = Pace::Snapshot { end, position: 0, waiting: false };
+    }
+
     /// Takes a follower's word that it matches up to `verified` and has synced up to `synced`. Both were checked against the
     /// leader's own end.
     pub fn on_appended(&mut self, verified: Offset, synced: Offset) {
         self.matched = self.matched.max(synced);
+        self.next = self.next.max(self.matched);
         match self.pace {
             Pace::Replicate => {}
+            // Where the probe fits, more than its base is verified: this is an older word.
+            Pace::Probe { .. } if verified < self.next => return,
             Pace::Snapshot { end, .. } if verified < end => return,
             Pace::Probe { .. } | Pace::Snapshot { .. } => {
                 self.pace = Pace::Replicate;
-                self.next = verified;
+                self.next = verified.max(self.matched);
                 self.in_flight.clear();
             }
         }
-        self.next = self.next.max(verified).max(self.matched);
+        self.next = self.next.max(verified);
         while self.in_flight.front().is_some_and(|end| *end <= verified) {
             self.in_flight.pop_front();
         }
@@ -165,6 +174,8 @@ mod tests {
         assert!(progress.on_diverged(10, 4));
         assert_eq!(progress.next, 4);
         progress.on_sent(12);
+        progress.on_appended(3, 3);
+        assert!(!progress.may_send(), "an old word does not answer the probe");
         progress.on_appended(12, 3);
         assert_eq!((progress.pace, progress.matched, progress.next), (Pace::Replicate, 3, 12));
         for end in 13..13 + APPENDS_IN_FLIGHT_MAX as Offset {
@@ -195,7 +206,8 @@ mod tests {
     #[test]
     fn a_snapshot_ends_when_it_is_on_the_disk() {
         let mut progress = Progress::new(0, Instant(0));
-        progress.pace = Pace::Snapshot { end: 50, position: 0, waiting: true };
+        progress.send_snapshot(50);
+        assert!(progress.may_send());
         progress.on_appended(0, 0);
         assert!(matches!(progress.pace, Pace::Snapshot { .. }));
         progress.on_appended(50, 50);

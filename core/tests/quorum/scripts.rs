@@ -1,0 +1,230 @@
+//! Stories whose transcripts are snapshots.
+
+use milena_core::{Halt, NodeId};
+
+use crate::world::{MS, World};
+use crate::{cluster, config};
+
+const ONE: NodeId = NodeId(1);
+const TWO: NodeId = NodeId(2);
+const THREE: NodeId = NodeId(3);
+
+fn start_all(world: &mut World) {
+    let ids: Vec<NodeId> = world.nodes.keys().copied().collect();
+    ids.into_iter().for_each(|id| world.start(id));
+}
+
+fn everyone_applied(world: &World, offset: i64) -> bool {
+    world.nodes.keys().all(|id| world.running(*id).is_none_or(|run| run.applied > offset))
+}
+
+#[test]
+fn three_found_a_cluster_and_elect() {
+    let mut world = World::new(1, cluster(&[1, 2, 3]));
+    world.verbose = true;
+    start_all(&mut world);
+    world.run_to("a leader", |world| world.leader().is_some());
+    let leader = world.leader().expect("just seen");
+    world.run_ms(10);
+    let offset = world.propose(leader, b"a record").expect("it leads");
+    world.run_to("everyone has it", |world| everyone_applied(world, offset));
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn one_founds_alone_at_once() {
+    let mut world = World::new(1, cluster(&[1]));
+    start_all(&mut world);
+    world.run_ms(100);
+    assert!(world.running(ONE).expect("it runs").quorum.is_ready());
+    let before = world.running(ONE).expect("it runs").quorum.cluster();
+    world.propose(ONE, b"kept");
+    world.run_ms(50);
+    let chain = world.running(ONE).expect("it runs").chain;
+    world.crash(ONE);
+    world.start(ONE);
+    world.run_ms(100);
+    let run = world.running(ONE).expect("it runs");
+    assert_eq!((run.quorum.cluster(), run.chain), (before, chain));
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn a_new_leader_cuts_what_the_old_one_had_alone() {
+    let mut world = World::new(3, cluster(&[1, 2, 3]));
+    start_all(&mut world);
+    world.run_to("a leader", |world| world.leader().is_some());
+    let old = world.leader().expect("just seen");
+    world.run_ms(20);
+    world.transcript.clear();
+    world.verbose = true;
+    let others: Vec<NodeId> = [ONE, TWO, THREE].into_iter().filter(|id| *id != old).collect();
+    for other in &others {
+        world.cut.insert((old, *other));
+    }
+    world.say("-- the old leader is heard no more, and appends two records");
+    world.propose(old, b"lost 1");
+    world.propose(old, b"lost 2");
+    world.run_ms(10);
+    world.crash(old);
+    world.say("-- it crashes, another one is elected and commits");
+    world.run_to("a new leader", |world| world.leader().is_some());
+    let new = world.leader().expect("just seen");
+    let offset = world.propose(new, b"kept").expect("it leads");
+    world.run_ms(20);
+    world.say("-- the old leader comes back");
+    world.cut.clear();
+    world.start(old);
+    world.run_to("the old leader follows", |world| {
+        world.running(old).is_some_and(|run| run.applied > offset)
+    });
+    assert_eq!(world.ghost.sometimes.get("quorum.truncated"), Some(&1));
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn a_broker_and_a_destroyed_controller_observe() {
+    let mut configs = cluster(&[1, 2, 3]);
+    configs.push(config(7, &[1, 2, 3]));
+    let mut world = World::new(5, configs);
+    world.start(ONE);
+    world.start(TWO);
+    world.start(THREE);
+    world.run_to("a leader", |world| world.leader().is_some());
+    world.run_ms(50);
+    let leader = world.leader().expect("just seen");
+    let lost = if leader == THREE { TWO } else { THREE };
+    world.verbose = true;
+    world.transcript.clear();
+    world.say("-- a broker that is no controller starts");
+    world.start(NodeId(7));
+    world.run_to("it follows", |world| world.running(NodeId(7)).is_some_and(|run| run.applied > 1));
+    world.say("-- a controller's disk is destroyed");
+    world.destroy(lost);
+    world.start(lost);
+    world.run_to("it follows", |world| world.running(lost).is_some_and(|run| run.applied > 1));
+    let view = world.running(lost).expect("it runs").quorum.view();
+    assert!(!view.is_voter && view.founded);
+    world.say("-- with it, the other two still commit; with one more gone they do not");
+    let offset = world.propose(leader, b"by two").expect("it leads");
+    world.run_ms(20);
+    assert!(everyone_applied(&world, offset));
+    let other = [ONE, TWO, THREE].into_iter().find(|id| *id != leader && *id != lost);
+    world.crash(other.expect("three less two"));
+    let offset = world.propose(leader, b"by one").expect("it leads");
+    world.run_ms(1_000);
+    assert!(!everyone_applied(&world, offset) && world.leader().is_none());
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn far_behind_joins_by_a_snapshot() {
+    let mut world = World::new(7, cluster(&[1, 2, 3]));
+    world.start(ONE);
+    world.start(TWO);
+    world.start(THREE);
+    world.run_to("a leader", |world| world.leader().is_some());
+    world.run_ms(20);
+    let leader = world.leader().expect("just seen");
+    let late = if leader == THREE { TWO } else { THREE };
+    world.crash(late);
+    for n in 0..10_000 {
+        world.propose(leader, format!("record {n}").as_bytes());
+        if n % 20 == 0 {
+            world.run_ms(1);
+        }
+    }
+    world.run_ms(200);
+    world.transcript.clear();
+    world.verbose = true;
+    world.start(late);
+    let offset = world.running(leader).expect("it leads").quorum.log_end() - 1;
+    world.run_to("it has all", |world| world.running(late).is_some_and(|run| run.applied > offset));
+    assert!(world.ghost.sometimes.contains_key("quorum.snapshot_installed"));
+    let chain = |id| world.running(id).map(|run| run.chain);
+    assert_eq!(chain(late), chain(leader));
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn a_damaged_snapshot_is_not_an_empty_disk() {
+    let mut world = World::new(9, cluster(&[1, 2, 3]));
+    start_all(&mut world);
+    world.run_to("a leader", |world| world.leader().is_some());
+    world.run_ms(20);
+    let leader = world.leader().expect("just seen");
+    for n in 0..100 {
+        world.propose(leader, format!("record {n}").as_bytes());
+        world.run_ms(5);
+    }
+    world.run_ms(100);
+    let hurt = if leader == THREE { TWO } else { THREE };
+    assert!(world.running(hurt).expect("it runs").quorum.view().snapshot_end.is_some());
+    world.crash(hurt);
+    world.crash(leader);
+    world.nodes.get_mut(&hurt).expect("known").disk.damages_snapshots = true;
+    world.transcript.clear();
+    world.start(hurt);
+    world.run_ms(2_000);
+    world.say(
+        "-- of three one is down and one damaged: nobody leads, the damaged one does not vote",
+    );
+    assert_eq!(world.leader(), None);
+    assert!(!world.running(hurt).expect("it runs").quorum.is_voter());
+    world.start(leader);
+    world.run_to("a leader", |world| world.leader().is_some());
+    world.run_to("whole again", |world| world.running(hurt).expect("it runs").quorum.is_voter());
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
+fn two_empty_disks_wait_for_the_third() {
+    let mut world = World::new(11, cluster(&[1, 2, 3]));
+    start_all(&mut world);
+    world.run_to("founded", |world| {
+        world.nodes.keys().all(|id| world.running(*id).is_some_and(|r| r.quorum.view().founded))
+    });
+    for id in [ONE, TWO] {
+        world.destroy(id);
+        world.start(id);
+    }
+    world.crash(THREE);
+    world.run_ms(5_000);
+    assert!(world.running(ONE).expect("it runs").quorum.cluster().is_none());
+    world.start(THREE);
+    world.run_ms(5_000);
+    let cluster = world.running(THREE).expect("it runs").quorum.cluster();
+    for id in [ONE, TWO] {
+        let view = world.running(id).expect("it runs").quorum.view();
+        assert_eq!(view.founding.map(|record| record.cluster), cluster);
+        assert!(!view.is_voter);
+    }
+    assert_eq!(world.leader(), None, "a lost majority waits for an operator");
+}
+
+#[test]
+fn a_contradicting_list_stops_the_newcomer_alone() {
+    // Before founding: the one that most others contradict.
+    let configs = vec![config(1, &[1, 2, 3]), config(2, &[1, 2, 3]), config(3, &[1, 3])];
+    let mut world = World::new(13, configs);
+    start_all(&mut world);
+    world.run_ms(5_000);
+    let halted = |world: &World, id: NodeId| world.nodes[&id].halted.clone();
+    assert!(
+        matches!(halted(&world, THREE), Some(Halt::Operator(line)) if line.contains("--cluster"))
+    );
+    assert_eq!((halted(&world, ONE), halted(&world, TWO)), (None, None));
+    world
+        .reconfigure(THREE, |config| config.controllers = crate::config(3, &[1, 2, 3]).controllers);
+    world.start(THREE);
+    world.run_to("a leader", |world| world.leader().is_some());
+    // After founding: an empty newcomer.
+    world.nodes.insert(
+        NodeId(4),
+        World::new(0, vec![config(4, &[1, 2, 3, 4])]).nodes.remove(&NodeId(4)).expect("made"),
+    );
+    world.start(NodeId(4));
+    world.run_until(world.now + 5_000 * MS);
+    assert!(matches!(halted(&world, NodeId(4)), Some(Halt::Operator(_))));
+    assert!([ONE, TWO, THREE].iter().all(|id| halted(&world, *id).is_none()));
+}
