@@ -71,8 +71,13 @@ impl Producer {
                 session.want_metadata();
             }
         }
+        // Where nothing more may be on its way, an answer or a broken connection is what calls next.
+        if self.sent.len() >= self.setup.in_flight {
+            return;
+        }
         let waiting = self.waiting.iter().map(|batch| batch.not_before).min();
-        let next = (!session.stopping).then_some(self.next_send.max(now + 1));
+        let open = self.sent.len() + self.waiting.len();
+        let next = (!session.stopping && open < self.setup.in_flight).then_some(self.next_send);
         if let Some(at) = waiting.into_iter().chain(next).min() {
             session.wake(at.max(now + 1));
         }
