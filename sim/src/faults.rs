@@ -339,6 +339,9 @@ impl Cluster {
             Fault::WriteFailure { .. } => self.nodes[at].disk.inject(disk::Fault::Write),
             Fault::ReadFailure { reads, .. } => {
                 (0..*reads).for_each(|_| self.nodes[at].disk.inject(disk::Fault::Read));
+                if *reads > 1 {
+                    self.checks.on_corrupted(at);
+                }
             }
             Fault::DestroyDisk { down_ms, .. } => {
                 self.stop(at);

@@ -322,7 +322,10 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
         "sync-failure" => (Fault::SyncFailure { node }, vec![Guard::Up], 0),
         "write-failure" => (Fault::WriteFailure { node }, vec![Guard::Up], 0),
         "read-failure" => {
-            (Fault::ReadFailure { node, reads: draw.between(1, 2) as u32 }, vec![Guard::Up], 0)
+            // What fails twice is damage, and counts as a lost disk.
+            let reads = draw.between(1, 2) as u32;
+            let guards = if reads > 1 { vec![Guard::Up, Guard::Budget] } else { vec![Guard::Up] };
+            (Fault::ReadFailure { node, reads }, guards, 0)
         }
         "destroyed-disk" => {
             (Fault::DestroyDisk { node, down_ms }, vec![Guard::Up, Guard::Budget], 500_000)

@@ -38,7 +38,7 @@ pub type Map<K, V> = HashMap<K, V, BuildHasherDefault<AsItIs>>;
 /// A set without a random hasher.
 pub type Set<K> = HashSet<K, BuildHasherDefault<AsItIs>>;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Location {
     file: FileName,
     offset: u64,
@@ -46,7 +46,7 @@ struct Location {
 }
 
 /// Copies of one batch that are remembered. A batch is in the journal, perhaps carried, and in its segment.
-const COPIES_MAX: usize = 6;
+const COPIES_MAX: usize = 24;
 /// From the start of a batch to its magic byte.
 const MAGIC_AT: usize = 16;
 /// From the start of a batch to what its checksum covers.
@@ -94,10 +94,13 @@ impl Locations {
             let length = length.saturating_add(12);
             if at + length as usize <= joined.len() && length as usize >= BATCH_MIN {
                 let places = self.places.entry(crc).or_default();
+                let place = Location { file, offset: offset + at as u64, length };
+                // Carried again and again, it comes back to the same place of a recycled file.
+                places.retain(|known| known != &place);
                 if places.len() >= COPIES_MAX {
                     places.remove(0);
                 }
-                places.push(Location { file, offset: offset + at as u64, length });
+                places.push(place);
                 from = at + length as usize + MAGIC_AT;
             }
         }

@@ -368,13 +368,15 @@ impl Checks {
         self.must_be_durable(node, disk, log, end, "R3")?;
         let replica = self.replica(node, log);
         let (mine, damaged) = (replica.epoch_at(end - 1), replica.damaged);
+        let empty = replica.start == replica.end;
         if damaged {
             return Err(Violation::new(
                 "P12",
                 format!("{} acknowledges {end} with damaged data", self.at(node, log)),
             ));
         }
-        if last_epoch >= 0 && mine.is_some_and(|mine| mine != last_epoch) {
+        // A log that began again knows no epoch before its start.
+        if mine.is_some_and(|mine| mine != last_epoch) && !(empty && last_epoch == -1) {
             return Err(Violation::new(
                 "R3",
                 format!(
@@ -400,7 +402,8 @@ impl Checks {
     ) -> Checked {
         let log = self.log_index(log);
         let mine = self.replica(node, log).epoch_at(end - 1);
-        if mine.is_some_and(|mine| mine != last_epoch) {
+        // Without an epoch only an empty log speaks, as its acknowledgement was held against.
+        if last_epoch != -1 && mine.is_some_and(|mine| mine != last_epoch) {
             return Err(Violation::new(
                 "P20",
                 format!(
