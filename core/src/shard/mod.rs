@@ -410,7 +410,7 @@ impl Shard {
     fn drop_part(&mut self, origin: Origin) {
         self.timers.remove(Key::Part(origin));
         match self.parts.remove(&origin) {
-            Some(Part::Stalled { request, .. }) => self.forget_stalled(&request),
+            Some(Part::Stalled { request, .. }) => self.forget_stalled(origin, &request),
             Some(Part::Produce(waiting)) => self.drop_produce(origin, &waiting),
             Some(Part::Fetch(waiting)) => self.drop_fetch(origin, &waiting),
             Some(Part::ListOffsets(waiting)) => self.drop_list(origin, &waiting),

@@ -115,16 +115,12 @@ impl Shard {
     pub(super) fn on_room(&mut self, out: &mut Outputs) {
         while self.host.store.has_room() {
             let Some(origin) = self.stalled.queue.pop_front() else { return };
-            match self.parts.remove(&origin) {
-                Some(Part::Stalled { version, request, at }) => {
-                    self.timers.remove(Key::Part(origin));
-                    self.stalled.bytes -= records_bytes(&request);
-                    self.append_part(origin, version, request, at, out);
-                }
-                Some(other) => drop(self.parts.insert(origin, other)),
-                // Gave up meanwhile.
-                None => {}
-            }
+            let Some(Part::Stalled { version, request, at }) = self.parts.remove(&origin) else {
+                panic!("what is in the queue is stalled");
+            };
+            self.timers.remove(Key::Part(origin));
+            self.stalled.bytes -= records_bytes(&request);
+            self.append_part(origin, version, request, at, out);
         }
     }
 
@@ -135,15 +131,16 @@ impl Shard {
         request: &ProduceRequest,
         out: &mut Outputs,
     ) {
-        self.forget_stalled(request);
+        self.forget_stalled(origin, request);
         let why = "no memory became free in time, nothing was written";
         let refused = refuse_all(request, ErrorCode::REQUEST_TIMED_OUT, why);
         self.answer_part(origin, Some(Response::Produce(refused)), out);
     }
 
-    /// Counts a stalled part no more; its place in the queue is skipped when it comes up.
-    pub(super) fn forget_stalled(&mut self, request: &ProduceRequest) {
+    /// Takes a part out of the queue.
+    pub(super) fn forget_stalled(&mut self, origin: Origin, request: &ProduceRequest) {
         self.stalled.bytes -= records_bytes(request);
+        self.stalled.queue.retain(|queued| *queued != origin);
     }
 
     fn append_part(
