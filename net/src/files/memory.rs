@@ -115,7 +115,11 @@ impl Memory {
             Command::Remove { file } => {
                 state.names.remove(file);
             }
-            Command::SyncDirectory { directory } => self.sync_directory(state, *directory)?,
+            Command::SyncDirectory { directory } => {
+                if self.syncs {
+                    self.sync_directory(state, *directory)?;
+                }
+            }
             Command::List { directory } => {
                 let names = state.names.keys().filter(|name| name.directory() == *directory);
                 return Ok(Success::Names(names.copied().collect()));

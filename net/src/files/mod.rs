@@ -258,7 +258,7 @@ mod tests {
         ];
         assert_eq!(after_kill(Unsynced::PageCache, &commands).1, bytes(b"abcd"));
         assert_eq!(after_kill(Unsynced::Memory, &commands).1, bytes(b"abc"));
-        assert_eq!(after_kill(Unsynced::MemoryAndSkipSyncs, &commands).1, bytes(b""));
+        assert_eq!(after_kill(Unsynced::MemoryAndSkipSyncs, &commands).0, []);
     }
 
     #[test]
