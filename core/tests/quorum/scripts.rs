@@ -203,6 +203,23 @@ fn two_empty_disks_wait_for_the_third() {
 }
 
 #[test]
+fn one_slow_and_one_destroyed_do_not_found_twice() {
+    let mut world = World::new(17, cluster(&[1, 2, 3]));
+    world.start(ONE);
+    world.start(TWO);
+    world.run_ms(1_000);
+    // The third was slow since the first boot; now the second is away, and the first comes with an empty disk.
+    world.destroy(ONE);
+    world.crash(TWO);
+    world.start(ONE);
+    world.start(THREE);
+    world.run_ms(1_000);
+    world.start(TWO);
+    world.run_to("a leader", |world| world.leader().is_some());
+    assert_eq!(world.running(ONE).expect("it runs").quorum.voters().len(), 3);
+}
+
+#[test]
 fn a_contradicting_list_stops_the_newcomer_alone() {
     // Before founding: the one that most others contradict.
     let configs = vec![config(1, &[1, 2, 3]), config(2, &[1, 2, 3]), config(3, &[1, 3])];

@@ -15,6 +15,10 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
     if draw.is_multiple_of(3) {
         configs.push(config(9, &ids));
     }
+    if draw.is_multiple_of(2) {
+        // Snapshots so often that a diverged tail may reach past one.
+        configs.iter_mut().for_each(|config| config.quorum.snapshot_every_records = 6);
+    }
     let mut world = World::new(seed, configs);
     let all: Vec<NodeId> = world.nodes.keys().copied().collect();
     let slow_disk = if world.below(3) == 0 { 60 } else { 6 };
@@ -32,6 +36,24 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
         }
     }
     let destroys = world.below(2) == 0;
+    if destroys && world.below(3) == 0 {
+        // A disk destroyed around the founding, with somebody else away for a while.
+        let wait = world.below(600);
+        world.run_ms(wait);
+        let id = all[world.below(2) as usize];
+        let away = all[1 + world.below(2) as usize];
+        world.destroy(id);
+        if !world.is_down(away) {
+            world.crash(away);
+        }
+        for id in &all {
+            if *id != away && world.is_down(*id) {
+                world.start(*id);
+            }
+        }
+        let wait = world.below(600);
+        world.run_ms(wait);
+    }
     let mut proposed = 0_u32;
     for _ in 0..80 {
         let wait = 1 + world.below(120);
