@@ -240,6 +240,13 @@ impl Cluster {
 
     fn happen(&mut self, sequence: u64, happening: Happening) -> Checked {
         if let Some((node, until)) = self.paused(&happening) {
+            if let Happening::Deadline { machine, life, .. } = &happening {
+                let sim = &mut self.nodes[node];
+                match sim.planned.get_mut(*machine).filter(|at| **at == self.now) {
+                    Some(planned) if sim.life == *life => *planned = until,
+                    _ => return Ok(()),
+                }
+            }
             let _ = node;
             self.queue.push(until, happening);
             return Ok(());

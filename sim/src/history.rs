@@ -5,7 +5,7 @@
 //! send was refused before the append, an acknowledgement at or below one that was given before the send began, a poll
 //! that goes backwards or leaves a gap. Judged after the final read: an acknowledged value that nobody can read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use milena_core::Offset;
@@ -49,6 +49,8 @@ struct Partition {
     seen: Vec<u64>,
     acknowledged_max: Option<Offset>,
     deleted: bool,
+    /// Whether it is offline because more of its disks were lost than it may lose and still be served.
+    refuses: bool,
     /// What the final read found first, and where it ended.
     last_read: Option<(Offset, Offset)>,
 }
@@ -59,6 +61,7 @@ pub struct History {
     values: Vec<Value>,
     partitions: Vec<Partition>,
     names: BTreeMap<(String, i32), usize>,
+    deleted: BTreeSet<String>,
     /// Values acknowledged with acks=all.
     pub acknowledged: u64,
     /// Of these, between the first fault and healing.
@@ -79,7 +82,14 @@ impl History {
             return *found;
         }
         let place = self.partitions.len();
-        self.partitions.push(Partition { topic: topic.to_owned(), index, ..Partition::default() });
+        let deleted = self.deleted.contains(topic);
+        let topic_name = topic.to_owned();
+        self.partitions.push(Partition {
+            topic: topic_name,
+            index,
+            deleted,
+            ..Partition::default()
+        });
         self.names.insert((topic.to_owned(), index), place);
         place
     }
@@ -228,6 +238,7 @@ impl History {
 
     /// A topic was deleted: nothing of it is owed any more.
     pub fn delete(&mut self, topic: &str) {
+        self.deleted.insert(topic.to_owned());
         for partition in &mut self.partitions {
             partition.deleted |= partition.topic == topic;
         }
@@ -238,6 +249,12 @@ impl History {
         self.partitions[place].deleted
     }
 
+    /// A partition is offline for good: the loss is seen, and nothing can be read.
+    pub fn give_up(&mut self, topic: &str, index: i32) {
+        let place = self.partition(topic, index);
+        self.partitions[place].refuses = true;
+    }
+
     /// The final read of a partition found everything from one offset to another.
     pub fn final_read(&mut self, place: usize, start: Offset, end: Offset) {
         self.partitions[place].last_read = Some((start, end));
@@ -246,11 +263,8 @@ impl History {
     /// Partitions with acknowledged records that the final read must reach.
     pub fn owed(&self) -> impl Iterator<Item = (&str, i32, usize)> {
         self.partitions.iter().enumerate().filter_map(|(place, partition)| {
-            (!partition.deleted && partition.acknowledged_max.is_some()).then_some((
-                partition.topic.as_str(),
-                partition.index,
-                place,
-            ))
+            (!partition.deleted && !partition.refuses && partition.acknowledged_max.is_some())
+                .then_some((partition.topic.as_str(), partition.index, place))
         })
     }
 
@@ -259,7 +273,7 @@ impl History {
         for (value, known) in self.values.iter().enumerate() {
             let Fate::Acknowledged { offset, all: true } = known.fate else { continue };
             let partition = &self.partitions[known.partition];
-            if partition.deleted {
+            if partition.deleted || partition.refuses {
                 continue;
             }
             let Some((start, end)) = partition.last_read else {
@@ -282,15 +296,6 @@ impl History {
             }
         }
         Ok(())
-    }
-
-    /// Whether a partition that should hold acknowledged records was refused at the end rather than read.
-    pub fn refused_at_end(&self) -> bool {
-        self.partitions.iter().any(|partition| {
-            !partition.deleted
-                && partition.acknowledged_max.is_some()
-                && partition.last_read.is_none()
-        })
     }
 }
 

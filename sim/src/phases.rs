@@ -1,7 +1,8 @@
 //! How a run ends: faults stop, everything is healed, the clients end what they began, all comes right within a bound
 //! (liveness), and everything acknowledged is read once more.
 
-use milena_core::{LogId, Machine};
+use milena_core::metadata::Partition;
+use milena_core::{LogId, Machine, NodeId};
 
 use crate::check::{Checked, QUORUM, Violation};
 use crate::client::{Client, Consumer, Role};
@@ -91,6 +92,16 @@ impl Cluster {
     }
 
     fn begin_reading(&mut self) {
+        if let Some(image) = self.checks.image.clone() {
+            for topic in image.topics.values() {
+                for (index, partition) in topic.partitions.iter().enumerate() {
+                    if self.has_lost_too_much(partition) {
+                        *self.checks.sometimes.entry("offline for good").or_default() += 1;
+                        self.history.give_up(&topic.name, index as i32);
+                    }
+                }
+            }
+        }
         let reader = Role::Consumer(Consumer::final_reader(&self.history));
         let index = self.clients.len();
         let stream = Stream::new(self.schedule.seed, Concern::Client(index as u32));
@@ -151,6 +162,9 @@ impl Cluster {
             for (index, partition) in topic.partitions.iter().enumerate() {
                 let name = format!("{}-{index}", topic.name);
                 let Some(leader) = partition.leader else {
+                    if self.has_lost_too_much(partition) {
+                        continue;
+                    }
                     return wrong("L12", format!("{name} has no leader: {partition:?}"));
                 };
                 let mut replicas = partition.replicas.clone();
@@ -198,6 +212,18 @@ impl Cluster {
             );
         }
         None
+    }
+
+    /// Whether a partition may be offline for good: nobody is eligible, and as many of its replicas lost their disks as it
+    /// asks to be in sync.
+    fn has_lost_too_much(&self, partition: &Partition) -> bool {
+        let lost = |id: &&NodeId| {
+            let ghost = &self.checks.nodes[(id.0 - 1) as usize];
+            ghost.disks_lost > 0 || ghost.corrupted || ghost.rolled_back
+        };
+        partition.isr.is_empty()
+            && partition.elr.is_empty()
+            && partition.replicas.iter().filter(lost).count() >= usize::from(partition.min_isr)
     }
 
     fn waits(&self, client: &Client) -> String {

@@ -73,7 +73,7 @@ pub fn catch_panics() {
     std::panic::set_hook(Box::new(|info| {
         let place =
             info.location().map_or_else(String::new, |l| format!("{}:{}", l.file(), l.line()));
-        if std::env::var_os("RUST_BACKTRACE").is_some() {
+        if std::env::var_os("MILENA_SIM_BACKTRACE").is_some() {
             eprintln!("{}", std::backtrace::Backtrace::force_capture());
         }
         PANIC.with(|panic| *panic.borrow_mut() = Some((place, text_of(info.payload()))));

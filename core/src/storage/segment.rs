@@ -235,13 +235,17 @@ pub(super) struct Batch {
 }
 
 /// Checks what was read of a span, all of it: the chain of each group, and the CRC of every batch that would leave (those
-/// that end past `from` and at or below `upto`). None where anything does not fit.
+/// that end past `from` and at or below `upto`), and that the others are where their neighbours say. None where anything
+/// does not fit.
 pub(super) fn verify(span: &Span, bytes: &Bytes, from: Offset, upto: Offset) -> Option<Vec<Batch>> {
     if bytes.len() as u64 != span.length {
         return None;
     }
     let mut batches = Vec::new();
     let mut at = 0;
+    // Where the batch before ended, by its own header. A batch that does not leave is not checked by its CRC, which covers
+    // where it ends; that the next one begins there shows that it was skipped for good reason.
+    let mut reached: Option<Offset> = None;
     for (i, group) in span.groups.iter().enumerate() {
         let until =
             span.groups.get(i + 1).map_or(span.length, |next| next.position - span.position);
@@ -255,10 +259,17 @@ pub(super) fn verify(span: &Span, bytes: &Bytes, from: Offset, upto: Offset) -> 
             }
             first = false;
             chain = chained(chain, &bytes[at..]);
-            if header.next_offset() > from && header.next_offset() <= upto {
+            if reached.replace(header.next_offset()).is_some_and(|end| end != header.base_offset) {
+                return None;
+            }
+            let leaves = header.next_offset() > from && header.next_offset() <= upto;
+            // What stays behind at the end has no batch after it that would show why.
+            if leaves || header.next_offset() > upto || end as u64 == span.length {
                 let batch = bytes.slice(at..end);
                 validate(&batch).ok()?;
-                batches.push(Batch { header, bytes: batch });
+                if leaves {
+                    batches.push(Batch { header, bytes: batch });
+                }
             }
             at = end;
         }

@@ -77,6 +77,7 @@ impl Checks {
         let ghost = &mut self.nodes[node];
         ghost.logs.clone_from(&image.logs);
         ghost.suspect = true;
+        ghost.rolled_back = true;
         for replica in ghost.logs.iter_mut().flatten() {
             replica.recovering = true;
             // The image was taken of a running node: what it had not synced may be missing.

@@ -13,10 +13,12 @@ use milena_wire::{ErrorCode, Response};
 use super::Session;
 use crate::check::Violation;
 use crate::history::{History, ValueId};
-use crate::queue::Time;
+use crate::queue::{MS, Time};
 use crate::schedule::ProducerSetup;
 
 const ATTEMPTS_MAX: u32 = 200;
+/// A batch whose partition has no leader is given up after so long (`message.timeout.ms`).
+const DELIVERY_TIMEOUT: Time = 15_000 * MS;
 
 #[derive(Debug)]
 struct Batch {
@@ -29,6 +31,7 @@ struct Batch {
     /// Whether some attempt may have been appended.
     maybe_appended: bool,
     not_before: Time,
+    begun: Time,
 }
 
 /// A producer.
@@ -121,6 +124,7 @@ impl Producer {
             attempts: 0,
             maybe_appended: false,
             not_before: 0,
+            begun: now,
         })
     }
 
@@ -131,14 +135,16 @@ impl Producer {
         session: &mut Session,
         history: &mut History,
     ) {
-        let gone = history.is_deleted(batch.place) || batch.attempts >= ATTEMPTS_MAX;
+        let leader = session.leader(&batch.topic, batch.partition);
+        let late = session.stopping && now > batch.begun + DELIVERY_TIMEOUT && leader.is_none();
+        let gone = history.is_deleted(batch.place) || batch.attempts >= ATTEMPTS_MAX || late;
         if gone {
             if !batch.maybe_appended {
                 history.refuse(&batch.values);
             }
             return;
         }
-        let Some((node, _)) = session.leader(&batch.topic, batch.partition) else {
+        let Some((node, _)) = leader else {
             session.want_metadata();
             batch.not_before = now + session.backoff();
             self.waiting.push(batch);
