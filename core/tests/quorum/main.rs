@@ -42,6 +42,7 @@ pub fn config(id: i32, controllers: &[i32]) -> Config {
     }
 }
 
+/// The controllers of a cluster.
 pub fn cluster(ids: &[i32]) -> Vec<Config> {
     ids.iter().map(|id| config(*id, ids)).collect()
 }
