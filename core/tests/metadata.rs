@@ -93,7 +93,7 @@ impl World {
             quorum: Default::default(),
             replication: Default::default(),
         };
-        config.storage.journal_file_bytes = 64 << 10;
+        config.storage.journal_file_bytes = 1 << 20;
         config.storage.journal_files = 4;
         config.quorum.snapshot_every_records = 20;
         config
@@ -483,4 +483,21 @@ fn loss_and_doubles_change_nothing_but_the_time() {
             assert_eq!(world.image(node).topics.len(), 10, "seed {seed}: no late double made one");
         }
     }
+}
+#[test]
+fn a_snapshot_brings_a_late_node_up() {
+    let mut world = World::new(3, 6);
+    world.until("serving", 20 * SECOND, World::all_serve);
+    let late = (1..=3).find(|node| Some(*node) != world.active()).unwrap();
+    let node = world.active().unwrap();
+    world.stop(late);
+    world.disks.insert(late, InstantDisk::default());
+    for id in 0..60 {
+        assert_eq!(world.create(node, id, &format!("t{id}")), ErrorCode::NONE);
+    }
+    world.start(late);
+    world.until("serving", 30 * SECOND, World::all_serve);
+    assert_eq!(world.image(late).topics.len(), 60);
+    world.pass(SECOND);
+    assert_eq!(world.image(late).hash, world.image(node).hash);
 }
