@@ -394,7 +394,9 @@ fn next_of_time(
                 let (position, length) = (group.position, end - group.position);
                 let span = Span { position, length, groups: vec![*group] };
                 let file = segment.file(id);
-                return Next::Ask(Step::Span { file, span, upto: until, beyond: next });
+                // What lies past the border here is about to be cut.
+                let beyond = next.min(until);
+                return Next::Ask(Step::Span { file, span, upto: until, beyond });
             }
         }
     }

@@ -235,8 +235,9 @@ impl Recovery {
             );
             return self.halt(Halt::Operator(line), out);
         }
-        // The copy that is worth less goes first, so that the other holds while it is written.
-        let first = u8::from(layout(&copies[0]) > layout(&copies[1]));
+        // The other copy must hold while one is written. A commit writes copy 0 first: where copy 1 is behind, copy 0 may be
+        // in the page cache only; where copy 1 is bad, copy 0 was synced before it was written.
+        let first = u8::from(layout(&copies[1]).is_none());
         for copy in [first, 1 - first] {
             let commands = self.superblock_commands(copy);
             self.script.push_back(commands);
