@@ -394,7 +394,8 @@ impl Quorum {
         let Role::Leader(leading) = &mut self.role else { return };
         let Some(progress) = leading.progress.get_mut(&from) else { return };
         let hint = self.log.next_probe(end, epoch);
-        if progress.on_diverged(base, hint) {
+        let counts = self.log.voters().get(&from.node) == Some(&from.incarnation);
+        if progress.on_diverged(base, hint, counts) {
             self.send_to(from, false, out);
         }
     }

@@ -111,16 +111,22 @@ impl Progress {
 
     /// Takes a follower's word that the append at `base` did not fit, and that the logs agree at most up to `hint`. False if the
     /// word is an old one.
-    pub fn on_diverged(&mut self, base: Offset, hint: Offset) -> bool {
+    ///
+    /// A voter has on disk what it said it has, so a hint below that changes nothing: asking again at once would go on for
+    /// ever. An observer's disk may have been put back to an older image; nobody counts it, and it is believed.
+    pub fn on_diverged(&mut self, base: Offset, hint: Offset, is_voter: bool) -> bool {
         let current = match self.pace {
             Pace::Probe { .. } => base == self.next,
             Pace::Replicate => base > self.matched && base <= self.next,
             Pace::Snapshot { .. } => false,
         };
-        if current {
-            self.probe(hint.min(base));
+        let hint = hint.min(base);
+        if !current || (is_voter && hint < self.matched) {
+            return false;
         }
-        current
+        self.matched = self.matched.min(hint);
+        self.probe(hint);
+        true
     }
 
     /// Whether an append or a part may go out now.
@@ -171,7 +177,7 @@ mod tests {
         assert!(progress.may_send());
         progress.on_sent(12);
         assert!(!progress.may_send(), "one probe at a time");
-        assert!(progress.on_diverged(10, 4));
+        assert!(progress.on_diverged(10, 4, true));
         assert_eq!(progress.next, 4);
         progress.on_sent(12);
         progress.on_appended(3, 3);
@@ -185,8 +191,8 @@ mod tests {
         assert!(!progress.may_send(), "the window is full");
         progress.on_appended(14, 14);
         assert!(progress.may_send());
-        assert!(!progress.on_diverged(14, 2), "an old word");
-        assert!(progress.on_diverged(20, 17));
+        assert!(!progress.on_diverged(14, 2, true), "an old word");
+        assert!(progress.on_diverged(20, 17, true));
         assert_eq!((progress.next, progress.matched), (17, 14));
         progress.check_invariants(30);
     }
@@ -195,7 +201,7 @@ mod tests {
     fn never_sends_below_what_is_synced_there() {
         let mut progress = Progress::new(10, Instant(0));
         progress.on_appended(10, 8);
-        assert!(progress.on_diverged(10, 2));
+        assert!(progress.on_diverged(10, 2, true));
         assert_eq!(progress.next, 8);
         progress.on_heard(Instant(5), 3);
         progress.on_appended(10, 9);
@@ -212,5 +218,15 @@ mod tests {
         assert!(matches!(progress.pace, Pace::Snapshot { .. }));
         progress.on_appended(50, 50);
         assert_eq!((progress.pace, progress.next), (Pace::Replicate, 50));
+    }
+
+    #[test]
+    fn an_observer_whose_disk_was_put_back_is_believed() {
+        let mut progress = Progress::new(20, Instant(0));
+        progress.on_appended(20, 20);
+        progress.probe(20);
+        assert!(!progress.clone().on_diverged(20, 12, true), "a voter cannot have lost it");
+        assert!(progress.on_diverged(20, 12, false));
+        assert_eq!((progress.next, progress.matched), (12, 12));
     }
 }

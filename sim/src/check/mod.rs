@@ -69,6 +69,8 @@ pub struct NodeGhost {
     pub running: bool,
     /// Whether its disk was put back to an older image, and no registration has followed yet.
     pub suspect: bool,
+    /// Whether recovery gave back an empty metadata log in this run of the node.
+    pub quorum_emptied: bool,
     /// Whether its disk was ever put back to an older image.
     pub rolled_back: bool,
     /// Whether a sync failed in this run of the node.

@@ -17,20 +17,33 @@ impl Checks {
         let ghost = &mut self.nodes[node];
         ghost.running = true;
         ghost.sync_failed = false;
+        ghost.quorum_emptied = false;
     }
 
     /// Recovery has handed over: the disk says who it is (D7).
     pub fn on_incarnation(&mut self, node: usize, incarnation: Incarnation) -> Checked {
         let ghost = &mut self.nodes[node];
         let known = ghost.incarnation.replace(incarnation);
+        if known.is_some_and(|known| known != incarnation) {
+            // Another life of the disk: its metadata log and its votes begin again.
+            ghost.term = 0;
+            if let Some(log) = ghost.logs.get_mut(QUORUM) {
+                *log = None;
+            }
+        }
+        let ghost = &mut self.nodes[node];
         match known {
-            Some(known) if known == incarnation => Ok(()),
+            Some(known) if known == incarnation && !ghost.quorum_emptied => Ok(()),
             Some(_) if !ghost.corrupted && !ghost.suspect => Err(Violation::new(
                 "D7",
                 format!(
                     "node {} comes back under another incarnation with its disk intact",
                     node + 1
                 ),
+            )),
+            Some(known) if known == incarnation => Err(Violation::new(
+                "D4",
+                format!("node {} keeps its incarnation with an emptied metadata log", node + 1),
             )),
             _ if !self.incarnations.insert(incarnation.0) => Err(Violation::new(
                 "D7",
@@ -122,6 +135,12 @@ impl Checks {
                     format!("{at} as damaged, and nothing was damaged"),
                 ));
             }
+            return Ok(());
+        }
+        if log == QUORUM && corrupted && end == 0 {
+            // A damaged metadata log is emptied, and the disk must then take another incarnation.
+            *replica = ReplicaLog::default();
+            self.nodes[node].quorum_emptied = true;
             return Ok(());
         }
         let outcome = replica.recover(start, end, last_epoch);
