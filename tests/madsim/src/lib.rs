@@ -1,0 +1,16 @@
+//! The production driver with madsim's executor, network and clock in the place of the real ones: every module is the driver's own
+//! file, connections, worker and disk loops included; only `runtime` is another.
+
+#[path = "../../../net/src/files/mod.rs"]
+pub mod files;
+#[path = "../../../net/src/frames.rs"]
+pub mod frames;
+#[path = "../../../net/src/host.rs"]
+pub mod host;
+#[path = "../../../net/src/kafka.rs"]
+pub mod kafka;
+#[path = "../../../net/src/node.rs"]
+pub mod node;
+#[path = "../../../net/src/peers.rs"]
+pub mod peers;
+pub mod runtime;
