@@ -44,17 +44,7 @@ pub fn metadata(
     }
     MetadataResponse {
         throttle_time_ms: 0,
-        brokers: image
-            .brokers
-            .iter()
-            .filter(|(_, broker)| !broker.fenced)
-            .map(|(node, broker)| MetadataResponseBroker {
-                node_id: node.0,
-                host: broker.kafka.0.clone(),
-                port: i32::from(broker.kafka.1),
-                rack: broker.rack.clone(),
-            })
-            .collect(),
+        brokers: brokers(image, config),
         cluster_id: Some(cluster_id(image)),
         controller_id: controller_id(image, config),
         topics,
@@ -64,6 +54,32 @@ pub fn metadata(
         ),
         error_code: ErrorCode::NONE,
     }
+}
+
+/// The brokers in service. Where there is none, all that ever were, or this one: a client that is told of no broker at all
+/// forgets the cluster for good (librdkafka does), and clients ask while all brokers restart.
+fn brokers(image: &Image, config: &Config) -> Vec<MetadataResponseBroker> {
+    let in_service = image.brokers.values().any(|broker| !broker.fenced);
+    let mut brokers: Vec<MetadataResponseBroker> = image
+        .brokers
+        .iter()
+        .filter(|(_, broker)| !broker.fenced || !in_service)
+        .map(|(node, broker)| MetadataResponseBroker {
+            node_id: node.0,
+            host: broker.kafka.0.clone(),
+            port: i32::from(broker.kafka.1),
+            rack: broker.rack.clone(),
+        })
+        .collect();
+    if brokers.is_empty() {
+        brokers.push(MetadataResponseBroker {
+            node_id: config.node.0,
+            host: config.kafka.0.clone(),
+            port: i32::from(config.kafka.1),
+            rack: config.rack.clone(),
+        });
+    }
+    brokers
 }
 
 fn asked_topic(image: &Image, asked: &MetadataRequestTopic, version: i16) -> MetadataResponseTopic {

@@ -86,6 +86,19 @@ fn ask_names(names: &[&str]) -> MetadataRequest {
 }
 
 #[test]
+fn metadata_never_tells_of_no_broker_at_all() {
+    let nodes = |image: &Image| -> Vec<i32> {
+        let answer = metadata(image, &config(), &ask_names(&[]), 13);
+        answer.brokers.iter().map(|broker| broker.node_id).collect()
+    };
+    let mut image = image();
+    assert_eq!(nodes(&image), [1, 2]);
+    image.brokers.values_mut().for_each(|broker| broker.fenced = true);
+    assert_eq!(nodes(&image), [1, 2, 3]);
+    assert_eq!(nodes(&Image::default()), [2]);
+}
+
+#[test]
 fn metadata_tells_topics_by_name_by_identity_and_all() {
     let (image, config) = (image(), config());
     let answer = metadata(&image, &config, &ask_names(&["b", "c", "no!"]), 13);
