@@ -45,7 +45,7 @@ impl Checks {
                 "D4",
                 format!("node {} keeps its incarnation with an emptied metadata log", node + 1),
             )),
-            _ if !self.incarnations.insert(incarnation.0) => Err(Violation::new(
+            _ if !self.incarnations.insert(incarnation.0) && !ghost.suspect => Err(Violation::new(
                 "D7",
                 format!("node {} takes an incarnation that was used before", node + 1),
             )),
@@ -137,7 +137,7 @@ impl Checks {
             }
             return Ok(());
         }
-        if log == QUORUM && corrupted && end == 0 {
+        if log == QUORUM && corrupted && end == 0 && replica.durable_to > 0 {
             // A damaged metadata log is emptied, and the disk must then take another incarnation.
             *replica = ReplicaLog::default();
             self.nodes[node].quorum_emptied = true;
