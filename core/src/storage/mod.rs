@@ -379,7 +379,7 @@ impl Store {
         }
         let waiting = self.waiting.remove(&op).expect("the outcome of a command of ours, once");
         match (waiting, outcome) {
-            (Waiting::Group, Ok(_)) => self.on_group(now, out),
+            (Waiting::Group, Ok(_)) => self.on_group(now),
             (Waiting::Group, Err(error)) => self.halt("journal", error, out),
             (Waiting::Behind(log), outcome) => self.on_behind(now, log, outcome, out),
             (Waiting::Removed, _) => {}
@@ -410,7 +410,7 @@ impl Store {
     }
 
     /// The group in flight has come one command further.
-    fn on_group(&mut self, now: Now, out: &mut Outputs) {
+    fn on_group(&mut self, now: Now) {
         let flight = self.journal.flight.as_mut().expect("a group in flight");
         flight.outstanding -= 1;
         if flight.outstanding > 0 {
@@ -423,7 +423,7 @@ impl Store {
             }
         }
         self.events.push_back(StoreEvent::Flushed);
-        self.on_carried(out);
+        self.on_carried();
         self.on_marked();
     }
 

@@ -72,10 +72,14 @@ enum Next {
     Time(Option<(Offset, Timestamp, Epoch)>),
 }
 
+/// Log, base offset and generation of a segment.
+type IndexKey = (LogId, Offset, u32);
+
 /// Entries of `Index` files that were read, least recently used out first.
 #[derive(Default, Debug)]
 pub(super) struct Indexes {
-    loaded: BTreeMap<(LogId, Offset, u32), (u64, Arc<[Group]>)>,
+    /// With the clock of their last use.
+    loaded: BTreeMap<IndexKey, (u64, Arc<[Group]>)>,
     clock: u64,
     bytes: usize,
 }

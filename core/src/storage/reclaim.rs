@@ -125,7 +125,7 @@ impl Store {
             return; // Written behind soon, or when the disk has room again.
         }
         let logs = carried.iter().map(|(_, id, _)| (*id, self.logs[id].saved_seq)).collect();
-        let carry = (!carried.is_empty()).then(|| Carry {
+        let carry = (!carried.is_empty()).then_some(Carry {
             file: oldest,
             logs,
             at: 0,
@@ -259,12 +259,12 @@ impl Store {
         } else if let Reclaim::Gathering(Gathering { carry: Some(carry), .. }) = &mut self.reclaim {
             out.event(|| Event::Sometimes("journal.carried"));
             carry.last = Some(self.journal.last_data);
-            self.on_carried(out);
+            self.on_carried();
         }
     }
 
     /// A group is flushed: if it holds the last copy, the file is no longer needed for those.
-    pub(super) fn on_carried(&mut self, _out: &mut Outputs) {
+    pub(super) fn on_carried(&mut self) {
         let Reclaim::Gathering(gathering) = &mut self.reclaim else { return };
         let Some(carry) = &gathering.carry else { return };
         if carry.last.is_some_and(|last| last <= self.journal.flushed) {
