@@ -20,7 +20,10 @@ use milena_core::{Incarnation, NodeId};
 use tracing::{debug, info, warn};
 
 use crate::frames::{FrameError, FrameReader, push_frame, write_some};
-use crate::runtime::{self, AsyncReadExt, Notify, OwnedWriteHalf, TcpListener, TcpStream, select};
+use crate::runtime::{
+    self, AsyncReadExt, AsyncWriteExt, Notify, OwnedReadHalf, OwnedWriteHalf, TcpListener,
+    TcpStream, select,
+};
 
 /// First bytes of a connection. Frozen.
 const MAGIC: &[u8; 6] = b"milena";
@@ -39,6 +42,11 @@ const WRITE_BYTES: usize = 256 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// An empty frame is sent this often, and answered with one byte: nothing else is ever said in that direction.
+const BEAT: Duration = Duration::from_millis(500);
+const BEATS_UNANSWERED_MAX: usize = 5;
+/// A connection on which nothing comes for this long is closed.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a node says first on a connection that it makes.
@@ -217,14 +225,14 @@ impl Peers {
         let mut out = VecDeque::new();
         push_frame(&mut out, Hello { to: peer.node, ..self.hello.borrow().clone() }.encode());
         peer.queue.borrow_mut().connected = true;
-        let mut closed = [0; 1];
+        let unanswered = Cell::new(0);
         let why = select! {
             result = peer.drain(&mut to, &mut out) => match result {
                 Ok(()) => String::new(),
                 Err(error) => error.to_string(),
             },
-            // Nothing is ever said on this direction: what comes is the end.
-            _ = from.read(&mut closed) => "closed by the other side".to_string(),
+            why = answers(&mut from, &unanswered) => why,
+            () = peer.beat(&unanswered) => "no sign of life".into(),
         };
         *peer.queue.borrow_mut() = Queue::default();
         why
@@ -252,7 +260,7 @@ impl Peers {
 
     async fn read(self: Rc<Self>, stream: TcpStream) -> Result<(), String> {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let (from, _to) = stream.into_split();
+        let (from, mut to) = stream.into_split();
         let mut frames = FrameReader::new(from, HELLO_BYTES_MAX);
         let hello = select! {
             frame = frames.next() => match frame {
@@ -273,13 +281,21 @@ impl Peers {
         peer.seen.notify_one();
         frames.set_limit(FRAME_BYTES_MAX);
         loop {
-            let frame = match frames.next().await {
+            let next = select! {
+                next = frames.next() => next.map_err(|error| error.to_string()),
+                () = runtime::sleep(SILENCE_MAX) => Err("no sign of life".into()),
+            };
+            let frame = match next {
                 Ok(frame) => frame,
                 Err(error) => {
                     info!("connection from node {node} ended: {error}");
                     return Ok(());
                 }
             };
+            if frame.is_empty() {
+                to.write_all(&[0]).await.map_err(|error| error.to_string())?;
+                continue;
+            }
             let message =
                 peer::decode(frame).map_err(|error| format!("node {node} sent {error}"))?;
             (self.deliver)(node, message);
@@ -309,7 +325,30 @@ impl Peers {
     }
 }
 
+/// Reads the answers to beats, until the connection ends.
+async fn answers(from: &mut OwnedReadHalf, unanswered: &Cell<usize>) -> String {
+    let mut bytes = [0; 16];
+    loop {
+        match from.read(&mut bytes).await {
+            Ok(0) => return "closed by the other side".into(),
+            Ok(count) => unanswered.set(unanswered.get().saturating_sub(count)),
+            Err(error) => return error.to_string(),
+        }
+    }
+}
+
 impl Peer {
+    /// Sends beats; done when too many got no answer. A host that has gone without a word would otherwise be noticed by TCP
+    /// after minutes.
+    async fn beat(&self, unanswered: &Cell<usize>) {
+        while unanswered.get() < BEATS_UNANSWERED_MAX {
+            runtime::sleep(BEAT).await;
+            unanswered.set(unanswered.get() + 1);
+            self.queue.borrow_mut().push(Vec::new(), true);
+            self.wake.notify_one();
+        }
+    }
+
     /// Writes what is queued and what will be, until the connection fails.
     async fn drain(
         &self,
