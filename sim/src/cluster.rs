@@ -11,9 +11,12 @@ use milena_core::disk::{Command, DiskError, Success};
 use milena_core::local::LocalMessage;
 use milena_core::node::Boot;
 use milena_core::peer::{PeerMessage, decode, encode, joined};
+use milena_core::trace::Event;
 use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, NodeId, Output, Outputs};
+use milena_core::{Epoch, Incarnation};
 use milena_wire::{Request, Response};
 
+use crate::autopsy::durable_vote;
 use crate::check::node::ImageGhost;
 use crate::check::{Checked, Checks, Violation};
 use crate::client::{Admin, Client, Consumer, Producer, Role, Wake, Wish};
@@ -140,6 +143,8 @@ pub struct Cluster {
     context: Arc<ClientContext>,
     out: Outputs,
     messages: u64,
+    votes_checked: u32,
+    autopsy: Stream,
 }
 
 /// How often the run looks at itself.
@@ -148,6 +153,8 @@ const LOOK: Time = 20 * MS;
 const ENCODING_SAMPLE: u64 = 61;
 /// A simulated run that is longer than this has lost its way.
 const STEPS_MAX: u64 = 20_000_000;
+/// Votes of a run whose disk is recovered on a copy.
+const VOTES_CHECKED_MAX: u32 = 40;
 
 impl Cluster {
     /// A run that has not begun.
@@ -193,6 +200,8 @@ impl Cluster {
             context: Arc::new(ClientContext::default()),
             out: Outputs::traced(),
             messages: 0,
+            votes_checked: 0,
+            autopsy: Stream::new(seed, Concern::Autopsy),
             nodes,
             schedule,
         };
@@ -474,6 +483,9 @@ impl Cluster {
                 self.trace(node, &format!("  {event:?}"));
             }
             self.checks.on_event(node, &self.nodes[node].disk, &event)?;
+            if let Event::Voted { term, candidate, incarnation } = event {
+                self.vote_is_durable(node, term, (candidate, incarnation))?;
+            }
         }
         let life = self.nodes[node].life;
         while let Some(output) = out.queue.pop_front() {
@@ -512,6 +524,36 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// R3 for votes: term and vote are on the disk of the voter when its vote leaves.
+    fn vote_is_durable(
+        &mut self,
+        node: usize,
+        term: Epoch,
+        vote: (NodeId, Incarnation),
+    ) -> Checked {
+        // What was damaged on purpose may be gone, and the first votes of a run are as good as all.
+        if self.checks.nodes[node].corrupted || self.votes_checked >= VOTES_CHECKED_MAX {
+            return Ok(());
+        }
+        self.votes_checked += 1;
+        let sim = &self.nodes[node];
+        let config = self.schedule.setup.config(node, sim.shards);
+        let now = sim.clocks(self.now);
+        let held = durable_vote(&sim.disk, config, now, &mut self.autopsy);
+        match held {
+            Some((held, _)) if held > term => Ok(()),
+            Some((held, Some(for_whom))) if held == term && for_whom == vote => Ok(()),
+            held => Err(Violation::new(
+                "R3",
+                format!(
+                    "node {} votes for {} in term {term}, and its disk holds {held:?}",
+                    node + 1,
+                    vote.0
+                ),
+            )),
+        }
     }
 
     fn on_halt(&mut self, node: usize, why: &Halt) -> Checked {

@@ -142,8 +142,8 @@ impl Scenario {
             .map(|index| ProducerSetup {
                 // The first one always asks for everything that the promise is about.
                 acks: if index == 0 || draw.chance(850_000) { -1 } else { draw.below(2) as i16 },
-                pause_us: draw.between(200, 6_000),
-                records_max: draw.between(1, 6),
+                pause_us: draw.between(1_000, 12_000),
+                records_max: draw.between(1, 4),
                 bytes_max: *draw.pick(&[16, 100, 100, 400, 900]),
                 in_flight: draw.between(1, 5) as usize,
                 compress: draw.chance(200_000),
@@ -151,7 +151,7 @@ impl Scenario {
             .collect();
         let consumers = (0..draw.between(1, 2))
             .map(|_| ConsumerSetup {
-                pause_us: draw.between(2_000, 20_000),
+                pause_us: draw.between(5_000, 40_000),
                 sessions: draw.chance(500_000),
                 partition_bytes: draw.between(500, 8_000) as i32,
             })

@@ -49,7 +49,8 @@ pub(super) fn run(rows: &[u32], dir: &Path, seeds: Vec<u64>, json: bool) -> anyh
         workspace.join("Cargo.toml").is_file() && workspace.join("sim").is_dir(),
         "planting bugs copies the workspace: run it there"
     );
-    let nursery = std::env::temp_dir().join(format!("milena-mutants-{}", std::process::id()));
+    // Always the same place, so that what an earlier call built is of use.
+    let nursery = workspace.join("target").join("mutants").join("nursery");
     let mut worst = CAUGHT;
     for bug in chosen {
         let finding = plant(bug, &workspace, &nursery, &seeds)?;
@@ -68,7 +69,6 @@ pub(super) fn run(rows: &[u32], dir: &Path, seeds: Vec<u64>, json: bool) -> anyh
             );
         }
     }
-    fs::remove_dir_all(&nursery).context("cannot remove the copy of the workspace")?;
     Ok(worst)
 }
 
@@ -115,13 +115,10 @@ fn plant(bug: &Bug, workspace: &Path, nursery: &Path, seeds: &[u64]) -> anyhow::
         seeds_tried: 0,
     };
     let copy = nursery.join("milena");
-    if copy.exists() {
-        fs::remove_dir_all(&copy)?;
-    }
     copy_sources(workspace, &copy)?;
-    // Outside of any repository `git apply` patches what is here and asks no index.
+    // Kept from finding the repository around it, `git apply` patches what is here and asks no index.
     let applied = Command::new("git")
-        .args(["apply", "--unsafe-paths", "--directory", ""])
+        .arg("apply")
         .arg(&bug.path)
         .current_dir(&copy)
         .env("GIT_CEILING_DIRECTORIES", nursery)
@@ -198,9 +195,11 @@ fn first_line(bytes: &[u8]) -> String {
     line.unwrap_or_default().to_owned()
 }
 
-/// Copies what a build needs: sources and manifests, no build products and no history.
+/// Makes a folder hold what a build needs: sources and manifests, no build products and no history. Files that are equal
+/// already keep their times, so that only what a patch touches is built again.
 fn copy_sources(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
+    let mut names = BTreeSet::new();
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -208,10 +207,21 @@ fn copy_sources(from: &Path, to: &Path) -> anyhow::Result<()> {
             continue;
         }
         let path = to.join(&name);
+        names.insert(name);
         if entry.file_type()?.is_dir() {
             copy_sources(&entry.path(), &path)?;
         } else {
-            fs::copy(entry.path(), &path)?;
+            let bytes = fs::read(entry.path())?;
+            if fs::read(&path).ok().as_ref() != Some(&bytes) {
+                fs::write(&path, bytes)?;
+            }
+        }
+    }
+    for entry in fs::read_dir(to)? {
+        let entry = entry?;
+        if !names.contains(&entry.file_name()) && entry.file_type()?.is_file() {
+            // What an earlier patch added.
+            fs::remove_file(entry.path())?;
         }
     }
     Ok(())
