@@ -477,9 +477,13 @@ fn the_in_sync_set_shrinks_and_grows() {
     assert_eq!(world.view(1).high_watermark, 2);
     world.title("it lags again: the leader withdraws by proposing the present set");
     world.pass(2_500);
+    world.title("both proposals stand: the first may be on its way yet");
+    world.produce(1, 1, &[b"d"]);
+    assert_eq!(world.view(1).maximal_isr, [1, 2, 3].map(NodeId));
+    assert_eq!(world.view(1).high_watermark, 2);
     world.title("the controller commits the equal set");
     world.publish(|_| {});
-    assert_eq!(world.view(1).high_watermark, 3);
+    assert_eq!(world.view(1).high_watermark, 4);
     insta::assert_snapshot!(world.transcript);
 }
 
