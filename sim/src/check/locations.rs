@@ -98,7 +98,9 @@ impl Locations {
                 // Carried again and again, it comes back to the same place of a recycled file.
                 places.retain(|known| known != &place);
                 if places.len() >= COPIES_MAX {
-                    places.remove(0);
+                    // Never its segment: while that cannot be synced, the journal carries the batch on and on.
+                    let journal = |p: &Location| matches!(p.file, FileName::Journal { .. });
+                    places.remove(places.iter().position(journal).unwrap_or(0));
                 }
                 places.push(place);
                 from = at + length as usize + MAGIC_AT;
