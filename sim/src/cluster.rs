@@ -594,7 +594,7 @@ impl Cluster {
             return Ok(());
         };
         self.messages += 1;
-        if self.messages % ENCODING_SAMPLE == 0 {
+        if self.messages.is_multiple_of(ENCODING_SAMPLE) {
             self.compare_encoding(&message)?;
         }
         if self.tracing {

@@ -91,7 +91,7 @@ impl Stream {
         let part = (draw >> 32) as u32;
         let spread = (u128::from(typical) * u128::from(part)) >> 32;
         let base = typical / 2 + spread as u64;
-        if draw % 50 == 0 { base + (draw % 8) * typical } else { base }
+        if draw.is_multiple_of(50) { base + (draw % 8) * typical } else { base }
     }
 
     /// Fills bytes.

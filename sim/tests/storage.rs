@@ -66,7 +66,7 @@ impl Random {
         Random(ChaCha8Rng::from_seed(bytes))
     }
     fn below(&mut self, limit: usize) -> usize {
-        (u64::from(self.0.next_u32()) * limit as u64 >> 32) as usize
+        ((u64::from(self.0.next_u32()) * limit as u64) >> 32) as usize
     }
     fn between(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)

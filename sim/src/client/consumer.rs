@@ -121,10 +121,9 @@ impl Consumer {
         for (topic, view) in &session.topics {
             for partition in 0..view.partitions.len() as i32 {
                 let key = (topic.clone(), partition);
-                if !self.positions.contains_key(&key) {
-                    let place = history.partition(topic, partition);
-                    self.positions.insert(key, Position::unknown(place));
-                }
+                self.positions
+                    .entry(key)
+                    .or_insert_with(|| Position::unknown(history.partition(topic, partition)));
             }
         }
     }
