@@ -126,7 +126,7 @@ fn one_line(message: &str) -> String {
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
         .filter(|line| !line.is_empty())
         .collect();
-    let line = lines.join(" ");
+    let line = lines.join(" ").replace(" tip: ", "; ");
     format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
 }
 

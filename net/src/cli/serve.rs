@@ -142,6 +142,18 @@ pub fn failure(error: StartError) -> Failure {
     }
 }
 
+/// Lets this process have as many open files as the system allows it, for files and connections.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!("the limit of open files stays as it is: {error}");
+        }
+    }
+}
+
 /// Logs go to standard error; `MILENA_LOG` filters them, or `default`. A panic is a bug and ends the process, not one thread of it.
 pub fn begin_logging(default: &str) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
@@ -155,6 +167,7 @@ pub fn begin_logging(default: &str) -> Result<(), Failure> {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
         .init();
+    raise_open_files();
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         print(info);
