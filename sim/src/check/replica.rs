@@ -100,7 +100,8 @@ impl ReplicaLog {
         let keep = Undo { to: Offset::MIN, removed };
         self.undo.push(keep);
         (self.start, self.end) = (start, start);
-        self.durable_to = start;
+        // Until something after it is acknowledged, a power loss may bring back the log as it was.
+        self.durable_to = self.durable_to.min(start);
         self.agrees_to = start;
         self.damaged = false;
     }
@@ -225,6 +226,18 @@ mod tests {
         log.durable(4);
         assert_eq!(log.clone().recover(0, 4, 1), Err(RecoveryError::Foreign));
         assert_eq!(log.recover(0, 4, 3), Ok(()));
+    }
+
+    #[test]
+    fn a_log_begun_again_may_come_back_as_it_was_until_that_was_acknowledged() {
+        let mut log = log(&[batch(0, 1), batch(2, 1)]);
+        log.durable(4);
+        log.reset(10);
+        assert_eq!(log.clone().recover(0, 4, 1), Ok(()));
+        assert_eq!(log.clone().recover(10, 10, -1), Ok(()));
+        assert_eq!(log.clone().recover(0, 2, 1), Err(RecoveryError::Short { durable: 4 }));
+        log.durable(10);
+        assert_eq!(log.recover(0, 4, 1), Err(RecoveryError::Foreign));
     }
 
     #[test]
