@@ -143,6 +143,8 @@ impl ReplicaLog {
         self.epoch = 0;
         self.high_watermark = 0;
         self.recovering = false;
+        // What a failing read called damage may read well in the next run; if not, the replica says so again.
+        self.damaged = false;
         let durable = self.durable_to;
         let mut state = std::mem::take(&mut self.batches);
         let mut undo = std::mem::take(&mut self.undo);
