@@ -174,7 +174,7 @@ pub struct Quorum {
     election_at: Option<Instant>,
     /// When a leader of this term was last heard.
     leader_heard: Option<Instant>,
-    /// The highest start number seen of each disk.
+    /// The highest start number seen of each voter's disk, the last of any other.
     starts: BTreeMap<Voter, u64>,
     complaints: BTreeMap<&'static str, Instant>,
 }
@@ -591,17 +591,15 @@ impl Quorum {
         }
     }
 
-    /// Remembers the highest start number of a disk; false for a lower one.
+    /// Remembers the start number of a disk; false for a voter's that is lower than before. An observer's disk may have been put
+    /// back to an older image: nobody counts it, and it is sent again what it lost.
     fn is_start_believed(&mut self, sender: Voter, start: u64) -> bool {
-        if let Some(seen) = self.starts.get_mut(&sender) {
-            let believed = start >= *seen;
-            *seen = start.max(*seen);
-            if believed && let Role::Leader(leading) = &mut self.role {
-                leading.on_heard(sender, self.now.mono, start);
-            }
-            return believed;
+        let is_voter = self.log.voters().get(&sender.node) == Some(&sender.incarnation);
+        let seen = self.starts.get(&sender).copied();
+        if is_voter && seen.is_some_and(|seen| start < seen) {
+            return false;
         }
-        if self.starts.len() < STARTS_MAX {
+        if seen.is_some() || self.starts.len() < STARTS_MAX {
             self.starts.insert(sender, start);
         }
         if let Role::Leader(leading) = &mut self.role {

@@ -63,10 +63,11 @@ impl Progress {
         Progress { matched: 0, next, pace, in_flight: VecDeque::new(), heard, start: 0 }
     }
 
-    /// Takes note of a message. What was in flight to an earlier run of the follower is lost, what it had synced is not.
+    /// Takes note of a message. What was in flight to another run of the follower is lost, what it had synced is not; an observer
+    /// whose disk was put back starts with a lower number, and says itself where it stands.
     pub fn on_heard(&mut self, now: Instant, start: u64) {
         self.heard = now;
-        if start > self.start {
+        if start != self.start {
             if self.start != 0 {
                 self.probe(self.matched);
             }
@@ -117,7 +118,7 @@ impl Progress {
     pub fn on_diverged(&mut self, base: Offset, hint: Offset, is_voter: bool) -> bool {
         let current = match self.pace {
             Pace::Probe { .. } => base == self.next,
-            Pace::Replicate => base > self.matched && base <= self.next,
+            Pace::Replicate => (base > self.matched || !is_voter) && base <= self.next,
             Pace::Snapshot { .. } => false,
         };
         let hint = hint.min(base);
@@ -201,7 +202,8 @@ mod tests {
     fn never_sends_below_what_is_synced_there() {
         let mut progress = Progress::new(10, Instant(0));
         progress.on_appended(10, 8);
-        assert!(progress.on_diverged(10, 2, true));
+        assert!(!progress.on_diverged(10, 2, true), "it has more than that");
+        assert!(progress.on_diverged(10, 8, true));
         assert_eq!(progress.next, 8);
         progress.on_heard(Instant(5), 3);
         progress.on_appended(10, 9);
@@ -228,5 +230,15 @@ mod tests {
         assert!(!progress.clone().on_diverged(20, 12, true), "a voter cannot have lost it");
         assert!(progress.on_diverged(20, 12, false));
         assert_eq!((progress.next, progress.matched), (12, 12));
+        // A late word of the run before must not make the leader deaf to what the present one says.
+        progress.on_appended(20, 20);
+        assert_eq!(progress.pace, Pace::Replicate);
+        assert!(!progress.clone().on_diverged(20, 12, true));
+        assert!(progress.on_diverged(20, 12, false));
+        progress.on_appended(20, 20);
+        progress.on_heard(Instant(5), 4);
+        progress.on_appended(20, 20);
+        progress.on_heard(Instant(6), 3);
+        assert_eq!((progress.pace, progress.next), (Pace::Probe { waiting: false }, 20));
     }
 }

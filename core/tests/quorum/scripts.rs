@@ -118,6 +118,36 @@ fn a_broker_and_a_destroyed_controller_observe() {
 }
 
 #[test]
+fn an_observer_whose_disk_is_put_back_follows_again() {
+    const SEVEN: NodeId = NodeId(7);
+    let has = |world: &World, offset| world.running(SEVEN).is_some_and(|run| run.applied > offset);
+    let mut configs = cluster(&[1, 2, 3]);
+    configs.push(config(7, &[1, 2, 3]));
+    let mut world = World::new(11, configs);
+    start_all(&mut world);
+    world.run_to("a leader", |world| world.leader().is_some());
+    world.run_ms(500);
+    world.crash(SEVEN);
+    let image = world.nodes[&SEVEN].disk.clone();
+    for run in 0..2 {
+        world.start(SEVEN);
+        let leader = world.leader().expect("nothing happened to it");
+        let offset = world.propose(leader, b"not in the image").expect("it leads");
+        world.run_to("it has it", |world| has(world, offset));
+        world.crash(SEVEN);
+        world.say(&format!("-- run {run} is over"));
+    }
+    world.put_back(SEVEN, image);
+    world.transcript.clear();
+    world.verbose = true;
+    world.start(SEVEN);
+    let leader = world.leader().expect("nothing happened to it");
+    let last = world.running(leader).expect("it leads").quorum.log_end() - 1;
+    world.run_to("it has all again", |world| has(world, last));
+    insta::assert_snapshot!(world.transcript);
+}
+
+#[test]
 fn far_behind_joins_by_a_snapshot() {
     let mut world = World::new(7, cluster(&[1, 2, 3]));
     world.start(ONE);

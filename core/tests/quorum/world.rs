@@ -214,6 +214,12 @@ impl World {
         self.ghost.destroyed.insert(id);
     }
 
+    /// Puts a node's disk back to an older image; it must be down.
+    pub fn put_back(&mut self, id: NodeId, image: Disk) {
+        assert!(self.is_down(id));
+        self.nodes.get_mut(&id).expect("a node of this world").disk = image;
+    }
+
     /// Gives a node another configuration; it must be down.
     pub fn reconfigure(&mut self, id: NodeId, change: impl FnOnce(&mut Config)) {
         let node = self.nodes.get_mut(&id).expect("a node of this world");
