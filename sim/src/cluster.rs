@@ -28,7 +28,7 @@ use crate::network::Network;
 use crate::node::{NEVER, SimNode, State, machine_index, machine_place};
 use crate::queue::{MS, Queue, Time};
 use crate::rng::{Concern, Stream};
-use crate::schedule::Schedule;
+use crate::schedule::{Action, Fault, Schedule};
 
 /// Something that happens.
 #[derive(Debug)]
@@ -168,6 +168,10 @@ impl Cluster {
             .enumerate()
             .map(|(index, node)| SimNode::new(seed, index, node.shards, setup.disk.clone()))
             .collect();
+        let damages_journals = schedule
+            .entries
+            .iter()
+            .any(|entry| matches!(entry.action, Action::Fault(Fault::CorruptJournal { .. })));
         let mut roles = Vec::new();
         let mut admin = Admin::default();
         setup.topics.iter().for_each(|topic| admin.create(topic.clone()));
@@ -195,7 +199,7 @@ impl Cluster {
             phase: Phase::Faults,
             phase_since: 0,
             images: BTreeMap::new(),
-            journals: (0..count).map(|_| JournalGroups::default()).collect(),
+            journals: (0..count).map(|_| JournalGroups::watching(damages_journals)).collect(),
             image_ends: vec![0; count],
             context: Arc::new(ClientContext::default()),
             out: Outputs::traced(),

@@ -32,13 +32,22 @@ struct Group {
 /// itself: the later one carries the mark. Damage to such a group must be noticed; damage to another may look like a torn tail.
 #[derive(Clone, Debug, Default)]
 pub struct JournalGroups {
+    watching: bool,
     groups: Vec<Group>,
     next: usize,
 }
 
 impl JournalGroups {
+    /// Groups of a run in which journals will be damaged; others need not be watched.
+    pub fn watching(watching: bool) -> JournalGroups {
+        JournalGroups { watching, ..JournalGroups::default() }
+    }
+
     /// A command has come out of the node.
     pub fn on_issued(&mut self, command: &Command) {
+        if !self.watching {
+            return;
+        }
         let Command::Write { file: file @ FileName::Journal { .. }, offset, data } = command else {
             return;
         };
@@ -68,6 +77,9 @@ impl JournalGroups {
 
     /// A command is done.
     pub fn on_done(&mut self, command: &Command, well: bool) {
+        if !self.watching {
+            return;
+        }
         match command {
             Command::Write { file, offset, .. } => {
                 let found = self.groups.iter_mut().find(|g| g.file == *file && g.offset == *offset);
@@ -86,6 +98,11 @@ impl JournalGroups {
             }
             _ => {}
         }
+    }
+
+    /// The disk is another one.
+    fn forget(&mut self) {
+        self.groups.clear();
     }
 
     /// The process is gone: what was not synced is not known any more.
@@ -346,7 +363,7 @@ impl Cluster {
             Fault::DestroyDisk { down_ms, .. } => {
                 self.stop(at);
                 self.nodes[at].disk.destroy();
-                self.journals[at] = JournalGroups::default();
+                self.journals[at].forget();
                 self.checks.on_destroyed(at);
                 self.start_later(at, down_ms * MS);
             }
@@ -439,7 +456,7 @@ impl Cluster {
         }
         self.stop(node);
         self.nodes[node].disk = image;
-        self.journals[node] = JournalGroups::default();
+        self.journals[node].forget();
         self.checks.on_rollback(node, &ghost);
         self.start_later(node, down);
         true
@@ -534,7 +551,7 @@ mod tests {
 
     #[test]
     fn a_group_is_covered_by_one_written_after_its_sync_returned() {
-        let mut groups = JournalGroups::default();
+        let mut groups = JournalGroups::watching(true);
         let all = |groups: &mut JournalGroups, command: &Command| {
             groups.on_issued(command);
             groups.on_done(command, true);

@@ -44,6 +44,8 @@ pub struct Report {
     pub simulated_ms: u64,
     /// Real milliseconds.
     pub wall_ms: u64,
+    /// Milliseconds of processor time, where the system says; else as `wall_ms`.
+    pub cpu_ms: u64,
     /// Events that did something.
     pub events: u64,
     /// Records acknowledged with acks=all.
@@ -90,7 +92,7 @@ fn text_of(payload: &dyn Any) -> String {
 
 /// Runs a schedule and judges it.
 pub fn run(schedule: Schedule, tracing: bool) -> Report {
-    let began = Instant::now();
+    let began = (Instant::now(), processor_time());
     let mut cluster = Cluster::new(schedule, tracing);
     let outcome = catch_unwind(AssertUnwindSafe(|| cluster.run()));
     let mut report = summary(&cluster, began);
@@ -113,7 +115,15 @@ pub fn run(schedule: Schedule, tracing: bool) -> Report {
     report
 }
 
-fn summary(cluster: &Cluster, began: Instant) -> Report {
+/// Nanoseconds that this thread has run, as Linux counts them.
+fn processor_time() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+fn summary(cluster: &Cluster, began: (Instant, Option<u64>)) -> Report {
+    let wall_ms = began.0.elapsed().as_millis() as u64;
+    let used = processor_time().zip(began.1).map(|(now, then)| now.saturating_sub(then));
     let owned = |(name, count): (&&'static str, &u64)| ((*name).to_owned(), *count);
     Report {
         scenario: cluster.schedule().scenario.clone(),
@@ -123,7 +133,8 @@ fn summary(cluster: &Cluster, began: Instant) -> Report {
         story: String::new(),
         step: cluster.steps(),
         simulated_ms: cluster.simulated_ms(),
-        wall_ms: began.elapsed().as_millis() as u64,
+        wall_ms,
+        cpu_ms: used.map_or(wall_ms, |nanoseconds| nanoseconds / 1_000_000),
         events: cluster.counts.events,
         acked_records: cluster.history.acknowledged,
         acked_under_faults: cluster.history.acknowledged_under_faults,
@@ -188,7 +199,7 @@ impl Report {
         };
         let mut text = format!(
             "scenario {}  seed {}\n{verdict}\n\
-             step {}  simulated {} ms  wall {} ms  events {} ({} per second)\n\
+             step {}  simulated {} ms  wall {} ms  events {} ({} per CPU-second)\n\
              acknowledged {} (under faults {})  read {}\n\
              faults: {}\n",
             self.scenario,
@@ -197,7 +208,7 @@ impl Report {
             self.simulated_ms,
             self.wall_ms,
             self.events,
-            self.events * 1_000 / self.wall_ms.max(1),
+            self.events * 1_000 / self.cpu_ms.max(1),
             self.acked_records,
             self.acked_under_faults,
             self.read_records,

@@ -348,8 +348,12 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
                 guards,
                 patience_us: 500_000,
             };
+            // Only a registration after the image tells the old disk from the present one.
+            let again = image + draw.between(1_000, 20_000);
+            let restart = Fault::Crash { node, down_ms: draw.between(1, 30) };
             return vec![
                 entry(image, Fault::TakeImage { node }, vec![Guard::Up]),
+                entry(again, restart, vec![Guard::Up]),
                 entry(at_us, Fault::Rollback { node, down_ms }, vec![Guard::Up, Guard::Budget]),
             ];
         }

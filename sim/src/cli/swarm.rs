@@ -153,7 +153,7 @@ impl Figures {
             runs: reports.len(),
             failed: reports.iter().filter(|report| report.verdict != Verdict::Held).count(),
             wall_ms,
-            busy_ms: reports.iter().map(|report| report.wall_ms).sum(),
+            busy_ms: reports.iter().map(|report| report.cpu_ms).sum(),
             events: reports.iter().map(|report| report.events).sum(),
             acked: reports.iter().map(|report| report.acked_records).sum(),
             jobs,
@@ -164,7 +164,7 @@ impl Figures {
                 row("faults", |report| report.faults.values().sum()),
                 row("read", |report| report.read_records),
                 row("simulated ms", |report| report.simulated_ms),
-                row("wall ms", |report| report.wall_ms),
+                row("CPU ms", |report| report.cpu_ms),
             ],
             kinds,
             unsynced: reports.iter().filter(|report| report.power_losses_unsynced > 0).count(),
@@ -175,7 +175,7 @@ impl Figures {
     fn human(&self, scenario: &str) -> String {
         let share = |seeds: u64| seeds * 100 / (self.runs as u64).max(1);
         let mut text = format!(
-            "{scenario}: {} seeds, {} failed, {} s on {} threads\n{} events per second and core, {} acknowledged records per CPU-second\n",
+            "{scenario}: {} seeds, {} failed, {} s on {} threads\n{} events per CPU-second, {} acknowledged records per CPU-second\n",
             self.runs,
             self.failed,
             self.wall_ms / 1_000,
