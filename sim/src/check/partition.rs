@@ -368,15 +368,15 @@ impl Checks {
         self.must_be_durable(node, disk, log, end, "R3")?;
         let replica = self.replica(node, log);
         let (mine, damaged) = (replica.epoch_at(end - 1), replica.damaged);
-        let empty = replica.start == replica.end;
+        let at_start = end == replica.start;
         if damaged {
             return Err(Violation::new(
                 "P12",
                 format!("{} acknowledges {end} with damaged data", self.at(node, log)),
             ));
         }
-        // A log that began again knows no epoch before its start.
-        if mine.is_some_and(|mine| mine != last_epoch) && !(empty && last_epoch == -1) {
+        // A log that was trimmed or began again knows no epoch before its start; what lies there is committed.
+        if mine.is_some_and(|mine| mine != last_epoch) && !(at_start && last_epoch == -1) {
             return Err(Violation::new(
                 "R3",
                 format!(
@@ -402,7 +402,7 @@ impl Checks {
     ) -> Checked {
         let log = self.log_index(log);
         let mine = self.replica(node, log).epoch_at(end - 1);
-        // Without an epoch only an empty log speaks, as its acknowledgement was held against.
+        // Without an epoch only the end of a log at its own start is told, as its acknowledgement was held against.
         if last_epoch != -1 && mine.is_some_and(|mine| mine != last_epoch) {
             return Err(Violation::new(
                 "P20",
