@@ -197,6 +197,9 @@ impl Scenario {
             let at_us = draw.between(WARM_UP_MS * 1_000, (setup.heal_at_ms - 500) * 1_000);
             entries.extend(fault(kind, at_us, setup, draw));
         }
+        if self.subset && draw.chance(100_000) {
+            entries.extend(script::slow_first_boot(setup, draw));
+        }
         entries
     }
 }

@@ -108,6 +108,27 @@ pub fn founding(setup: &mut Setup, seed: u64, draw: &mut Stream) -> Vec<Entry> {
     entries
 }
 
+/// One controller is slow to start for the first time; before it does, another loses its disk while the rest are away. The two
+/// that are then empty must not found a cluster of their own.
+pub fn slow_first_boot(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
+    let controllers = setup.voters();
+    let slow = draw.below(controllers as u64) as usize;
+    let emptied = (slow + 1) % controllers;
+    let at_us = draw.between(500_000, 900_000);
+    let down_ms = draw.between(20, 200);
+    setup.nodes[slow].start_ms = at_us / 1_000 + down_ms;
+    let away = (0..controllers).filter(|node| *node != slow && *node != emptied);
+    let mut entries: Vec<Entry> = away
+        .map(|node| {
+            let fault = Fault::Crash { node: Target::Node(node), down_ms: 1_500 };
+            entry(at_us - 20_000, fault, vec![Guard::Up])
+        })
+        .collect();
+    let fault = Fault::DestroyDisk { node: Target::Node(emptied), down_ms };
+    entries.push(entry(at_us, fault, vec![Guard::Up, Guard::Budget]));
+    entries
+}
+
 /// Every disk that holds some partition destroyed within a short time: the loss is seen or the partition refuses.
 pub fn beyond_budget(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
     setup.beyond_budget = true;
