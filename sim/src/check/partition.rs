@@ -368,7 +368,7 @@ impl Checks {
         self.must_be_durable(node, disk, log, end, "R3")?;
         let replica = self.replica(node, log);
         let (mine, damaged) = (replica.epoch_at(end - 1), replica.damaged);
-        let at_start = end == replica.start;
+        let at_start = end <= replica.start;
         if damaged {
             return Err(Violation::new(
                 "P12",
