@@ -816,21 +816,14 @@ fn every_schedule_keeps_what_was_reported() {
             "segment.rolled",
             "log.trimmed",
             "disk.full",
-            "recovery.damage",
             "recovery.reshard",
             "recovery.replayed",
             "test.crash_in_recovery",
             "test.damage_declared",
-            "segment.damaged",
         ] {
             assert!(seen.contains_key(path), "no schedule came to {path}");
         }
     }
-    // Good records behind a torn one need a record that happens to begin a block.
-    assert!(
-        count < 10_000 || seen.contains_key("recovery.torn_tail"),
-        "no good record was ever cut"
-    );
 }
 
 #[test]
