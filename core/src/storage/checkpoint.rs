@@ -53,6 +53,7 @@ pub(super) fn encode_entry(entry: &Entry) -> Bytes {
     bytes.i32(entry.log.partition);
     let shape = &entry.shape;
     bytes.u8(u8::from(shape.exists) * EXISTS + u8::from(shape.damaged) * DAMAGED);
+    bytes.u64(shape.damaged_at);
     bytes.u64(entry.seq);
     bytes.i64(shape.start);
     bytes.i64(shape.end);
@@ -88,10 +89,11 @@ pub(super) fn encode_entry(entry: &Entry) -> Bytes {
 }
 
 /// The same entry with the damage noted.
-pub(super) fn with_damage(entry: &Bytes) -> Bytes {
+pub(super) fn with_damage(entry: &Bytes, damaged_at: u64) -> Bytes {
     let mut bytes = entry.to_vec();
     if let Some(flags) = bytes.get_mut(FLAGS_AT) {
         *flags |= DAMAGED;
+        bytes[FLAGS_AT + 1..FLAGS_AT + 9].copy_from_slice(&damaged_at.to_le_bytes());
     }
     bytes.into()
 }
@@ -100,7 +102,7 @@ fn decode_entry(bytes: &Bytes) -> Option<(Entry, usize)> {
     let mut field = Reader(bytes);
     let length = field.u32()? as usize;
     let log = LogId { topic: TopicId(field.array16()?), partition: field.i32()? };
-    let flags = field.u8()?;
+    let (flags, damaged_at) = (field.u8()?, field.u64()?);
     let (seq, start, end, generation) = (field.u64()?, field.i64()?, field.i64()?, field.u32()?);
     let mut epochs = Vec::new();
     for _ in 0..field.u32()? {
@@ -130,7 +132,7 @@ fn decode_entry(bytes: &Bytes) -> Option<(Entry, usize)> {
         return None;
     }
     let (exists, damaged) = (flags & EXISTS != 0, flags & DAMAGED != 0);
-    let shape = Shape { exists, damaged, start, end, epochs, state };
+    let shape = Shape { exists, damaged, damaged_at, start, end, epochs, state };
     Some((Entry { log, seq, shape, generation, segments }, length))
 }
 

@@ -20,6 +20,8 @@ use crate::{Epoch, Offset, Timestamp};
 pub(super) struct Shape {
     pub exists: bool,
     pub damaged: bool,
+    /// The last change before the damage was found: only a reset after it ends the damage, not one that is replayed.
+    pub damaged_at: u64,
     pub start: Offset,
     pub end: Offset,
     /// Each epoch with the offset of its first record, ascending. The first may begin below the start.
@@ -73,7 +75,7 @@ impl Shape {
             }
             Kind::Reset => {
                 self.exists = true;
-                self.damaged = false;
+                self.damaged &= op.seq <= self.damaged_at;
                 (self.start, self.end) = (op.at, op.at);
                 self.epochs = Vec::new();
             }

@@ -259,6 +259,7 @@ impl Store {
         if suspect && log.saved.is_empty() && log.ops.is_empty() {
             log.visible.damaged = true;
             log.applied.damaged = true;
+            (log.visible.damaged_at, log.applied.damaged_at) = (log.seq, log.seq);
             self.events.push_back(StoreEvent::Damaged { log: id });
         }
     }
@@ -516,12 +517,13 @@ impl Store {
         }
         log.visible.damaged = true;
         log.applied.damaged = true;
+        (log.visible.damaged_at, log.applied.damaged_at) = (log.seq, log.seq);
         // Nothing more goes into files that may be damaged, or gone.
         if let Some(last) = log.segments.last_mut() {
             last.closed = true;
         }
         if !log.saved.is_empty() {
-            log.saved = checkpoint::with_damage(&log.saved);
+            log.saved = checkpoint::with_damage(&log.saved, log.seq);
         }
         self.events.push_back(StoreEvent::Damaged { log: id });
         out.event(|| Event::Damaged { log: id });
@@ -544,7 +546,7 @@ impl Store {
             log.ops.iter().for_each(|op| shape.apply(op));
             // A log that was created has no record of it, and damage is nobody's change.
             shape.exists = log.visible.exists;
-            shape.damaged = log.visible.damaged;
+            (shape.damaged, shape.damaged_at) = (log.visible.damaged, log.visible.damaged_at);
             assert_eq!(shape, log.visible, "{id:?}");
             assert!(log.flushed_end <= log.visible.end || log.cuts_unflushed > 0, "{id:?}");
             let mut next = log.border();

@@ -333,7 +333,7 @@ impl Store {
                 log.saved_seq = seq;
                 log.saved = entry;
                 if log.applied.damaged {
-                    log.saved = checkpoint::with_damage(&log.saved);
+                    log.saved = checkpoint::with_damage(&log.saved, log.visible.damaged_at);
                 }
             }
         }

@@ -487,7 +487,7 @@ impl Store {
         names: &BTreeSet<FileName>,
         out: &mut Outputs,
     ) {
-        let damaged = restored.ends_damaged();
+        let (damaged, damaged_now) = (restored.ends_damaged(), restored.damaged);
         let Restored { entry, replay, .. } = restored;
         let floor = replay.first().map_or(0, |record| record.seq - 1);
         let mut log = Log::new(self.config.segment_bytes, floor);
@@ -514,6 +514,8 @@ impl Store {
         if damaged {
             out.event(|| Event::Sometimes("recovery.log_damaged"));
             (log.visible.damaged, log.applied.damaged) = (true, true);
+            let at = if damaged_now { log.seq } else { log.visible.damaged_at };
+            (log.visible.damaged_at, log.applied.damaged_at) = (at, at);
             let named = |file: &FileName| match file {
                 FileName::Segment { generation, .. } | FileName::Index { generation, .. } => {
                     *generation

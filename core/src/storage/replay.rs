@@ -71,11 +71,16 @@ pub(super) fn merge(images: Vec<Image>, shards: u16, files: &BTreeSet<FileName>)
 }
 
 impl Restored {
-    /// Whether it is damaged when all is replayed: a reset ends what an entry says.
+    /// Whether it is damaged when all is replayed: a reset after the damage was found ends what an entry says.
     pub fn ends_damaged(&self) -> bool {
-        let entry = self.entry.as_ref().is_some_and(|entry| entry.shape.damaged);
-        let ended = |record: &Record| matches!(record.kind, Kind::Reset | Kind::Delete);
-        self.damaged || entry && !self.replay.iter().any(ended)
+        let shape = self.entry.as_ref().map(|entry| &entry.shape);
+        let ended = |record: &Record, at: u64| {
+            record.seq > at && matches!(record.kind, Kind::Reset | Kind::Delete)
+        };
+        self.damaged
+            || shape.is_some_and(|shape| {
+                shape.damaged && !self.replay.iter().any(|record| ended(record, shape.damaged_at))
+            })
     }
 }
 
@@ -185,7 +190,7 @@ fn order(id: LogId, log: &mut Restored) {
     if log.entry.is_none() && log.damaged {
         // Something must remember it until it is reset.
         let seq = log.replay.first().map_or(log.seq, |record| record.seq - 1);
-        let shape = Shape { exists: true, damaged: true, ..Shape::default() };
+        let shape = Shape { exists: true, damaged: true, damaged_at: log.seq, ..Shape::default() };
         log.entry = Some(Entry { log: id, seq, shape, generation: 1, segments: Vec::new() });
     }
 }

@@ -9,6 +9,8 @@ use super::{Checked, Checks, QUORUM, Violation};
 #[derive(Clone, Debug)]
 pub struct ImageGhost {
     logs: Vec<Option<ReplicaLog>>,
+    incarnation: Option<Incarnation>,
+    term: Epoch,
 }
 
 impl Checks {
@@ -82,13 +84,15 @@ impl Checks {
 
     /// What an image of a node's disk means.
     pub fn image_of(&self, node: usize) -> ImageGhost {
-        ImageGhost { logs: self.nodes[node].logs.clone() }
+        let ghost = &self.nodes[node];
+        ImageGhost { logs: ghost.logs.clone(), incarnation: ghost.incarnation, term: ghost.term }
     }
 
     /// A node's disk is put back to an image. Until its next registration it is not what the controller counts on.
     pub fn on_rollback(&mut self, node: usize, image: &ImageGhost) {
         let ghost = &mut self.nodes[node];
         ghost.logs.clone_from(&image.logs);
+        (ghost.incarnation, ghost.term) = (image.incarnation, image.term);
         ghost.suspect = true;
         ghost.rolled_back = true;
         for replica in ghost.logs.iter_mut().flatten() {
