@@ -355,8 +355,10 @@ impl Cluster {
             Fault::SyncFailure { .. } => self.nodes[at].disk.inject(disk::Fault::Sync),
             Fault::WriteFailure { .. } => self.nodes[at].disk.inject(disk::Fault::Write),
             Fault::ReadFailure { reads, .. } => {
+                // A read that fails once is tried again; two that wait may fail it twice.
+                let waiting = self.nodes[at].disk.has_faults();
                 (0..*reads).for_each(|_| self.nodes[at].disk.inject(disk::Fault::Read));
-                if *reads > 1 {
+                if *reads > 1 || waiting {
                     self.checks.on_corrupted(at);
                 }
             }
