@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ghost::{Batch, Change, Log, State};
 use milena_core::config::*;
-use milena_core::disk::{Command, FileName};
+use milena_core::disk::{Command, Directory, FileName, Success};
 use milena_core::storage::{Lsn, Read, ReadError, Recovered, Recovery, Store, StoreEvent, Ticket};
 use milena_core::trace::Event;
 use milena_core::{
@@ -854,4 +854,82 @@ fn both_superblock_copies_lost_need_an_operator() {
     disk.apply(&junk, &mut random.0).unwrap();
     let lost = recover(&config, &mut disk, &mut random, &mut out, usize::MAX);
     assert!(matches!(lost, Err(Some(Halt::Operator(line))) if line.contains("superblock")));
+}
+
+/// Overwrites the journals' records of shards, so that the next start misses numbers below the marks.
+fn ruin_shard_journals(disk: &mut Disk, random: &mut Random) {
+    let Ok(Success::Names(names)) =
+        disk.apply(&Command::List { directory: Directory::Journal }, &mut random.0)
+    else {
+        panic!("a list of journals");
+    };
+    for file in names {
+        if matches!(file, FileName::Journal { journal: 1.., index: 0, .. }) {
+            let junk = Command::Write { file, offset: 0, data: vec![vec![7; 64].into()] };
+            disk.apply(&junk, &mut random.0).unwrap();
+            disk.apply(&Command::Sync { file }, &mut random.0).unwrap();
+        }
+    }
+}
+
+/// A log of which a start found nothing in a damaged journal is damaged until someone asks for it, however many checkpoints
+/// and starts later; what is made afterwards is new.
+#[test]
+fn a_log_that_went_with_its_journal_is_damaged_whenever_it_is_asked_for() {
+    let mut random = Random::new(3, 1);
+    let config = Config { shards: 1, ..config(&mut random) };
+    let (mut disk, mut out) = (Disk::new(), Outputs::default());
+    let named = |number: i32| LogId { topic: TopicId([9; 16]), partition: number };
+    let (lost, other, later) = (named(0), named(1), named(2));
+    let start = |disk: &mut Disk, random: &mut Random, out: &mut Outputs| {
+        disk.power_loss_of_all();
+        recover(&config, disk, random, out, usize::MAX).unwrap().shards.remove(0)
+    };
+    // So much that the journal goes round, with checkpoints on the way.
+    let work = |store: &mut Store, disk: &mut Disk, random: &mut Random, out: &mut Outputs| {
+        for number in 0..200_u8 {
+            store.put(other, vec![number; 900].into(), out);
+            settle(store, disk, random, out);
+        }
+    };
+    let is_damaged = |store: &Store, log: LogId| store.log(log).unwrap().is_damaged();
+
+    let mut store = start(&mut disk, &mut random, &mut out);
+    store.create(lost);
+    store.put(lost, vec![1; 10].into(), &mut out);
+    settle(&mut store, &mut disk, &mut random, &mut out);
+    ruin_shard_journals(&mut disk, &mut random);
+    let mut store = start(&mut disk, &mut random, &mut out);
+    assert!(store.log(lost).is_none(), "nothing is left of it");
+    // Nobody asks before the journal has gone round.
+    work(&mut store, &mut disk, &mut random, &mut out);
+    let mut store = start(&mut disk, &mut random, &mut out);
+    store.create(lost);
+    assert!(is_damaged(&store, lost), "asked for after a checkpoint and a start");
+    store.create(other);
+    store.all_asked_for();
+    store.create(later);
+    assert!(!is_damaged(&store, later) && !is_damaged(&store, other));
+    work(&mut store, &mut disk, &mut random, &mut out);
+    let mut store = start(&mut disk, &mut random, &mut out);
+    assert!(is_damaged(&store, lost), "it was not reset since");
+    store.create(named(3));
+    assert!(!is_damaged(&store, named(3)), "all was asked for before the last checkpoints");
+}
+
+/// One bad sector in either slot costs nothing, right after a start too.
+#[test]
+fn either_slot_of_the_first_checkpoint_is_enough() {
+    for slot in 0..2 {
+        let mut random = Random::new(4, 1);
+        let config = Config { shards: 1, ..config(&mut random) };
+        let (mut disk, mut out) = (Disk::new(), Outputs::default());
+        recover(&config, &mut disk, &mut random, &mut out, usize::MAX).unwrap();
+        for journal in 0..2 {
+            let file = FileName::Checkpoint { layout: 1, journal, slot };
+            assert!(disk.corrupt_at(&file, 9, 3), "it is there");
+        }
+        let again = recover(&config, &mut disk, &mut random, &mut out, usize::MAX).unwrap();
+        assert!(!again.quorum_damaged);
+    }
 }

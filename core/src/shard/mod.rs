@@ -289,6 +289,10 @@ impl Shard {
     fn look_at_all(&mut self, out: &mut Outputs) {
         let logs: Vec<LogId> = self.replicas.keys().copied().collect();
         logs.into_iter().for_each(|log| self.look_at(log, out));
+        if self.host.acting().is_some() {
+            // The image is at least as new as all that this disk may hold of a partition that still is.
+            self.host.store.all_asked_for();
+        }
     }
 
     /// Shows a replica the new image.

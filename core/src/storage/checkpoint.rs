@@ -35,6 +35,13 @@ pub(super) struct Head {
     pub suspect: bool,
 }
 
+impl Head {
+    /// Where this version goes: over the one before the last.
+    pub fn slot(&self) -> u8 {
+        (self.version & 1) as u8
+    }
+}
+
 /// One log's entry.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {

@@ -45,6 +45,7 @@ use crate::trace::Event;
 use crate::{
     Epoch, Halt, Incarnation, Instant, LogId, Now, Offset, OpId, Outputs, Timer, Timestamp,
 };
+use checkpoint::Entry;
 use codec::Pieces;
 use journal::Journal;
 use log::Op;
@@ -248,7 +249,7 @@ impl Store {
     }
 
     /// Makes an empty log where there is none. Costs no journal record. After a start that found this journal damaged, a log
-    /// that recovery did not find may be one that it could not find: it begins damaged.
+    /// that recovery did not find may be one that it could not find: it begins damaged, until [`Store::all_asked_for`].
     pub fn create(&mut self, id: LogId) {
         if self.log(id).is_some() {
             return;
@@ -258,10 +259,25 @@ impl Store {
         log.visible.exists = true;
         if suspect && log.saved.is_empty() && log.ops.is_empty() {
             log.visible.damaged = true;
-            log.applied.damaged = true;
-            (log.visible.damaged_at, log.applied.damaged_at) = (log.seq, log.seq);
+            log.visible.damaged_at = log.seq;
+            log.applied = log.visible.clone();
+            // Every checkpoint from here on says it: the next may be the first that suspects nothing any more.
+            log.saved_seq = log.seq;
+            log.saved = checkpoint::encode_entry(&Entry {
+                log: id,
+                seq: log.seq,
+                shape: log.applied.clone(),
+                generation: log.generation,
+                segments: Vec::new(),
+            });
             self.events.push_back(StoreEvent::Damaged { log: id });
         }
+    }
+
+    /// Every log that may be on this disk has been asked for with [`Store::create`] since the start: what is created from
+    /// now on is new.
+    pub fn all_asked_for(&mut self) {
+        self.head.suspect = false;
     }
 
     fn log_mut(&mut self, id: LogId) -> &mut Log {

@@ -294,11 +294,10 @@ impl Store {
             low,
             mark: self.journal.flushed,
             seq_floor: self.head.seq_floor,
-            // What recovery could not find has been asked for by now, or never will be.
-            suspect: false,
+            suspect: self.head.suspect,
         };
         let data = checkpoint::encode(&head, &self.journal.secret, self.journal.number, &entries);
-        let slot = (head.version & 1) as u8;
+        let slot = head.slot();
         let (layout, journal) = (self.journal.layout, self.journal.number);
         let file = FileName::Checkpoint { layout, journal, slot };
         self.issue(Command::Write { file, offset: 0, data }, Waiting::CheckpointWrite, out);

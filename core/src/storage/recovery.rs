@@ -408,7 +408,7 @@ impl Recovery {
             while store.journal.free_files() < 2 {
                 commands.push(Command::Create { file: store.journal.add_file() });
             }
-            commands.extend(store.first_checkpoint());
+            commands.extend(store.first_checkpoints());
         }
         self.script.push_back(commands);
         self.script.push_back(vec![Command::SyncDirectory { directory: Directory::Journal }]);
@@ -566,10 +566,10 @@ impl Store {
         Some(Op { lsn, seq, kind, at, next, epoch, max_timestamp, body, size })
     }
 
-    /// The first checkpoint of a layout: what recovery found in the segments, and a mark over all that it wrote.
-    fn first_checkpoint(&mut self) -> [Command; 2] {
+    /// The first checkpoints of a layout, one in each slot, so that one bad sector is not the end of them: what recovery found
+    /// in the segments, and a mark over all that it wrote.
+    fn first_checkpoints(&mut self) -> Vec<Command> {
         let flushed = self.journal.flushed;
-        self.head = Head { version: 1, low: Lsn(1), mark: flushed, ..self.head.clone() };
         let entries: Vec<Bytes> = self
             .logs
             .values()
@@ -577,9 +577,14 @@ impl Store {
             .filter(|entry| !entry.is_empty())
             .collect();
         let (layout, journal) = (self.journal.layout, self.journal.number);
-        let data = checkpoint::encode(&self.head, &self.journal.secret, journal, &entries);
-        let file = FileName::Checkpoint { layout, journal, slot: 1 };
-        [Command::Write { file, offset: 0, data }, Command::Sync { file }]
+        let mut commands = Vec::new();
+        for version in 1..=2 {
+            self.head = Head { version, low: Lsn(1), mark: flushed, ..self.head.clone() };
+            let data = checkpoint::encode(&self.head, &self.journal.secret, journal, &entries);
+            let file = FileName::Checkpoint { layout, journal, slot: self.head.slot() };
+            commands.extend([Command::Write { file, offset: 0, data }, Command::Sync { file }]);
+        }
+        commands
     }
 
     /// The layout is committed: all that was written is flushed, and covered by the checkpoint's mark.

@@ -1,7 +1,11 @@
 //! Disk commands straight on the file system.
 //!
 //! Open files are kept and the least recently used one is closed at a cap, so that the number of descriptors does not grow
-//! with the number of partitions. A file that has unsynced writes is closed only when no other is left to close.
+//! with the number of partitions. A file that has unsynced writes is closed only when no other is left to close, and is synced
+//! first: the kernel may forget a failed write-back together with the file that nobody holds open.
+//!
+//! Where the system has no descriptor or memory left, a command waits until it has: that says nothing about the file, and an
+//! error would make core believe that the disk is damaged.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -9,10 +13,12 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use milena_core::disk::{Command, Directory, FileName, Outcome, Success};
 use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 use super::disk_error;
 
@@ -59,7 +65,21 @@ impl Direct {
 
     /// Carries out one command.
     pub fn execute(&self, command: &Command) -> Outcome {
-        self.attempt(command).map_err(|error| disk_error(&error))
+        let mut patience = Patience::default();
+        loop {
+            match self.attempt(command) {
+                Err(error) if is_shortage(&error) => {
+                    self.close_what_is_synced();
+                    patience.wait(&error);
+                }
+                outcome => return outcome.map_err(|error| disk_error(&error)),
+            }
+        }
+    }
+
+    /// Gives descriptors back; a file is opened again when it is needed.
+    fn close_what_is_synced(&self) {
+        self.open().retain(|_, entry| entry.unsynced.load(Ordering::Relaxed));
     }
 
     fn attempt(&self, command: &Command) -> io::Result<Success> {
@@ -121,7 +141,7 @@ impl Direct {
             }
             other => other?,
         };
-        self.keep(&mut self.open(), file, made).unsynced.store(true, Ordering::Relaxed);
+        self.keep(&mut self.open(), file, made)?.unsynced.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -164,7 +184,7 @@ impl Direct {
             return Ok(found.clone());
         }
         let opened = OpenOptions::new().read(true).write(true).open(self.path(file))?;
-        Ok(self.keep(&mut open, file, opened))
+        self.keep(&mut open, file, opened)
     }
 
     fn keep(
@@ -172,13 +192,16 @@ impl Direct {
         open: &mut HashMap<FileName, Arc<Open>>,
         name: FileName,
         file: File,
-    ) -> Arc<Open> {
+    ) -> io::Result<Arc<Open>> {
         while open.len() >= OPEN_FILES_MAX {
             let oldest = open.iter().min_by_key(|(_, entry)| {
                 (entry.unsynced.load(Ordering::Relaxed), entry.last_use.load(Ordering::Relaxed))
             });
             let Some(oldest) = oldest.map(|(name, _)| *name) else { break };
-            open.remove(&oldest);
+            let closed = open.remove(&oldest);
+            if let Some(closed) = closed.filter(|entry| entry.unsynced.load(Ordering::Relaxed)) {
+                closed.file.sync_data()?;
+            }
         }
         let entry = Arc::new(Open {
             file,
@@ -186,7 +209,35 @@ impl Direct {
             unsynced: AtomicBool::new(false),
         });
         open.insert(name, entry.clone());
-        entry
+        Ok(entry)
+    }
+}
+
+/// Whether the system lacks something that has nothing to do with the file.
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+    error.raw_os_error().is_some_and(|code| shortages.iter().any(|e| e.raw_os_error() == code))
+}
+
+/// Waiting for descriptors or memory, with a line in the log now and then.
+#[derive(Default)]
+struct Patience {
+    waits: u32,
+}
+
+impl Patience {
+    const PAUSE: Duration = Duration::from_millis(20);
+    /// Pauses between two lines: ten seconds.
+    const LINE_EVERY: u32 = 500;
+
+    fn wait(&mut self, error: &io::Error) {
+        if self.waits.is_multiple_of(Self::LINE_EVERY) {
+            tracing::warn!(
+                "the disk waits, for the system has no more to give ({error}): raise the limit of open files or of memory"
+            );
+        }
+        self.waits += 1;
+        std::thread::sleep(Self::PAUSE);
     }
 }
 
@@ -199,7 +250,7 @@ pub(super) fn read_at(file: &File, offset: u64, length: u32) -> io::Result<Bytes
         let at = offset + bytes.len() as u64;
         match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
             Ok(0) => break,
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -220,7 +271,7 @@ pub(super) fn write_all_at(file: &File, data: &[Bytes], mut offset: u64) -> io::
                 offset += written as u64;
                 IoSlice::advance_slices(&mut rest, written);
             }
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -74,7 +74,7 @@ impl Files {
     /// Opens a data directory, makes it if need be, and locks it against other processes until dropped.
     pub fn open(root: &Path, unsynced: Unsynced) -> Result<Files, OpenError> {
         let fail = |error| OpenError::Io(root.to_path_buf(), error);
-        std::fs::create_dir_all(root).map_err(fail)?;
+        make_durable(root).map_err(fail)?;
         let lock = File::create(root.join("lock")).map_err(fail)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -109,6 +109,21 @@ impl Files {
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
     }
+}
+
+/// Makes a directory that outlives a power loss: each folder that is new is entered in its parent, and that is synced.
+fn make_durable(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    make_durable(parent)?;
+    match std::fs::create_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    File::open(parent)?.sync_all()
 }
 
 /// What `core` calls an error of the operating system.
