@@ -19,7 +19,7 @@ const QUEUE_MAX: usize = 20_000;
 /// An entry takes no further request once it has this many records.
 const ENTRY_RECORDS_MAX: usize = 2_000;
 /// Answers to one broker's clients that are remembered, in case they are lost.
-const ANSWERS_MAX: usize = 256;
+const ANSWERS_MAX: usize = 2_000;
 /// Leaderships given back at each look.
 const GIVEN_BACK_MAX: usize = 100;
 
@@ -193,6 +193,9 @@ impl Active {
             self.sessions.values_mut().for_each(|heard| *heard = heard.after_ms(late_ms));
         }
         self.look_at = now.after_ms(quorum.broker_heartbeat_ms);
+        if self.queue.len() >= QUEUE_MAX {
+            return;
+        }
         for (node, _) in image.brokers.iter().filter(|(_, broker)| !broker.fenced) {
             let heard = *self.sessions.entry(*node).or_insert(now);
             if now.ms_since(heard) >= quorum.broker_session_ms {
@@ -298,10 +301,17 @@ impl Active {
                                 topics.push(Err(Refusal::new(code, message)));
                                 continue;
                             }
+                            if topic.partitions.unwrap_or(1).max(1) as usize > left {
+                                // Not even planned: a request names as many topics as fit in it.
+                                topics.push(Err(beyond(config)));
+                                continue;
+                            }
                             let base = scratch.as_mut().unwrap_or(draft);
                             let made =
-                                controller::create_topic(base, config, topic, self.placement)
-                                    .and_then(|made| within(made, &mut left));
+                                controller::create_topic(base, config, topic, self.placement);
+                            if let Ok((_, summary)) = &made {
+                                left = left.saturating_sub(summary.partitions.max(1) as usize);
+                            }
                             topics.push(made.map(|(records, summary)| {
                                 self.placement = self.placement.wrapping_add(1);
                                 match &mut scratch {
@@ -353,18 +363,11 @@ impl Active {
     }
 }
 
-/// Keeps a request within the partitions that one may make.
-fn within<T>(made: (Vec<Record>, T), left: &mut usize) -> Result<(Vec<Record>, T), Refusal> {
-    let partitions = made.0.len().saturating_sub(1);
-    match left.checked_sub(partitions) {
-        Some(rest) => {
-            *left = rest;
-            Ok(made)
-        }
-        None => {
-            Err(Refusal::new(ErrorCode::INVALID_PARTITIONS, "too many partitions in one request"))
-        }
-    }
+/// For what goes past the partitions that one request may make.
+fn beyond(config: &Config) -> Refusal {
+    let most = config.replication.partitions_max;
+    let message = format!("a request makes at most {most} partitions");
+    Refusal::new(ErrorCode::INVALID_PARTITIONS, message)
 }
 
 /// Names what the simulator should have seen now and then.

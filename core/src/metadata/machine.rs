@@ -130,14 +130,14 @@ impl Metadata {
 
     fn start(&mut self, now: Now, out: &mut Outputs) {
         if self.quorum_damaged {
-            let line = "the metadata journal was damaged: this disk begins anew, as an observer and \
-                        with empty metadata; replace its old voter (README, replacing a disk)";
+            let line = "the metadata journal is damaged: this disk waits for a node that holds the cluster's record and \
+                        follows it as an observer, no longer as a voter";
             out.log(LogLevel::Error, line);
         }
         if let Some(broker) = &mut self.broker {
             broker.start(&mut self.store, out);
         }
-        self.quorum.start(now, &mut self.store, out);
+        self.quorum.start(now, self.quorum_damaged, &mut self.store, out);
     }
 
     /// Goes on until nothing moves: what the disk has done, what is committed, who leads, what waits to be decided or said.

@@ -97,6 +97,10 @@ impl Quorum {
         // What a snapshot covers is committed, so it is the leader's too.
         let is_covered = base < self.log.start() && !self.store_stale;
         if !is_covered && self.log.epoch_before(base) != Some(previous) {
+            if self.state.hollow_until.is_some() {
+                // It once acknowledged more than it has, and the leader would not believe less.
+                return self.ask_to_follow(out);
+            }
             let (end, epoch) = self.log.agree_at_most(base, previous);
             return self.reply(leader, QuorumBody::Diverged { base, end, epoch });
         }
@@ -422,7 +426,7 @@ impl Quorum {
         self.send_part(from, out);
     }
 
-    /// Takes an observer's wish to follow.
+    /// Takes the wish to follow of an observer, or of a voter that has lost records.
     pub(super) fn on_follow(&mut self, from: Voter, end: Offset, out: &mut Outputs) {
         let (log_end, now) = (self.log.end(), self.now.mono);
         let Role::Leader(leading) = &mut self.role else { return };
@@ -431,8 +435,7 @@ impl Quorum {
         }
         let next = end.clamp(0, log_end);
         let progress = leading.progress.entry(from).or_insert_with(|| Progress::new(next, now));
-        progress.heard = now;
-        progress.probe(next);
+        progress.on_follow(now, next);
         self.send_to(from, true, out);
     }
 

@@ -30,7 +30,7 @@ impl Quorum {
     }
 
     /// Asks whoever may lead for the log.
-    fn ask_to_follow(&mut self, out: &mut Outputs) {
+    pub(super) fn ask_to_follow(&mut self, out: &mut Outputs) {
         let mut nodes: BTreeSet<NodeId> = self.list.iter().copied().collect();
         nodes.extend(self.log.voters().keys());
         nodes.remove(&self.me.node);

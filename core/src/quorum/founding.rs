@@ -10,7 +10,8 @@
 //! it is empty, and what was drawn once is finished by whoever holds it, never replaced. Two things make late messages
 //! harmless: an empty node's answer is for the disk that asked alone, and an offer must cite the number of the latest answer.
 //!
-//! A node outside the list (a broker that is no controller) takes the record of a founded cluster and observes.
+//! A node outside the list (a broker that is no controller) takes the record of a founded cluster and observes. So does one
+//! whose record was damaged: it is not empty, so it neither founds nor says to the founder that it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -148,6 +149,11 @@ impl Quorum {
         if self.state.founding.is_none() {
             if asker_is_empty {
                 self.compare_lists(from, list);
+                if self.state.is_lost {
+                    return self.complain("lost", out, || {
+                        format!("this disk's metadata is damaged and node {from} is empty: no cluster is founded while a node that holds the old one's record may come; to found a new one, empty this data directory")
+                    });
+                }
             }
             let waits = self.founding.answered_holder_until.is_some_and(|at| at > self.now.mono);
             if waits || !matches!(self.phase, super::Phase::Running) {
@@ -283,7 +289,7 @@ impl Quorum {
         let is_founder = self.list.first() == Some(&self.me.node);
         let all_empty = (self.list.iter())
             .all(|node| *node == self.me.node || self.founding.empty.contains_key(node));
-        if self.state.founding.is_some() || !is_founder || !all_empty {
+        if self.state.founding.is_some() || self.state.is_lost || !is_founder || !all_empty {
             return;
         }
         let cluster = u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64());
@@ -331,6 +337,7 @@ impl Quorum {
         self.log = MemoryLog::new(0, -1, Lsn(0), record.voters.clone());
         self.state.founding = Some(record);
         self.state.founded = founded;
+        self.state.is_lost = false;
         self.founding.empty.clear();
         self.persist(store, out);
         self.when_durable(Then::ShowRecord);

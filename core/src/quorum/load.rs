@@ -34,7 +34,7 @@ pub(super) enum Loading {
 }
 
 impl Quorum {
-    pub(super) fn load(&mut self, store: &mut Store, out: &mut Outputs) {
+    pub(super) fn load(&mut self, is_lost: bool, store: &mut Store, out: &mut Outputs) {
         assert!(matches!(self.phase, Phase::New), "started once");
         store.create(LogId::METADATA);
         let log = store.log(LogId::METADATA).expect("it was just created");
@@ -43,7 +43,13 @@ impl Quorum {
             return self.stop(Halt::Operator(line.into()), out);
         };
         self.state = state;
+        self.state.is_lost |= is_lost;
         self.state.start += 1;
+        if self.state.is_lost && self.list == [self.me.node] {
+            let line = "what the only controller kept of the metadata is damaged, and nobody has a copy: the partitions' data \
+                        stays as it is; to begin a new cluster, start with an empty data directory";
+            return self.stop(Halt::Operator(line.into()), out);
+        }
         self.persist(store, out);
         let op = store.command(Command::List { directory: Directory::Snapshots }, out);
         self.phase = Phase::Loading(Loading::Names { op });
@@ -60,7 +66,9 @@ impl Quorum {
         let Phase::Loading(loading) = &mut self.phase else { return false };
         match loading {
             Loading::Names { op: expected } if *expected == op => {
-                if let Ok(Success::Names(names)) = outcome {
+                if let Ok(Success::Names(names)) = outcome
+                    && !self.state.is_lost
+                {
                     self.snapshots.remove_all_but(self.state.snapshot, names, store, out);
                 }
                 let Some(name) = self.state.snapshot else {

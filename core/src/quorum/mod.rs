@@ -212,10 +212,11 @@ impl Quorum {
         }
     }
 
-    /// Begins to read back what the disk holds. Called once.
-    pub fn start(&mut self, now: Now, store: &mut Store, out: &mut Outputs) {
+    /// Begins to read back what the disk holds. Called once. `is_lost`: recovery found that what the disk held of the quorum
+    /// cannot be believed, so that `store` has nothing of it.
+    pub fn start(&mut self, now: Now, is_lost: bool, store: &mut Store, out: &mut Outputs) {
         self.now = now;
-        self.load(store, out);
+        self.load(is_lost, store, out);
         self.settle(store, out);
     }
 
@@ -532,7 +533,9 @@ impl Quorum {
             self.persist(store, out);
             self.when_durable(Then::ActFounded);
         }
-        let adopts = !matches!(message.body, QuorumBody::PreVote { .. });
+        // Who asks for votes or records for anyone promises nothing; where its term is the later one, it says so in its answer.
+        let adopts =
+            !matches!(message.body, QuorumBody::PreVote { .. } | QuorumBody::Follow { .. });
         if message.term > self.state.term && adopts {
             self.step_to_term(message.term, store, out);
         }

@@ -42,7 +42,7 @@ pub(super) enum Pace {
 /// One follower.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
-    /// What it has on its disk of this leader's log. Only grows.
+    /// What it has on its disk of this leader's log; less than before only where the follower itself says so.
     pub matched: Offset,
     /// What it is sent next; never below `matched`.
     pub next: Offset,
@@ -73,6 +73,13 @@ impl Progress {
             }
             self.start = start;
         }
+    }
+
+    /// Takes a follower's wish to be sent everything from `end` on: it has no more than that, whatever it had.
+    pub fn on_follow(&mut self, now: Instant, end: Offset) {
+        self.heard = now;
+        self.matched = self.matched.min(end);
+        self.probe(end);
     }
 
     /// Begins to ask where the logs agree.

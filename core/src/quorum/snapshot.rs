@@ -259,12 +259,16 @@ impl Quorum {
         let is_newer = if installs { end > self.commit } else { end > self.log.start() };
         if !is_newer {
             // The log has come past it meanwhile.
-            let file = FileName::Snapshot { end, epoch, whole: true };
-            self.snapshots.removing.insert(store.command(Command::Remove { file }, out));
+            if self.state.snapshot != Some(SnapshotName { end, epoch }) {
+                let file = FileName::Snapshot { end, epoch, whole: true };
+                self.snapshots.removing.insert(store.command(Command::Remove { file }, out));
+            }
             return;
         }
-        self.snapshots.older.extend(self.state.snapshot);
-        self.state.snapshot = Some(SnapshotName { end, epoch });
+        let name = SnapshotName { end, epoch };
+        // A damaged one is replaced by another of the same name.
+        self.snapshots.older.extend(self.state.snapshot.filter(|older| *older != name));
+        self.state.snapshot = Some(name);
         // The state comes first in the journal: a log that begins at `end` is never there without it.
         let lsn = self.persist(store, out);
         if installs {
@@ -314,6 +318,7 @@ impl Quorum {
         store: &mut Store,
         out: &mut Outputs,
     ) {
+        self.snapshots.receiving.take_if(|receiving| receiving.end <= self.commit);
         if end <= self.commit {
             if let Role::Follower(following) = &mut self.role {
                 // Committed here means that this leader has it too.

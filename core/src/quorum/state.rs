@@ -24,6 +24,9 @@ pub(super) struct State {
     /// Set when something that this disk had acknowledged was found damaged: until a leader has confirmed everything below
     /// this offset again, the node does not vote.
     pub hollow_until: Option<Offset>,
+    /// Set when what this disk held of the quorum was damaged beyond knowing what it was: until it holds a founding record
+    /// again, which another must offer, it is not an empty disk and founds nothing.
+    pub is_lost: bool,
 }
 
 /// Which snapshot file.
@@ -77,6 +80,7 @@ mod tests {
             vote: Some(Voter { node: NodeId(1), incarnation: Incarnation(4) }),
             snapshot: Some(SnapshotName { end: 10, epoch: 2 }),
             hollow_until: None,
+            is_lost: false,
         };
         assert_eq!(State::decode(&state.encode()), Some(state));
         assert_eq!(State::decode(&[]), Some(State::default()));

@@ -58,6 +58,7 @@ impl Replica {
         if push.begin {
             return self.begin_at(cx, &push);
         }
+        self.begin_lower(cx, &push);
         match self.find_match(cx, &push) {
             Ok(()) => self.take_records(cx, &push),
             Err((hint, last_epoch)) => {
@@ -179,6 +180,20 @@ impl Replica {
         let Role::Follower(follower) = &mut self.role else { return };
         follower.owes = true;
         self.acknowledge(cx);
+    }
+
+    /// Begun by one leader where the log of the next one does not begin yet, and empty: as well from there.
+    fn begin_lower(&mut self, cx: &mut Context, push: &Push) {
+        let me = cx.host.config.node;
+        let member = self.partition().is_none_or(|p| p.isr.contains(&me) || p.elr.contains(&me));
+        let log = cx.host.store.log(self.log).expect("a follower has a log");
+        let is_empty = log.start() == log.end();
+        if member || !is_empty || !(0..log.start()).contains(&push.base) {
+            return;
+        }
+        self.barrier = cx.host.store.reset(self.log, push.base, cx.out);
+        self.high_watermark = push.base;
+        cx.out.event(|| Event::Sometimes("replica.begin_lower"));
     }
 
     /// Acknowledges if there is something to say: only what is synced and matched in this epoch, and only once every

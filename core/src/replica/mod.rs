@@ -96,6 +96,8 @@ pub struct State {
     /// End of an image that named this partition. A later image without it means deletion; an earlier one, which a
     /// restarted node may see first, does not.
     pub named_at: Offset,
+    /// Whose image that was.
+    pub cluster: u128,
 }
 
 const STATE_VERSION: u8 = 1;
@@ -277,7 +279,8 @@ impl Replica {
     }
 
     fn begin_life(&mut self, cx: &mut Context, incarnation: ReplicaIncarnation) {
-        let state = State { incarnation, named_at: cx.host.image.end };
+        let image = &cx.host.image;
+        let state = State { incarnation, named_at: image.end, cluster: image.cluster };
         self.barrier = cx.host.store.put(self.log, state.encode(), cx.out);
         self.life = Some(incarnation);
     }

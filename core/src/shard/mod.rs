@@ -265,7 +265,7 @@ impl Shard {
         let deleted = |log: &LogId| {
             let state = self.host.store.log(*log).and_then(|found| State::decode(found.state()));
             !image.topics.contains_key(&log.topic)
-                && state.is_some_and(|state| state.named_at <= image.end)
+                && state.is_some_and(|s| s.cluster == image.cluster && s.named_at <= image.end)
         };
         let deleted: Vec<LogId> = self.orphans.iter().copied().filter(deleted).collect();
         for log in deleted {

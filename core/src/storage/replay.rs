@@ -36,7 +36,7 @@ pub(super) struct Restored {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub logs: BTreeMap<LogId, Restored>,
-    /// The quorum's journal, or its log, cannot be believed; the log is not in `logs`.
+    /// The quorum's journal cannot be believed; the log of the metadata is not in `logs`.
     pub quorum_damaged: bool,
     /// A shard's journal was damaged: there may be logs that nothing here knows of.
     pub suspect: bool,
@@ -58,13 +58,13 @@ pub(super) fn merge(images: Vec<Image>, shards: u16, files: &BTreeSet<FileName>)
     }
     for (id, log) in &mut outcome.logs {
         order(*id, log);
+        // Where only the files of the metadata log are damaged, its state (term, vote, snapshot) is not.
+        outcome.quorum_damaged |= *id == LogId::METADATA && log.damaged;
         if !log.damaged && misses_files(*id, log, files) {
             log.damaged = true;
         }
     }
-    let damaged = outcome.logs.get(&LogId::METADATA).is_some_and(Restored::ends_damaged);
-    if outcome.quorum_damaged || damaged {
-        outcome.quorum_damaged = true;
+    if outcome.quorum_damaged {
         outcome.logs.remove(&LogId::METADATA);
     }
     outcome

@@ -208,6 +208,81 @@ fn a_damaged_snapshot_is_not_an_empty_disk() {
 }
 
 #[test]
+fn a_damaged_snapshot_is_replaced_while_the_leader_stays() {
+    let mut world = World::new(9, cluster(&[1, 2, 3]));
+    start_all(&mut world);
+    world.run_to("a leader", |world| world.leader().is_some());
+    world.run_ms(20);
+    let leader = world.leader().expect("just seen");
+    for n in 0..100 {
+        world.propose(leader, format!("record {n}").as_bytes());
+        world.run_ms(5);
+    }
+    world.run_ms(100);
+    let hurt = if leader == THREE { TWO } else { THREE };
+    world.crash(hurt);
+    world.nodes.get_mut(&hurt).expect("known").disk.damages_snapshots = true;
+    world.start(hurt);
+    let is_voter = |world: &World| world.running(hurt).is_some_and(|run| run.quorum.is_voter());
+    world.run_to("hollow", |world| world.running(hurt).is_some() && !is_voter(world));
+    world.run_to("whole again", is_voter);
+    assert_eq!(world.leader(), Some(leader), "nobody else had to lead");
+    // The leader's snapshot had the name of the damaged one, which is on the disk now.
+    world.nodes.get_mut(&hurt).expect("known").disk.damages_snapshots = false;
+    world.run_ms(100);
+    world.crash(hurt);
+    let hollow = world.ghost.sometimes.get("quorum.hollow").copied();
+    world.start(hurt);
+    world.run_to("it votes", is_voter);
+    assert_eq!(world.ghost.sometimes.get("quorum.hollow").copied(), hollow);
+    assert!(world.running(hurt).expect("it runs").quorum.view().snapshot_end.is_some());
+}
+
+#[test]
+fn a_lost_record_is_not_an_empty_disk() {
+    let founded = |world: &World, id: NodeId| world.running(id).and_then(|r| r.quorum.cluster());
+    let all_found = |world: &World| {
+        world.nodes.keys().all(|id| world.running(*id).is_some_and(|r| r.quorum.view().founded))
+    };
+    let lose = |world: &mut World, id: NodeId| {
+        world.destroy(id);
+        world.nodes.get_mut(&id).expect("known").is_lost = true;
+        world.start(id);
+    };
+    // Beside two that hold the record it becomes an observer.
+    let mut world = World::new(11, cluster(&[1, 2, 3]));
+    start_all(&mut world);
+    world.run_to("founded", all_found);
+    let cluster_id = founded(&world, TWO);
+    assert!(cluster_id.is_some());
+    lose(&mut world, ONE);
+    world.run_to("it follows", |world| founded(world, ONE) == cluster_id);
+    assert!(!world.running(ONE).expect("it runs").quorum.is_voter());
+    // Beside two empty ones it waits, however often it is started.
+    let mut world = World::new(12, cluster(&[1, 2, 3]));
+    start_all(&mut world);
+    world.run_to("founded", all_found);
+    for id in [ONE, TWO] {
+        world.destroy(id);
+    }
+    lose(&mut world, THREE);
+    world.run_ms(1_000);
+    world.crash(THREE);
+    for id in [ONE, TWO, THREE] {
+        world.start(id);
+    }
+    world.run_ms(5_000);
+    assert_eq!([ONE, TWO, THREE].map(|id| founded(&world, id)), [None; 3]);
+    // Alone it asks for an operator.
+    let mut world = World::new(13, cluster(&[1]));
+    start_all(&mut world);
+    world.run_to("founded", all_found);
+    lose(&mut world, ONE);
+    world.run_ms(100);
+    assert!(matches!(&world.nodes[&ONE].halted, Some(Halt::Operator(_))));
+}
+
+#[test]
 fn two_empty_disks_wait_for_the_third() {
     let mut world = World::new(11, cluster(&[1, 2, 3]));
     start_all(&mut world);

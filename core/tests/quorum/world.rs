@@ -77,6 +77,8 @@ pub struct Node {
     /// When the last command to each file ends.
     files: BTreeMap<Option<milena_core::disk::FileName>, u64>,
     pub halted: Option<Halt>,
+    /// Whether the next start finds the quorum's journal damaged beyond belief; its disk is empty then.
+    pub is_lost: bool,
 }
 
 pub struct World {
@@ -124,6 +126,7 @@ impl World {
                 wake_at: u64::MAX,
                 files: BTreeMap::new(),
                 halted: None,
+                is_lost: false,
                 config,
             };
             world.nodes.insert(node.config.node, node);
@@ -345,7 +348,8 @@ impl World {
         let (chain, applied, last_epoch) = (0, 0, -1);
         let running = Running { quorum, store, incarnation, promise, chain, applied, last_epoch };
         node.life = Life::Running(Box::new(running));
-        self.call(id, |quorum, store, now, out| quorum.start(now, store, out));
+        let is_lost = std::mem::take(&mut self.nodes.get_mut(&id).expect("known").is_lost);
+        self.call(id, |quorum, store, now, out| quorum.start(now, is_lost, store, out));
         self.drain(id);
     }
 
