@@ -233,13 +233,15 @@ impl Encoder {
         if !self.flexible {
             return self.put_classic_string(text);
         }
-        self.put_length(text.map(string_length).map(usize::from));
+        let text = text.map(cut_string);
+        self.put_length(text.map(str::len));
         self.put(text.unwrap_or_default().as_bytes());
     }
 
     /// A string in the form of versions that are not flexible, and of request headers in all.
     pub(crate) fn put_classic_string(&mut self, text: Option<&str>) {
-        self.put_i16(text.map_or(-1, |text| string_length(text) as i16));
+        let text = text.map(cut_string);
+        self.put_i16(text.map_or(-1, |text| text.len() as i16));
         self.put(text.unwrap_or_default().as_bytes());
     }
 
@@ -256,14 +258,10 @@ impl Encoder {
     }
 }
 
-/// The length of a string that is to be written. What came in by this codec is within the limit.
-fn string_length(text: &str) -> u16 {
-    assert!(
-        text.len() <= STRING_SIZE_MAX,
-        "a string of {} bytes is above Kafka's limit",
-        text.len()
-    );
-    text.len() as u16
+/// A string as it can be written: what is above Kafka's limit ends there. What came in by this codec is within it, so only a
+/// text that was made of such strings can be cut, and a client would rather read its beginning than lose its broker.
+fn cut_string(text: &str) -> &str {
+    &text[..text.floor_char_boundary(STRING_SIZE_MAX)]
 }
 
 /// Reads one frame, never past its end, never allocating more than it can account for.

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use milena_wire::{
     ApiKey, ErrorCode, Request, RequestError, RequestHeader, Response, decode_request,
     decode_request_counting, decode_response, encode_request, encode_response,
-    messages::ApiVersionsRequest, sample::Source, supported_versions,
-    unsupported_api_versions_response,
+    messages::{ApiVersionsRequest, CreateTopicsResponse, create_topics::CreatableTopicResult},
+    sample::Source,
+    supported_versions, unsupported_api_versions_response,
 };
 
 fn versions() -> impl Iterator<Item = (ApiKey, i16)> {
@@ -95,4 +96,27 @@ fn produce_is_advertised_from_zero() {
 fn unknown_errors_survive() {
     assert_eq!(format!("{:?}", ErrorCode::NOT_LEADER_OR_FOLLOWER), "NOT_LEADER_OR_FOLLOWER");
     assert_eq!(format!("{:?}", ErrorCode(9999)), "ErrorCode(9999)");
+}
+
+/// A message may quote what a client sent and add to it. Whoever wrote it, encoding it takes down no broker.
+#[test]
+fn a_string_above_the_limit_is_cut_and_never_a_panic() {
+    for version in [3, 4, 5] {
+        let message = format!("{}ä!", "x".repeat(32_766));
+        let response = CreateTopicsResponse {
+            topics: vec![CreatableTopicResult {
+                error_message: Some(message),
+                ..CreatableTopicResult::default()
+            }],
+            ..CreateTopicsResponse::default()
+        };
+        let frame = encode_response(1, version, &response.into()).concat();
+        let Ok((_, Response::CreateTopics(decoded))) =
+            decode_response(ApiKey::CreateTopics, version, frame.into())
+        else {
+            panic!("not a response in version {version}");
+        };
+        let expected = "x".repeat(32_766);
+        assert_eq!(decoded.topics[0].error_message.as_deref(), Some(&*expected), "{version}");
+    }
 }

@@ -239,6 +239,31 @@ fn produce_is_advertised_from_version_0() {
     assert_eq!(produce.min_version, 0);
 }
 
+/// What a client sends can be as long as a string on the wire; a sentence that quotes it may not be.
+#[test]
+fn a_refusal_does_not_repeat_all_that_was_sent() {
+    let long = "ä".repeat(16_383);
+    for resource_type in [2, 4] {
+        let resource = DescribeConfigsResource {
+            resource_type,
+            resource_name: long.clone(),
+            configuration_keys: None,
+        };
+        let request = DescribeConfigsRequest {
+            resources: vec![resource],
+            ..DescribeConfigsRequest::default()
+        };
+        let answer = describe_configs(&image(), &config(), &request, 1).results.remove(0);
+        assert!(answer.error_message.unwrap().len() < 1_000);
+        assert_eq!(answer.resource_name, long);
+    }
+    for (name, value) in [(&*long, "1"), ("retention.ms", &*long)] {
+        let asked = [(name.to_string(), Some(value.to_string()))];
+        let refused = crate::controller::configs::check_topic_configs(&asked).unwrap_err();
+        assert!(refused.message.len() < 1_000);
+    }
+}
+
 #[test]
 fn topics_to_make_go_to_the_controller_and_come_back() {
     let config = config();

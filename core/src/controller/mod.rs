@@ -32,10 +32,18 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// Longest sentence of a refusal, bytes: it may repeat what a client sent, which can be as long as a string on the wire.
+const MESSAGE_BYTES_MAX: usize = 500;
+
 impl Refusal {
-    /// A refusal with its sentence.
+    /// A refusal with its sentence, which is cut where it is too long.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Refusal {
-        Refusal { code, message: message.into() }
+        let mut message = message.into();
+        if message.len() > MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+            message.push_str("...");
+        }
+        Refusal { code, message }
     }
 }
 
