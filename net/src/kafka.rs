@@ -196,22 +196,19 @@ impl Connections {
         }
     }
 
-    /// Closes a connection once what was answered has been sent.
+    /// Closes a connection once what was answered in order has been sent. What comes after the first request without an
+    /// answer gets none: the machine closes instead of answering one of them, and does not say which.
     pub fn close_after_replies(&self, client: ClientId, why: &'static str) {
         if let Some(connection) = self.open.borrow().get(&client) {
-            connection.closing.set(Some(why));
-            connection.answered.notify_one();
+            connection.slots.borrow_mut().drop_unanswered();
+            connection.end(why);
         }
     }
 
     /// Stops reading requests, waits a little for answers that are under way, and closes everything.
     pub async fn stop(&self, patience: Duration) {
         for connection in self.open.borrow().values() {
-            connection.closing.set(Some("this node stops"));
-            connection.answered.notify_one();
-            if let Some(reader) = connection.tasks.borrow().first() {
-                reader.abort();
-            }
+            connection.end("this node stops");
         }
         let end = self.clock.mono().after_ms(patience.as_millis() as u64);
         while self.clock.mono() < end && !self.open.borrow().is_empty() {
@@ -363,6 +360,15 @@ enum Refusal {
 }
 
 impl Connection {
+    /// Reads no more; the writer closes once nothing waits for an answer.
+    fn end(&self, why: &'static str) {
+        self.closing.set(Some(why));
+        self.answered.notify_one();
+        if let Some(reader) = self.tasks.borrow().first() {
+            reader.abort();
+        }
+    }
+
     fn is_full(&self, limits: &Limits) -> bool {
         let slots = self.slots.borrow();
         slots.queue.len() >= limits.in_flight_max
@@ -387,6 +393,13 @@ impl Connection {
 }
 
 impl Slots {
+    /// Forgets the first request that has no answer, and all after it.
+    fn drop_unanswered(&mut self) {
+        let unanswered = |slot: &Slot| matches!(slot.answer, Answer::Awaited { .. });
+        let answered = self.queue.iter().position(unanswered).unwrap_or(self.queue.len());
+        self.queue.truncate(answered);
+    }
+
     /// Moves the answers at the front to what is about to be written.
     fn take(&mut self, out: &mut VecDeque<Bytes>) {
         while let Some(slot) = self.queue.front_mut() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use milena_core::{
-    ClientId, Config, Incarnation, Input, Machine, NodeId, Now, Outputs, Place, Timer,
+    ClientId, Config, Incarnation, Input, Machine, NodeId, Now, Output, Outputs, Place, Timer,
 };
 use milena_net::client::Connection;
 use milena_net::files::{Files, Unsynced};
@@ -18,13 +18,13 @@ use milena_net::kafka::{Counts, Limits};
 use milena_net::peers::Hello;
 use milena_net::runtime::{self, Clock, Thread, mpsc};
 use milena_wire::messages::{
-    ApiVersionsResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
-    api_versions::ApiVersion,
+    ApiVersionsResponse, DescribeClusterRequest, FindCoordinatorRequest, MetadataRequest,
+    MetadataResponse, ProduceRequest, ProduceResponse, api_versions::ApiVersion,
 };
 use milena_wire::{ApiKey, Request, Response, supported_versions};
 
 /// Answers Metadata with the request's number, three at a time and backwards, or what there is after 20 ms; Produce at once,
-/// not at all with acks=0.
+/// not at all with acks=0; closes the connection for FindCoordinator, and leaves DescribeCluster without an answer.
 #[derive(Default)]
 struct Backwards {
     held: Vec<(ClientId, u64)>,
@@ -50,6 +50,10 @@ impl Machine for Backwards {
                     let answer = Response::Produce(ProduceResponse::default());
                     out.reply(client, id, (produce.acks != 0).then_some(answer));
                 }
+                Request::FindCoordinator(_) => {
+                    out.queue.push_back(Output::Close { client, why: "a test" })
+                }
+                Request::DescribeCluster(_) => {}
                 _ => {
                     self.held.push((client, id));
                     self.due = Some(now.mono.after_ms(20));
@@ -186,6 +190,22 @@ fn a_produce_without_acks_gets_no_answer_and_holds_up_none() {
     assert_eq!(cluster_id(answer), "2");
     let produce = Request::Produce(ProduceRequest { acks: -1, ..Default::default() });
     assert!(matches!(connection.call(&produce).unwrap(), Response::Produce(_)));
+}
+
+/// Neither the request for which the machine closes nor one before it that has no answer keeps the connection open.
+#[test]
+fn a_connection_that_the_machine_closes_is_closed_after_what_was_answered() {
+    let server = Server::start(Limits::default());
+    let mut connection = server.connect();
+    let produce = Request::Produce(ProduceRequest { acks: -1, ..Default::default() });
+    let version = connection.send(&produce).unwrap();
+    connection.send(&Request::DescribeCluster(DescribeClusterRequest::default())).unwrap();
+    connection.send(&produce).unwrap();
+    connection.send(&Request::FindCoordinator(FindCoordinatorRequest::default())).unwrap();
+    let began = Instant::now();
+    assert!(connection.receive(ApiKey::Produce, version).is_ok());
+    assert!(connection.receive(ApiKey::DescribeCluster, 0).is_err());
+    assert!(began.elapsed() < Duration::from_secs(5), "it was not closed");
 }
 
 #[test]

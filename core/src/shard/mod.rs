@@ -316,8 +316,11 @@ impl Shard {
         context: Arc<ClientContext>,
         out: &mut Outputs,
     ) {
-        if self.gatherings.is_full() || partitions(&request) > self.partitions_max() {
-            return close(client, "too many partitions in a request, or too many requests", out);
+        if partitions(&request) > self.partitions_max() {
+            return close(client, "too many partitions in a request", out);
+        }
+        if self.gatherings.is_full() && is_scattered(&request) {
+            return close(client, "too many requests wait", out);
         }
         let (image, config) = (&self.host.image, &self.host.config);
         match request {
@@ -672,6 +675,17 @@ fn partitions(request: &Request) -> usize {
         | Request::DescribeCluster(_)
         | Request::DescribeTopicPartitions(_) => 0,
     }
+}
+
+/// Whether a request is answered by the owners of its partitions, and waits for them.
+fn is_scattered(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Produce(_)
+            | Request::Fetch(_)
+            | Request::ListOffsets(_)
+            | Request::OffsetForLeaderEpoch(_)
+    )
 }
 
 fn close(client: ClientId, why: &'static str, out: &mut Outputs) {
