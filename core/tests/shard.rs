@@ -377,6 +377,77 @@ fn a_fetch_waits_until_any_shard_has_records_or_its_time_is_over() {
     );
 }
 
+/// So many partitions that each shard has more of them than it reads at a time.
+const MANY: i32 = 40;
+
+/// A broker with a topic of [`MANY`] partitions whose records are in segments.
+fn broker_with_segments() -> Broker1 {
+    let mut broker = Broker1::start(InstantDisk::default(), |image| {
+        let topic = image.topics.get_mut(&TOPIC).expect("the topic");
+        let partition = topic.partitions[0].clone();
+        Arc::make_mut(topic).partitions = vec![partition; MANY as usize];
+    });
+    let id = broker.produce(9, -1, (0..MANY).map(|p| (p, batch("x"))).collect());
+    broker.produced(id);
+    (0..3).for_each(|_| broker.pass(100));
+    broker
+}
+
+fn waiting_reads(broker: &Broker1) -> usize {
+    let read = |command: &&_| matches!(command, milena_core::disk::Command::Read { .. });
+    broker.waiting.iter().map(|(_, _, command)| command).filter(read).count()
+}
+
+#[test]
+fn a_fetch_reads_a_few_partitions_at_a_time_and_each_once() {
+    let mut broker = broker_with_segments();
+    let twice: Vec<_> = (0..MANY).chain(0..9).map(|p| (p, 0)).collect();
+    for most in [1, 1 << 20] {
+        let mut request = fetch_request(&twice);
+        for partition in &mut request.topics[0].partitions {
+            partition.partition_max_bytes = most;
+        }
+        broker.stalled = true;
+        let id = broker.send(1, 12, request);
+        let reads = waiting_reads(&broker);
+        assert!(reads > 0 && reads <= 8 * usize::from(SHARDS), "{reads} reads at once");
+        broker.release_disk();
+        let found = values(&broker.fetched(id));
+        let partitions: Vec<i32> = found.iter().map(|(partition, ..)| *partition).collect();
+        assert_eq!(partitions, (0..MANY).collect::<Vec<_>>(), "each is answered once");
+        let with_records = found.iter().filter(|(_, _, values)| values == &["x"]).count();
+        // What exceeds its limit counts only as the first of an answer.
+        assert_eq!(with_records, if most == 1 { SHARDS.into() } else { MANY as usize });
+    }
+}
+
+#[test]
+fn a_few_times_are_looked_up_at_a_time_and_no_partition_twice() {
+    let mut broker = broker_with_segments();
+    let asked = |partition_index| ListOffsetsPartition {
+        partition_index,
+        current_leader_epoch: -1,
+        timestamp: 5,
+    };
+    let partitions = (0..MANY).chain(0..9).map(asked).collect();
+    let topic = ListOffsetsTopic { name: "t".into(), partitions };
+    let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+    broker.stalled = true;
+    let id = broker.send(1, 7, request);
+    let reads = waiting_reads(&broker);
+    assert!(reads > 0 && reads <= 8 * usize::from(SHARDS), "{reads} reads at once");
+    // The disk is asked for all of them, however long that takes.
+    broker.pass(40_000);
+    broker.release_disk();
+    let Some(Response::ListOffsets(response)) = broker.answer(id) else { panic!() };
+    let told = |code| {
+        let partitions = response.topics[0].partitions.iter();
+        partitions.filter(|p| p.error_code == code).map(|p| p.offset).collect::<Vec<_>>()
+    };
+    assert_eq!(told(ErrorCode::NONE), [0; MANY as usize]);
+    assert_eq!(told(ErrorCode::INVALID_REQUEST).len(), 9);
+}
+
 #[test]
 fn a_session_tells_only_what_changed() {
     let mut broker = Broker1::new();

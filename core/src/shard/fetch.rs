@@ -4,6 +4,8 @@
 //! one of them moves, the client's patience is over, or another shard's part has enough. The first batch of an answer may
 //! exceed every limit, so that a large one never blocks a consumer.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use milena_wire::messages::fetch::{
     EpochEndOffset, FetchPartition, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint,
@@ -25,6 +27,8 @@ use crate::{Instant, LogId, Offset, Outputs, Timer};
 const LEADER_VERSION: i16 = 12;
 /// First version whose answer has the leaders' addresses.
 const ENDPOINTS_VERSION: i16 = 16;
+/// Reads of one part under way at a time. Each may bring a whole group of batches, however little of it was asked for.
+const READS_MAX: usize = 8;
 /// Reads of one part that begin again because the log was cut under them, before the client is told to come again.
 const READS_AGAIN_MAX: u32 = 3;
 
@@ -40,8 +44,13 @@ pub(super) struct Waiting {
     hastened: bool,
     topics: Vec<(String, Uuid)>,
     items: Vec<Item>,
-    /// Reads under way.
+    /// The partition that is next to be read.
+    place: usize,
+    /// Bytes of records read so far.
+    bytes: usize,
+    /// Reads under way, and the most they may give of what was asked for.
     reading: usize,
+    promised: usize,
     reads_again: u32,
 }
 
@@ -88,9 +97,14 @@ impl Shard {
     ) {
         let by_id = version >= session::TOPIC_ID_VERSION;
         let (mut topics, mut items) = (Vec::new(), Vec::new());
+        let mut named = BTreeSet::new();
         for topic in request.topics {
             for asked in topic.partitions {
                 let log = self.locate(&topic.topic, topic.topic_id, by_id, asked.partition);
+                // Named again, it is answered once, as it was named first.
+                if log.is_ok_and(|log| !named.insert(log)) {
+                    continue;
+                }
                 items.push(Item {
                     topic: topics.len(),
                     log,
@@ -114,7 +128,10 @@ impl Shard {
             hastened: false,
             topics,
             items,
+            place: 0,
+            bytes: 0,
             reading: 0,
+            promised: 0,
             reads_again: 0,
         };
         self.attempt_fetch(origin, waiting, out);
@@ -139,33 +156,37 @@ impl Shard {
         if !any && !last && !waiting.has_news() && waiting.min_bytes > 0 {
             return self.park_fetch(origin, waiting);
         }
+        waiting.place = 0;
         self.read_fetch(origin, waiting, out);
     }
 
-    /// Begins the reads of everything that is available, within the limits. A read gives one batch at least, however large;
-    /// beyond the limits only the first of an answer counts.
+    /// Reads everything that is available, within the limits, a few partitions at a time. A read gives one batch at least,
+    /// however large; beyond the limits only the first of an answer counts.
     fn read_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
-        let mut rest = waiting.max_bytes.saturating_sub(waiting.bytes());
-        let mut any = waiting.bytes() > 0;
-        for (place, item) in waiting.items.iter_mut().enumerate() {
+        while waiting.reading < READS_MAX && waiting.place < waiting.items.len() {
+            let place = waiting.place;
+            waiting.place += 1;
+            let item = &mut waiting.items[place];
+            let Found::Available = item.found else { continue };
+            // Its turn may come steps after it was looked at.
+            if item.bytes() == 0 {
+                self.look(waiting.version, item);
+            }
             let (Found::Available, Ok(log)) = (&item.found, item.log) else { continue };
             item.found = Found::Nothing;
+            let rest = waiting.max_bytes.saturating_sub(waiting.bytes + waiting.promised);
             let most = usize::try_from(item.asked.partition_max_bytes).unwrap_or(0);
             item.limit = most.saturating_sub(item.bytes()).min(rest);
+            let any = waiting.bytes > 0 || waiting.reading > 0;
             if item.limit == 0 && any {
                 continue;
             }
             let most = u32::try_from(item.limit.max(1)).unwrap_or(u32::MAX);
             match self.host.store.read(log, item.next, item.bounds.0, most, out) {
-                Read::Now(records) => {
-                    let bytes = item.take(records, any);
-                    rest = rest.saturating_sub(bytes);
-                    any |= bytes > 0;
-                }
+                Read::Now(records) => waiting.bytes += item.take(records, any),
                 Read::Later(ticket) => {
-                    rest = rest.saturating_sub(item.limit);
-                    any = true;
                     item.found = Found::Reading;
+                    waiting.promised += item.limit;
                     waiting.reading += 1;
                     self.reads.insert(ticket, ReadFor::Fetch(origin, place));
                     out.event(|| Event::Sometimes("fetch.reads_segment"));
@@ -193,12 +214,15 @@ impl Shard {
             Some(other) => return drop(self.parts.insert(origin, other)),
             None => return,
         };
-        waiting.reading -= 1;
-        let (version, any) = (waiting.version, waiting.bytes() > 0);
+        let (version, any) = (waiting.version, waiting.bytes > 0);
         let item = &mut waiting.items[place];
+        waiting.reading -= 1;
+        waiting.promised -= item.limit;
         item.found = Found::Nothing;
         match result {
-            Ok(records) => drop(item.take(records, any)),
+            Ok(records) => {
+                waiting.bytes += item.take(unshared(records, self.index_interval()), any);
+            }
             Err(ReadError::Damaged) => item.found = Found::Failed(ErrorCode::KAFKA_STORAGE_ERROR),
             // What was read before is good; the rest can be asked for again.
             Err(ReadError::Gone) if item.bytes() > 0 => {}
@@ -208,20 +232,19 @@ impl Shard {
                 if waiting.reads_again > READS_AGAIN_MAX {
                     item.found = Found::Failed(ErrorCode::NOT_LEADER_OR_FOLLOWER);
                 }
+                waiting.place = waiting.place.min(place);
             }
         }
-        if waiting.reading > 0 {
-            self.parts.insert(origin, Part::Fetch(waiting));
-        } else if waiting.items.iter().any(|item| matches!(item.found, Found::Available)) {
-            self.read_fetch(origin, waiting, out);
-        } else {
-            self.conclude_fetch(origin, waiting, out);
-        }
+        self.read_fetch(origin, waiting, out);
+    }
+
+    fn index_interval(&self) -> usize {
+        self.host.config.storage.index_interval_bytes as usize
     }
 
     /// Answers if there is enough, or no more time; reads on where a read ended before the high watermark; waits otherwise.
     fn conclude_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
-        let enough = waiting.bytes() >= waiting.min_bytes.min(waiting.max_bytes);
+        let enough = waiting.bytes >= waiting.min_bytes.min(waiting.max_bytes);
         if enough || waiting.has_news() || waiting.hastened {
             return self.answer_fetch(origin, waiting, out);
         }
@@ -233,6 +256,7 @@ impl Shard {
             }
         }
         if more {
+            waiting.place = 0;
             self.read_fetch(origin, waiting, out);
         } else if waiting.is_last_chance(self.now.mono) {
             self.answer_fetch(origin, waiting, out);
@@ -242,6 +266,7 @@ impl Shard {
     }
 
     fn park_fetch(&mut self, origin: Origin, mut waiting: Waiting) {
+        waiting.bytes = 0;
         for item in &mut waiting.items {
             item.found = Found::Nothing;
             item.records.clear();
@@ -354,11 +379,8 @@ impl Shard {
             return Ok(Found::NotYet);
         }
         let found = self.host.store.log(log).expect("a leader has a log");
-        if version >= LEADER_VERSION
-            && asked.last_fetched_epoch >= 0
-            && let Some((epoch, end_offset)) =
-                found.end_of_epoch_for_consumers(asked.last_fetched_epoch)
-        {
+        if version >= LEADER_VERSION && asked.last_fetched_epoch >= 0 {
+            let (epoch, end_offset) = found.end_of_epoch(asked.last_fetched_epoch);
             if epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset {
                 return Ok(Found::Diverging(EpochEndOffset { epoch, end_offset }));
             }
@@ -394,10 +416,16 @@ impl Waiting {
         let news = |item: &Item| matches!(item.found, Found::Failed(_) | Found::Diverging(_));
         self.items.iter().any(news)
     }
+}
 
-    fn bytes(&self) -> usize {
-        self.items.iter().map(Item::bytes).sum()
+/// Batches that a read gave, as they may be kept: a few small ones would keep the whole group in memory that was read for
+/// them, and are copied.
+fn unshared(records: Vec<Bytes>, group: usize) -> Vec<Bytes> {
+    let bytes: usize = records.iter().map(Bytes::len).sum();
+    if bytes > group / 2 {
+        return records;
     }
+    records.iter().map(|batch| Bytes::copy_from_slice(batch)).collect()
 }
 
 impl Item {

@@ -3,6 +3,8 @@
 //! A leader that does not yet know that everything before its epoch is committed lets the question wait: an offset once
 //! told must not fall.
 
+use std::collections::BTreeSet;
+
 use milena_wire::messages::list_offsets::{
     EARLIEST_LOCAL_TIMESTAMP, EARLIEST_PENDING_UPLOAD_TIMESTAMP, EARLIEST_TIMESTAMP,
     LATEST_TIERED_TIMESTAMP, LATEST_TIMESTAMP, ListOffsetsPartition, ListOffsetsPartitionResponse,
@@ -30,6 +32,9 @@ const TIMEOUT_VERSION: i16 = 10;
 const WAIT_MS: u64 = 1_000;
 const WAIT_MS_MAX: u64 = 30_000;
 
+/// Lookups by time of one part under way at a time.
+const SEARCHES_MAX: usize = 8;
+
 /// A part that waits for lookups or for its leaders to know what is committed.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -37,6 +42,10 @@ pub(super) struct Waiting {
     at: Instant,
     topics: Vec<String>,
     items: Vec<Item>,
+    /// The partition that is next to be looked at.
+    place: usize,
+    /// Lookups by time under way.
+    searching: usize,
 }
 
 #[derive(Debug)]
@@ -72,29 +81,46 @@ impl Shard {
             Ok(_) | Err(_) => WAIT_MS,
         };
         let (mut topics, mut items) = (Vec::new(), Vec::new());
+        let mut named = BTreeSet::new();
         for topic in request.topics {
             for asked in topic.partitions {
                 let log = self.locate(&topic.name, Uuid::ZERO, false, asked.partition_index);
+                // Who names a partition twice would be answered twice, and not know which is which.
+                let log = log.and_then(|log| {
+                    let first = named.insert(log);
+                    if first { Ok(log) } else { Err(ErrorCode::INVALID_REQUEST) }
+                });
                 items.push(Item { topic: topics.len(), log, asked, found: Found::NotYet });
             }
             topics.push(topic.name);
         }
         let at = self.now.mono.after_ms(wait_ms);
-        self.attempt_list(origin, Waiting { version, at, topics, items }, out);
+        self.attempt_list(
+            origin,
+            Waiting { version, at, topics, items, place: 0, searching: 0 },
+            out,
+        );
     }
 
+    /// Looks at the partitions that are not known yet, as far as lookups may begin.
     fn attempt_list(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
-        for (place, item) in waiting.items.iter_mut().enumerate() {
+        while waiting.searching < SEARCHES_MAX && waiting.place < waiting.items.len() {
+            let place = waiting.place;
+            waiting.place += 1;
+            let item = &mut waiting.items[place];
             if !matches!(item.found, Found::NotYet) {
                 continue;
             }
-            item.found =
-                match item.log.and_then(|log| self.find(origin, place, log, &item.asked, out)) {
-                    Ok(found) => found,
-                    Err(code) => Found::Failed(code),
-                };
+            let found = item.log.and_then(|log| self.find(origin, place, log, &item.asked, out));
+            item.found = found.unwrap_or_else(Found::Failed);
+            waiting.searching += usize::from(matches!(item.found, Found::Searching));
         }
-        self.conclude_list(origin, waiting, out);
+        if waiting.searching > 0 {
+            // It needs no deadline: the disk answers.
+            self.parts.insert(origin, Part::ListOffsets(waiting));
+        } else {
+            self.conclude_list(origin, waiting, out);
+        }
     }
 
     fn find(
@@ -151,7 +177,7 @@ impl Shard {
             Some(other) => return drop(self.parts.insert(origin, other)),
             None => return,
         };
-        self.drop_list(origin, &waiting);
+        waiting.searching -= 1;
         waiting.items[place].found = match result {
             Ok(Some((offset, timestamp, epoch))) => Found::Known(timestamp, offset, epoch),
             Ok(None) => Found::Known(-1, -1, -1),
@@ -159,14 +185,19 @@ impl Shard {
             // The log was trimmed or cut meanwhile: looked up again.
             Err(ReadError::Gone) => Found::NotYet,
         };
+        if waiting.searching == 0 {
+            // Whoever was not ready before may be now.
+            waiting.place = 0;
+        }
         self.attempt_list(origin, waiting, out);
     }
 
     /// Looks again at a part that waits, because a partition has moved or its time is over.
     pub(super) fn wake_list(&mut self, origin: Origin, out: &mut Outputs) {
         match self.parts.remove(&origin) {
-            Some(Part::ListOffsets(waiting)) => {
+            Some(Part::ListOffsets(mut waiting)) => {
                 self.drop_list(origin, &waiting);
+                waiting.place = 0;
                 self.attempt_list(origin, waiting, out);
             }
             Some(other) => drop(self.parts.insert(origin, other)),
@@ -196,14 +227,10 @@ impl Shard {
             }
         }
         let not_yet = |item: &&Item| matches!(item.found, Found::NotYet);
-        let searches = waiting.items.iter().any(|item| matches!(item.found, Found::Searching));
         let waits: Vec<LogId> =
             waiting.items.iter().filter(not_yet).filter_map(|item| item.log.ok()).collect();
-        if searches || !waits.is_empty() {
-            // What only searches needs no deadline: the disk answers.
-            if !waits.is_empty() {
-                self.timers.set(Key::Part(origin), Some(waiting.at), Timer::FetchWait);
-            }
+        if !waits.is_empty() {
+            self.timers.set(Key::Part(origin), Some(waiting.at), Timer::FetchWait);
             waits.into_iter().for_each(|log| self.watch(log, origin));
             self.parts.insert(origin, Part::ListOffsets(waiting));
             return;
@@ -252,10 +279,8 @@ impl Shard {
                         });
                     match found {
                         Ok((epoch, log)) if (0..=epoch).contains(&asked.leader_epoch) => {
-                            if let Some(found) = log.end_of_epoch_for_consumers(asked.leader_epoch)
-                            {
-                                (answer.leader_epoch, answer.end_offset) = found;
-                            }
+                            (answer.leader_epoch, answer.end_offset) =
+                                log.end_of_epoch(asked.leader_epoch);
                         }
                         // No such epoch yet, so nothing can be said of it.
                         Ok(_) => {}

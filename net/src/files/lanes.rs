@@ -5,7 +5,8 @@
 //! sync is long; reads have the fourth. What keeps the order within a file: a command waits here while the file has
 //! commands running in another lane. The one exception lets a read pass a sync, which changes nothing that it could see.
 //!
-//! A lane is woken once per [`Lanes::flush`], and reports after each sync and at the end of what it was given.
+//! A lane is woken once per [`Lanes::flush`], and reports after each sync, after each read, so that what it brought does not
+//! wait in memory for others, and at the end of what it was given.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -158,7 +159,7 @@ fn run(files: &Files, lane: usize, batch: Vec<(OpId, Command)>, report: &impl Fn
     for (op, command) in batch {
         let outcome = files.execute(&command);
         finished.push(Done { op, outcome, file: command.file(), lane });
-        if matches!(command, Command::Sync { .. }) {
+        if matches!(command, Command::Sync { .. } | Command::Read { .. }) {
             report(std::mem::take(&mut finished));
         }
     }
@@ -232,5 +233,24 @@ mod tests {
             lanes.flush();
         }
         assert!(lanes.files.is_empty());
+    }
+
+    /// What a read brought does not wait for the reads after it.
+    #[test]
+    fn each_read_is_reported_by_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Arc::new(Files::open(directory.path(), Unsynced::PageCache).unwrap());
+        let (sender, receiver) = mpsc::channel();
+        let mut lanes =
+            Lanes::start("test", &files, move |done| sender.send(done).unwrap()).unwrap();
+        for op in 0..3 {
+            let file = FileName::Segment { log: LogId::default(), base: 0, generation: op };
+            lanes.submit(OpId(op.into()), Command::Read { file, offset: 0, length: 9 });
+        }
+        lanes.flush();
+        for op in 0..3 {
+            let done = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+            assert_eq!(done.iter().map(|done| done.op).collect::<Vec<_>>(), [OpId(op)]);
+        }
     }
 }
