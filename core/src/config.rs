@@ -91,7 +91,7 @@ pub struct ReplicationConfig {
     pub fetch_sessions_max: usize,
     /// Default of `min.insync.replicas`.
     pub min_insync_replicas: u16,
-    /// Partitions of one topic at most, and of one request.
+    /// Partitions of one topic at most, and partitions, topics or resources of one request.
     pub partitions_max: u32,
 }
 

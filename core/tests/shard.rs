@@ -20,13 +20,14 @@ use milena_wire::messages::fetch::{FetchPartition, FetchTopic};
 use milena_wire::messages::list_offsets::{
     EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, ListOffsetsPartition, ListOffsetsTopic, MAX_TIMESTAMP,
 };
+use milena_wire::messages::metadata::MetadataRequestTopic;
 use milena_wire::messages::offset_for_leader_epoch::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use milena_wire::messages::produce::{PartitionProduceData, TopicProduceData};
 use milena_wire::messages::{
-    FetchRequest, FetchResponse, ListOffsetsRequest, OffsetForLeaderEpochRequest, ProduceRequest,
-    ProduceResponse,
+    FetchRequest, FetchResponse, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    ProduceRequest, ProduceResponse,
 };
 use milena_wire::{ErrorCode, Request, Response, Uuid};
 
@@ -515,6 +516,10 @@ fn what_is_wrong_with_a_produce_is_said_by_partition() {
     let many = (0..51).map(|p| (p, batch("x"))).collect();
     broker.produce(9, -1, many);
     assert_eq!(broker.closed, [ClientId(0)]);
+    let topics = vec![MetadataRequestTopic::default(); 51];
+    let id = broker.send(7, 9, MetadataRequest { topics: Some(topics), ..Default::default() });
+    assert!(!broker.answered(id));
+    assert_eq!(broker.closed, [ClientId(0), ClientId(7)]);
 }
 
 #[test]

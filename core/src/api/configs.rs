@@ -1,4 +1,5 @@
-//! DescribeConfigs: what is in force for a topic or for this broker, and where each value comes from.
+//! DescribeConfigs: what is in force for a topic or for this broker, and where each value comes from. A resource is described
+//! once, however often it is asked for.
 
 use milena_wire::ErrorCode;
 use milena_wire::messages::describe_configs::{
@@ -7,7 +8,7 @@ use milena_wire::messages::describe_configs::{
     RESOURCE_TYPE_TOPIC,
 };
 
-use super::unknown_topic;
+use super::{distinct, unknown_topic};
 use crate::Config;
 use crate::controller::Refusal;
 use crate::controller::configs::{Kind, TOPIC_CONFIGS, TopicConfig};
@@ -57,10 +58,9 @@ pub fn describe_configs(
             configs,
         }
     };
-    DescribeConfigsResponse {
-        throttle_time_ms: 0,
-        results: request.resources.iter().map(describe).collect(),
-    }
+    let resources =
+        distinct(&request.resources, |resource| (resource.resource_type, &resource.resource_name));
+    DescribeConfigsResponse { throttle_time_ms: 0, results: resources.map(describe).collect() }
 }
 
 fn resource_configs(

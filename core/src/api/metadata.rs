@@ -1,4 +1,5 @@
-//! Metadata: brokers in service, topics, and who leads which partition. Topics are never created by it.
+//! Metadata: brokers in service, topics, and who leads which partition. Topics are never created by it, and told of once,
+//! however often they are asked for.
 
 use milena_wire::messages::AUTHORIZED_OPERATIONS_OMITTED;
 use milena_wire::messages::metadata::{
@@ -8,8 +9,8 @@ use milena_wire::messages::metadata::{
 use milena_wire::{ErrorCode, Uuid};
 
 use super::{
-    CLUSTER_OPERATIONS, TOPIC_OPERATIONS, cluster_id, controller_id, ids, leader, offline,
-    unknown_topic, uuid,
+    CLUSTER_OPERATIONS, TOPIC_OPERATIONS, cluster_id, controller_id, distinct, ids, leader,
+    offline, unknown_topic, uuid,
 };
 use crate::controller::is_topic_name;
 use crate::metadata::{Image, Topic};
@@ -30,7 +31,9 @@ pub fn metadata(
     let with_operations = request.include_topic_authorized_operations;
     let mut topics: Vec<MetadataResponseTopic> = match &request.topics {
         Some(asked) if version > 0 || !asked.is_empty() => {
-            asked.iter().map(|topic| asked_topic(image, topic, version)).collect()
+            distinct(asked, |topic| (&topic.name, topic.topic_id))
+                .map(|topic| asked_topic(image, topic, version))
+                .collect()
         }
         _ => image
             .names

@@ -16,6 +16,8 @@ pub use metadata::metadata;
 pub use partitions::describe_topic_partitions;
 pub use versions::{api_versions, find_coordinator};
 
+use std::collections::BTreeSet;
+
 use milena_wire::{ErrorCode, Uuid};
 
 use crate::metadata::{Image, Partition};
@@ -39,6 +41,12 @@ fn controller_id(image: &Image, config: &Config) -> i32 {
     } else {
         live.next().map_or(-1, |(node, _)| node.0)
     }
+}
+
+/// Each of them once, where it comes first: the answer to a request grows with what it names, not with how often.
+fn distinct<'a, T, K: Ord>(all: &'a [T], key: impl Fn(&'a T) -> K) -> impl Iterator<Item = &'a T> {
+    let mut seen = BTreeSet::new();
+    all.iter().filter(move |one| seen.insert(key(one)))
 }
 
 /// The error for a topic that the image does not show.

@@ -239,6 +239,28 @@ fn produce_is_advertised_from_version_0() {
     assert_eq!(produce.min_version, 0);
 }
 
+#[test]
+fn what_is_asked_for_twice_is_told_once() {
+    let topic = |name: &str| MetadataRequestTopic { name: Some(name.into()), ..Default::default() };
+    let topics = Some(vec![topic("b"), topic("a"), topic("b"), topic("z"), topic("z")]);
+    let request = MetadataRequest { topics, ..Default::default() };
+    let answer = metadata(&image(), &config(), &request, 9);
+    let told: Vec<_> = answer.topics.iter().filter_map(|topic| topic.name.as_deref()).collect();
+    assert_eq!(told, ["b", "a", "z"]);
+
+    let resource = |resource_type, name: &str| DescribeConfigsResource {
+        resource_type,
+        resource_name: name.into(),
+        configuration_keys: None,
+    };
+    let resources = vec![resource(2, "a"), resource(4, "2"), resource(2, "a"), resource(4, "2")];
+    let request = DescribeConfigsRequest { resources, ..Default::default() };
+    let answer = describe_configs(&image(), &config(), &request, 4);
+    let told: Vec<_> =
+        answer.results.iter().map(|r| (r.resource_type, &*r.resource_name)).collect();
+    assert_eq!(told, [(2, "a"), (4, "2")]);
+}
+
 /// What a client sends can be as long as a string on the wire; a sentence that quotes it may not be.
 #[test]
 fn a_refusal_does_not_repeat_all_that_was_sent() {

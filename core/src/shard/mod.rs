@@ -316,8 +316,8 @@ impl Shard {
         context: Arc<ClientContext>,
         out: &mut Outputs,
     ) {
-        if partitions(&request) > self.partitions_max() {
-            return close(client, "too many partitions in a request", out);
+        if elements(&request) > self.partitions_max() {
+            return close(client, "a request names too much", out);
         }
         if self.gatherings.is_full() && is_scattered(&request) {
             return close(client, "too many requests wait", out);
@@ -659,21 +659,20 @@ fn lives(
     })
 }
 
-/// How many partitions a request names.
-fn partitions(request: &Request) -> usize {
+/// How many partitions, topics or other things a request names.
+fn elements(request: &Request) -> usize {
     match request {
         Request::Produce(r) => r.topic_data.iter().map(|t| t.partition_data.len()).sum(),
         Request::Fetch(r) => r.topics.iter().map(|t| t.partitions.len()).sum(),
         Request::ListOffsets(r) => r.topics.iter().map(|t| t.partitions.len()).sum(),
         Request::OffsetForLeaderEpoch(r) => r.topics.iter().map(|t| t.partitions.len()).sum(),
-        Request::Metadata(_)
-        | Request::FindCoordinator(_)
-        | Request::ApiVersions(_)
-        | Request::CreateTopics(_)
-        | Request::DeleteTopics(_)
-        | Request::DescribeConfigs(_)
-        | Request::DescribeCluster(_)
-        | Request::DescribeTopicPartitions(_) => 0,
+        Request::Metadata(r) => r.topics.as_ref().map_or(0, Vec::len),
+        Request::FindCoordinator(r) => r.coordinator_keys.len(),
+        Request::CreateTopics(r) => r.topics.len(),
+        Request::DeleteTopics(r) => r.topics.len() + r.topic_names.len(),
+        Request::DescribeConfigs(r) => r.resources.len(),
+        Request::DescribeTopicPartitions(r) => r.topics.len(),
+        Request::ApiVersions(_) | Request::DescribeCluster(_) => 0,
     }
 }
 
