@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use milena_wire::messages::describe_cluster::ENDPOINT_TYPE_CONTROLLERS;
+use milena_wire::messages::fetch::FetchTopic;
 use milena_wire::messages::{FetchResponse, ProduceRequest};
 use milena_wire::{ErrorCode, Request, Response, Uuid};
 use rand_chacha::ChaCha8Rng;
@@ -333,9 +334,13 @@ impl Shard {
                 self.scatter(client, id, version, Whole::Produce { acks }, parts, out);
             }
             Request::Fetch(mut request) => {
-                match self.sessions.begin(self.now.mono, version, &mut request) {
+                let by_id = version >= session::TOPIC_ID_VERSION;
+                let exists = |topic: &FetchTopic, partition| {
+                    locate(image, &topic.topic, topic.topic_id, by_id, partition).is_ok()
+                };
+                match self.sessions.begin(self.now.mono, version, &mut request, exists) {
                     Ok(plan) => {
-                        let parts = self.split_fetch(version >= session::TOPIC_ID_VERSION, request);
+                        let parts = self.split_fetch(by_id, request);
                         self.scatter(client, id, version, Whole::Fetch(plan), parts, out);
                     }
                     Err(error_code) => {
@@ -565,16 +570,7 @@ impl Shard {
         by_id: bool,
         partition: i32,
     ) -> Result<LogId, ErrorCode> {
-        let image = &self.host.image;
-        let unknown = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
-        let topic = if by_id {
-            let topic = TopicId(topic_id.0);
-            image.topics.get(&topic).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)?
-        } else {
-            image.topic(name).ok_or(unknown)?
-        };
-        let log = LogId { topic: topic.id, partition };
-        image.partition(log).map(|_| log).ok_or(unknown)
+        locate(&self.host.image, name, topic_id, by_id, partition)
     }
 
     /// The epoch in which this broker leads a partition.
@@ -657,6 +653,24 @@ fn lives(
         let Broker { incarnation, epoch, confirmed, fenced, .. } = broker;
         (*node, *incarnation, *epoch, *confirmed, *fenced)
     })
+}
+
+/// The partition that a request names, if it exists.
+fn locate(
+    image: &Image,
+    name: &str,
+    topic_id: Uuid,
+    by_id: bool,
+    partition: i32,
+) -> Result<LogId, ErrorCode> {
+    let unknown = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+    let topic = if by_id {
+        image.topics.get(&TopicId(topic_id.0)).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)?
+    } else {
+        image.topic(name).ok_or(unknown)?
+    };
+    let log = LogId { topic: topic.id, partition };
+    image.partition(log).map(|_| log).ok_or(unknown)
 }
 
 /// How many partitions, topics or other things a request names.

@@ -2,7 +2,8 @@
 //!
 //! A session is a cache of this shard and nothing depends on it: lost, evicted or out of step, the client is told so and
 //! begins with a full fetch. Its partitions are asked for in a rotating order, so that the limit of an answer starves
-//! none of them.
+//! none of them. It remembers partitions that exist and no others: a fetch that names one which does not makes no session,
+//! and ends the one it belongs to.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -24,7 +25,8 @@ pub(super) const TOPIC_ID_VERSION: i16 = 13;
 /// A session unused for this long gives way to a new one (`min.incremental.fetch.session.eviction.ms`).
 const EVICTABLE_MS: u64 = 120_000;
 
-type Key = (String, Uuid, i32);
+/// A topic by its name, or since [`TOPIC_ID_VERSION`] by its identity.
+type Topic = (String, Uuid);
 
 /// What is remembered of a partition.
 #[derive(Debug)]
@@ -34,15 +36,18 @@ struct Cached {
     log_start_offset: i64,
 }
 
+/// The partitions of a session. No topic is without any.
+type Topics = BTreeMap<Topic, BTreeMap<i32, Cached>>;
+
 #[derive(Debug)]
 struct Session {
     by_id: bool,
     /// The epoch of the next request.
     epoch: i32,
     used_at: Instant,
-    partitions: BTreeMap<Key, Cached>,
+    topics: Topics,
     /// The last partition that gave records; the next answer begins after it.
-    rotated: Option<Key>,
+    rotated: Option<(Topic, i32)>,
 }
 
 /// What is to be done with the answer to a fetch.
@@ -71,12 +76,13 @@ impl Sessions {
     }
 
     /// Takes the session part of a request: fills in the partitions it leaves unsaid and says what to do with the answer, or
-    /// refuses.
+    /// refuses. `exists` tells whether a topic has a partition.
     pub fn begin(
         &mut self,
         now: Instant,
         version: i16,
         request: &mut FetchRequest,
+        exists: impl Fn(&FetchTopic, i32) -> bool,
     ) -> Result<Plan, ErrorCode> {
         let by_id = version >= TOPIC_ID_VERSION;
         let (id, epoch) = (request.session_id, request.session_epoch);
@@ -84,8 +90,14 @@ impl Sessions {
             self.all.remove(&id);
             return Ok(Plan::Sessionless);
         }
+        let known =
+            |topic: &FetchTopic| topic.partitions.iter().all(|p| exists(topic, p.partition));
+        let all_known = request.topics.iter().all(known);
         if epoch == 0 {
             self.all.remove(&id);
+            if !all_known {
+                return Ok(Plan::Sessionless);
+            }
             return Ok(Plan::Create { now, by_id, topics: request.topics.clone() });
         }
         let Some(session) = self.all.get_mut(&id) else {
@@ -99,28 +111,25 @@ impl Sessions {
         }
         session.epoch = session.epoch.checked_add(1).unwrap_or(1);
         session.used_at = now;
-        for topic in std::mem::take(&mut request.topics) {
-            for asked in topic.partitions {
-                let key = (topic.topic.clone(), topic.topic_id, asked.partition);
-                match session.partitions.get_mut(&key) {
-                    Some(cached) => cached.asked = asked,
-                    None => {
-                        let cached = Cached { asked, high_watermark: -1, log_start_offset: -1 };
-                        session.partitions.insert(key, cached);
-                    }
-                }
-            }
+        let named = std::mem::take(&mut request.topics);
+        if all_known {
+            add(&mut session.topics, named);
         }
-        for topic in &request.forgotten_topics_data {
+        for topic in std::mem::take(&mut request.forgotten_topics_data) {
+            let key = (topic.topic, topic.topic_id);
+            let Some(partitions) = session.topics.get_mut(&key) else { continue };
             for partition in &topic.partitions {
-                session.partitions.remove(&(topic.topic.clone(), topic.topic_id, *partition));
+                partitions.remove(partition);
+            }
+            if partitions.is_empty() {
+                session.topics.remove(&key);
             }
         }
-        if session.partitions.len() > self.partitions_max {
+        if !all_known || count(&session.topics) > self.partitions_max {
             self.all.remove(&id);
             return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
         }
-        request.topics = session.topics();
+        request.topics = session.in_turn();
         Ok(Plan::Incremental { session: id })
     }
 
@@ -140,17 +149,22 @@ impl Sessions {
                     };
                 };
                 for topic in &mut response.responses {
-                    let (name, topic_id) = (topic.topic.clone(), topic.topic_id);
+                    let key = (topic.topic.clone(), topic.topic_id);
+                    let mut cached = session.topics.get_mut(&key);
+                    let mut last = None;
                     topic.partitions.retain(|data| {
-                        let key = (name.clone(), topic_id, data.partition_index);
+                        let index = data.partition_index;
                         let records = data.records.as_ref().is_some_and(|r| !r.is_empty());
-                        let changed =
-                            session.partitions.get_mut(&key).is_some_and(|c| c.changed(data));
+                        let cached = cached.as_mut().and_then(|topic| topic.get_mut(&index));
+                        let changed = cached.is_some_and(|c| c.changed(data));
                         if records {
-                            session.rotated = Some(key);
+                            last = Some(index);
                         }
                         changed || records
                     });
+                    if let Some(index) = last {
+                        session.rotated = Some((key, index));
+                    }
                 }
                 response.responses.retain(|topic| !topic.partitions.is_empty());
             }
@@ -175,22 +189,15 @@ impl Sessions {
                 Some(_) | None => return 0,
             }
         }
-        let mut partitions = BTreeMap::new();
-        for topic in topics {
-            for asked in topic.partitions {
-                let key = (topic.topic.clone(), topic.topic_id, asked.partition);
-                let cached = Cached { asked, high_watermark: -1, log_start_offset: -1 };
-                partitions.insert(key, cached);
-            }
-        }
-        if partitions.is_empty() || partitions.len() > self.partitions_max {
+        let mut all = Topics::new();
+        add(&mut all, topics);
+        if all.is_empty() || count(&all) > self.partitions_max {
             return 0;
         }
-        for FetchableTopicResponse { topic, topic_id, partitions: answered } in &response.responses
-        {
-            for data in answered {
-                let key = (topic.clone(), *topic_id, data.partition_index);
-                if let Some(cached) = partitions.get_mut(&key) {
+        for FetchableTopicResponse { topic, topic_id, partitions } in &response.responses {
+            let Some(cached) = all.get_mut(&(topic.clone(), *topic_id)) else { continue };
+            for data in partitions {
+                if let Some(cached) = cached.get_mut(&data.partition_index) {
                     cached.changed(data);
                 }
             }
@@ -201,10 +208,30 @@ impl Sessions {
                 break id;
             }
         };
-        let session = Session { by_id, epoch: 1, used_at: now, partitions, rotated: None };
+        let session = Session { by_id, epoch: 1, used_at: now, topics: all, rotated: None };
         self.all.insert(id, session);
         id
     }
+}
+
+/// Adds partitions to those of a session, or changes what is asked of them.
+fn add(to: &mut Topics, topics: Vec<FetchTopic>) {
+    for topic in topics.into_iter().filter(|topic| !topic.partitions.is_empty()) {
+        let partitions = to.entry((topic.topic, topic.topic_id)).or_default();
+        for asked in topic.partitions {
+            match partitions.get_mut(&asked.partition) {
+                Some(cached) => cached.asked = asked,
+                None => {
+                    let cached = Cached { asked, high_watermark: -1, log_start_offset: -1 };
+                    partitions.insert(cached.asked.partition, cached);
+                }
+            }
+        }
+    }
+}
+
+fn count(topics: &Topics) -> usize {
+    topics.values().map(BTreeMap::len).sum()
 }
 
 impl Cached {
@@ -224,24 +251,39 @@ impl Cached {
 
 impl Session {
     /// All partitions, beginning after the one that last gave records.
-    fn topics(&self) -> Vec<FetchTopic> {
-        let after = match &self.rotated {
-            Some(key) => Bound::Excluded(key),
-            None => Bound::Unbounded,
+    fn in_turn(&self) -> Vec<FetchTopic> {
+        let (key, index) = match &self.rotated {
+            Some((key, index)) => (key, *index),
+            None => return self.topics.iter().map(|(key, all)| asked(key, all.values())).collect(),
         };
-        let first = self.partitions.range::<Key, _>((after, Bound::Unbounded));
-        let rest = self.rotated.as_ref().map(|key| self.partitions.range::<Key, _>(..=key));
-        let mut topics: Vec<FetchTopic> = Vec::new();
-        for ((topic, topic_id, _), cached) in first.chain(rest.into_iter().flatten()) {
-            let same = topics.last().is_some_and(|l| (&l.topic, l.topic_id) == (topic, *topic_id));
-            if !same {
-                let (topic, topic_id) = (topic.clone(), *topic_id);
-                topics.push(FetchTopic { topic, topic_id, partitions: Vec::new() });
-            }
-            topics.last_mut().expect("just seen").partitions.push(cached.asked.clone());
+        let mut topics = Vec::with_capacity(self.topics.len() + 1);
+        if let Some(all) = self.topics.get(key) {
+            topics.push(asked(
+                key,
+                all.range((Bound::Excluded(index), Bound::Unbounded)).map(second),
+            ));
         }
+        let later = self.topics.range::<Topic, _>((Bound::Excluded(key), Bound::Unbounded));
+        let earlier = self.topics.range::<Topic, _>(..key);
+        topics.extend(later.chain(earlier).map(|(key, all)| asked(key, all.values())));
+        if let Some(all) = self.topics.get(key) {
+            topics.push(asked(key, all.range(..=index).map(second)));
+        }
+        topics.retain(|topic| !topic.partitions.is_empty());
         topics
     }
+}
+
+fn second<'a>((_, cached): (&i32, &'a Cached)) -> &'a Cached {
+    cached
+}
+
+fn asked<'a>(
+    (topic, topic_id): &Topic,
+    partitions: impl Iterator<Item = &'a Cached>,
+) -> FetchTopic {
+    let partitions = partitions.map(|cached| cached.asked.clone()).collect();
+    FetchTopic { topic: topic.clone(), topic_id: *topic_id, partitions }
 }
 
 #[cfg(test)]
@@ -253,6 +295,11 @@ mod tests {
 
     fn sessions(most: usize) -> Sessions {
         Sessions::new(most, 100, ChaCha8Rng::from_seed([7; 32]))
+    }
+
+    /// Topic `t` has 50 partitions, and there is no other.
+    fn exists(topic: &FetchTopic, partition: i32) -> bool {
+        topic.topic == "t" && partition < 50
     }
 
     fn request(id: i32, epoch: i32, partitions: &[(i32, i64)]) -> FetchRequest {
@@ -300,7 +347,7 @@ mod tests {
     fn a_session_remembers_adds_forgets_and_tells_only_changes() {
         let mut sessions = sessions(2);
         let mut full = request(0, 0, &[(0, 5), (1, 6)]);
-        let plan = sessions.begin(Instant(0), 11, &mut full).unwrap();
+        let plan = sessions.begin(Instant(0), 11, &mut full, exists).unwrap();
         let first = sessions.conclude(plan, answer(&[(0, 9, 0), (1, 9, 0)]));
         assert_eq!(told(&first), [0, 1]);
         let id = first.session_id;
@@ -308,7 +355,7 @@ mod tests {
 
         // Partition 1 moved on, 2 is new; 0 is unsaid and stays.
         let mut next = request(id, 1, &[(1, 7), (2, 0)]);
-        let plan = sessions.begin(Instant(1), 11, &mut next).unwrap();
+        let plan = sessions.begin(Instant(1), 11, &mut next, exists).unwrap();
         assert_eq!(asked(&next), [(0, 5), (1, 7), (2, 0)]);
         let second = sessions.conclude(plan, answer(&[(0, 9, 0), (1, 9, 10), (2, 4, 0)]));
         assert_eq!(told(&second), [1, 2], "nothing changed in partition 0");
@@ -320,17 +367,17 @@ mod tests {
             partitions: vec![0],
             ..Default::default()
         }];
-        sessions.begin(Instant(2), 11, &mut third).unwrap();
+        sessions.begin(Instant(2), 11, &mut third, exists).unwrap();
         assert_eq!(asked(&third), [(2, 0), (1, 7)], "it begins after the one that gave records");
     }
 
     #[test]
     fn out_of_step_lost_and_mixed_sessions_are_refused() {
         let mut sessions = sessions(1);
-        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0)])).unwrap();
+        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0)]), exists).unwrap();
         let id = sessions.conclude(plan, answer(&[(0, 1, 0)])).session_id;
         let mut begin = |version, epoch, id| {
-            sessions.begin(Instant(0), version, &mut request(id, epoch, &[])).map(|_| ())
+            sessions.begin(Instant(0), version, &mut request(id, epoch, &[]), exists).map(|_| ())
         };
         assert_eq!(begin(11, 2, id), Err(ErrorCode::INVALID_FETCH_SESSION_EPOCH));
         assert_eq!(begin(13, 1, id), Err(ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR));
@@ -341,11 +388,48 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_exist_is_not_remembered() {
+        let mut sessions = sessions(1);
+        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0), (50, 0)]), exists);
+        assert_eq!(sessions.conclude(plan.unwrap(), answer(&[(0, 1, 0)])).session_id, 0);
+        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0)]), exists);
+        let id = sessions.conclude(plan.unwrap(), answer(&[(0, 1, 0)])).session_id;
+        let mut unknown = request(id, 1, &[(1, 0)]);
+        unknown.topics[0].topic = "u".repeat(30_000);
+        let gone = sessions.begin(Instant(0), 11, &mut unknown, exists).map(|_| ());
+        assert_eq!(gone, Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND));
+        assert!(sessions.all.is_empty());
+    }
+
+    #[test]
+    fn every_partition_has_its_turn_over_topics() {
+        let mut sessions = sessions(1);
+        let topics = [("a", [0, 1]), ("b", [0, 1]), ("c", [0, 1])].map(|(topic, partitions)| {
+            let partitions = partitions
+                .map(|partition| FetchPartition { partition, ..FetchPartition::default() })
+                .into();
+            FetchTopic { topic: topic.into(), partitions, ..FetchTopic::default() }
+        });
+        let mut full = FetchRequest { topics: topics.into(), ..request(0, 0, &[]) };
+        let plan = sessions.begin(Instant(0), 11, &mut full, |_, _| true).unwrap();
+        let id = sessions.conclude(plan, FetchResponse::default()).session_id;
+        sessions.all.get_mut(&id).unwrap().rotated = Some((("b".into(), Uuid::ZERO), 0));
+        let mut next = FetchRequest { topics: Vec::new(), ..request(id, 1, &[]) };
+        sessions.begin(Instant(0), 11, &mut next, |_, _| true).unwrap();
+        let turns: Vec<(&str, i32)> = next
+            .topics
+            .iter()
+            .flat_map(|topic| topic.partitions.iter().map(|p| (&*topic.topic, p.partition)))
+            .collect();
+        assert_eq!(turns, [("b", 1), ("c", 0), ("c", 1), ("a", 0), ("a", 1), ("b", 0)]);
+    }
+
+    #[test]
     fn a_full_cache_gives_way_only_to_sessions_long_unused() {
         let mut sessions = sessions(1);
         let mut open = |now: u64| {
             let now = Instant(0).after_ms(now);
-            let plan = sessions.begin(now, 11, &mut request(0, 0, &[(0, 0)])).unwrap();
+            let plan = sessions.begin(now, 11, &mut request(0, 0, &[(0, 0)]), exists).unwrap();
             sessions.conclude(plan, answer(&[(0, 1, 0)])).session_id
         };
         assert_ne!(open(0), 0);
