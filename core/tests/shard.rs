@@ -71,6 +71,7 @@ impl Broker1 {
             storage: config::StorageConfig {
                 journal_file_bytes: 1 << 20,
                 journal_files: 3,
+                memory_bytes_max: 1 << 20,
                 ..Default::default()
             },
             quorum: Default::default(),
@@ -172,7 +173,9 @@ impl Broker1 {
                 }
                 Output::Reply { id, response, .. } => self.replies.push((id, response)),
                 Output::Close { client, .. } => self.closed.push(client),
-                Output::Disk { op, command } if self.stalled => {
+                Output::Disk { op, command }
+                    if self.stalled && command != milena_core::disk::Command::FreeSpace =>
+                {
                     self.waiting.push_back((shard, op, command))
                 }
                 Output::Disk { op, command } => {
@@ -549,6 +552,28 @@ fn acks_decide_what_is_waited_for() {
     let late = broker.produce(9, -1, vec![(0, batch("e"))]);
     broker.pass(1_000);
     assert_eq!(errors(&broker.produced(late)), [(0, ErrorCode::REQUEST_TIMED_OUT, -1)]);
+}
+
+#[test]
+fn what_waits_for_memory_is_refused_once_the_disk_takes_no_more() {
+    let mut broker = Broker1::new();
+    broker.stalled = true;
+    let full = (0..200).find_map(|_| {
+        let mut request = produce_request(-1, vec![(0, batch(&"x".repeat(9_000)))]);
+        request.timeout_ms = 600_000;
+        broker.send(0, 9, request);
+        let refused = broker.replies.pop()?;
+        Some(refused.0)
+    });
+    assert!(full.is_some(), "the queue of what waits is bounded");
+    let waiting = broker.requests - 1;
+    broker.disk.full = true;
+    broker.pass(60_000);
+    assert_eq!(errors(&broker.produced(waiting)), [(0, ErrorCode::KAFKA_STORAGE_ERROR, -1)]);
+    let id = broker.produce(9, -1, vec![(1, batch("y")), (99, batch("z"))]);
+    let refused =
+        [(1, ErrorCode::KAFKA_STORAGE_ERROR, -1), (99, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, -1)];
+    assert_eq!(errors(&broker.produced(id)), refused);
 }
 
 #[test]

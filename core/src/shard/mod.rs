@@ -462,6 +462,9 @@ impl Shard {
             while let Some(log) = self.touched.pop_first() {
                 self.settle_replica(log, out);
             }
+            if !self.host.store.accepts_produce() {
+                self.on_room(out);
+            }
             self.host.store.pump(self.now, out);
             match self.host.store.pop_event() {
                 Some(event) => self.on_store_event(event, out),

@@ -2,7 +2,7 @@
 //!
 //! acks=1 waits for the leader's own sync, acks=all for the high watermark. A batch that was appended and not confirmed in
 //! time is answered as such: it may still become committed. While the store has no room, whole parts wait in order in a
-//! bounded queue, before anything of them is appended.
+//! bounded queue, before anything of them is appended. Where the disk takes no more, nothing waits: it is refused.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -94,7 +94,8 @@ impl Shard {
     ) {
         let wait_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
         let at = self.now.mono.after_ms(wait_ms);
-        if self.host.store.has_room() && self.stalled.queue.is_empty() {
+        let first = self.host.store.has_room() && self.stalled.queue.is_empty();
+        if first || !self.host.store.accepts_produce() {
             return self.append_part(origin, version, request, at, out);
         }
         let bytes = records_bytes(&request);
@@ -111,9 +112,9 @@ impl Shard {
         self.timers.set(Key::Part(origin), Some(at), Timer::ProduceWait);
     }
 
-    /// Appends what waited for room, while there is room.
+    /// Appends what waited for room, while there is room, or has it refused where the disk takes no more.
     pub(super) fn on_room(&mut self, out: &mut Outputs) {
-        while self.host.store.has_room() {
+        while self.host.store.has_room() || !self.host.store.accepts_produce() {
             let Some(origin) = self.stalled.queue.pop_front() else { return };
             let Some(Part::Stalled { version, request, at }) = self.parts.remove(&origin) else {
                 panic!("what is in the queue is stalled");

@@ -181,7 +181,7 @@ pub enum StoreEvent {
         /// Which.
         log: LogId,
     },
-    /// When [`Store::has_room`] or [`Store::accepts_produce`] may have become true again.
+    /// When [`Store::has_room`] has become true again.
     Room,
 }
 
@@ -450,7 +450,7 @@ impl Store {
     }
 
     fn tell_room(&mut self, out: &mut Outputs) {
-        let has_room = self.has_room() && self.accepts_produce();
+        let has_room = self.has_room();
         if has_room && !self.had_room {
             self.events.push_back(StoreEvent::Room);
         }

@@ -11,6 +11,8 @@ use milena_core::disk::{Command, Directory, DiskError, FileName, Outcome, Succes
 #[derive(Clone, Default, Debug)]
 pub struct InstantDisk {
     files: BTreeMap<FileName, Vec<u8>>,
+    /// Whether it says that nothing is free.
+    pub full: bool,
 }
 
 impl InstantDisk {
@@ -56,7 +58,7 @@ impl InstantDisk {
             }
             Command::SyncDirectory { .. } => {}
             Command::List { directory } => return Ok(Success::Names(self.names(*directory))),
-            Command::FreeSpace => return Ok(Success::Free(1 << 40)),
+            Command::FreeSpace => return Ok(Success::Free(if self.full { 0 } else { 1 << 40 })),
         }
         Ok(Success::Done)
     }
