@@ -639,6 +639,34 @@ fn offsets_and_epochs_are_looked_up() {
     assert_eq!(found, [(4, 3), (-1, 0), (-1, -1)]);
 }
 
+/// Under load there always is a newer record that is not committed: it is not waited for.
+#[test]
+fn the_largest_timestamp_is_that_of_a_committed_record() {
+    let mut broker = Broker1::new();
+    let produce = |broker: &mut Broker1, time| {
+        let mut batch = BatchBuilder::new(0, -1, Compression::None);
+        batch.append(time, None, Some(b"x"), &[]);
+        broker.produce(9, -1, vec![(2, batch.build())])
+    };
+    for time in [100, 300, 200] {
+        produce(&mut broker, time);
+    }
+    broker.stalled = true;
+    let open = produce(&mut broker, 400);
+    let asked = ListOffsetsPartition {
+        partition_index: 2,
+        current_leader_epoch: -1,
+        timestamp: MAX_TIMESTAMP,
+    };
+    let topic = ListOffsetsTopic { name: "t".into(), partitions: vec![asked] };
+    let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+    let id = broker.send(1, 7, request);
+    let Some(Response::ListOffsets(response)) = broker.answer(id) else { panic!("it waits") };
+    let found = &response.topics[0].partitions[0];
+    assert_eq!((found.timestamp, found.offset, found.leader_epoch), (300, 1, 4));
+    assert!(!broker.answered(open));
+}
+
 #[test]
 fn a_deleted_topic_takes_its_logs_with_it() {
     let mut broker = Broker1::new();

@@ -145,13 +145,12 @@ impl Shard {
                 Found::Known(-1, start, found.epoch_at(start).unwrap_or(epoch))
             }
             LATEST_TIMESTAMP => Found::Known(-1, high_watermark, epoch),
-            MAX_TIMESTAMP => match found.max_timestamp() {
-                Some((timestamp, offset)) if offset < high_watermark => {
+            MAX_TIMESTAMP => match found.max_timestamp(high_watermark) {
+                Some((timestamp, offset)) => {
                     Found::Known(timestamp, offset, found.epoch_at(offset).unwrap_or(-1))
                 }
-                // The record with the largest timestamp is not committed yet.
-                Some(_) => Found::NotYet,
-                None => Found::Known(-1, -1, -1),
+                // The segments are ahead of what is committed.
+                None => Found::NotYet,
             },
             // Nothing is in tiered storage.
             LATEST_TIERED_TIMESTAMP | EARLIEST_PENDING_UPLOAD_TIMESTAMP => Found::Known(-1, -1, -1),

@@ -290,17 +290,22 @@ impl Log {
         if self.max.as_ref().is_some_and(inside) {
             return;
         }
+        self.max = self.largest(inside);
+    }
+
+    /// The largest timestamp among those that segments and tail tell without being read.
+    fn largest(&self, among: impl Fn(&(Timestamp, Offset)) -> bool) -> Option<(Timestamp, Offset)> {
         let filed = self.segments.iter().map(|segment| segment.max);
         let grouped = self.segments.iter().flat_map(|segment| {
             let next = segment.groups.iter().skip(1).map(|group| group.offset);
             segment.groups.iter().zip(next).map(|(group, next)| (group.max_timestamp, next - 1))
         });
         let tail = self.tail.iter().map(|batch| (batch.max_timestamp, batch.next - 1));
-        self.max = filed
+        filed
             .chain(grouped)
             .chain(tail)
-            .filter(inside)
-            .max_by_key(|(timestamp, offset)| (*timestamp, std::cmp::Reverse(*offset)));
+            .filter(among)
+            .max_by_key(|(timestamp, offset)| (*timestamp, std::cmp::Reverse(*offset)))
     }
 
     /// First offset.
@@ -383,10 +388,18 @@ impl Log {
         self.segments.iter().map(|segment| segment.length).sum::<u64>() + self.tail_bytes
     }
 
-    /// Largest timestamp of a record and its offset, if the log is not empty. The offset is the last one of its batch. After a
-    /// truncation it may be that of an earlier batch, until the next append.
-    pub fn max_timestamp(&self) -> Option<(Timestamp, Offset)> {
-        self.max
+    /// Largest timestamp of a record below `upto` and its offset, each -1 where there is none; nothing where only a segment
+    /// that reaches above could tell. The offset is the last one of its batch. After a truncation it may be that of an
+    /// earlier batch, until the next append.
+    pub fn max_timestamp(&self, upto: Offset) -> Option<(Timestamp, Offset)> {
+        match self.max {
+            Some((_, offset)) if offset >= upto && upto < self.border() => None,
+            Some((_, offset)) if offset >= upto => {
+                let below = |(_, offset): &_| (self.visible.start..upto).contains(offset);
+                Some(self.largest(below).unwrap_or((-1, -1)))
+            }
+            found => Some(found.unwrap_or((-1, -1))),
+        }
     }
 }
 
@@ -422,7 +435,7 @@ mod tests {
         assert_eq!((log.end_of_epoch(1), log.first_older(0, 4)), ((-1, 9), None));
         assert_eq!(log.end_of_epoch_for_consumers(1), Some((1, 9)), "all of it was trimmed");
         log.submit(op(5, Kind::Truncate, 9, 0, 0));
-        assert_eq!((log.last_epoch(), log.end(), log.max_timestamp()), (-1, 9, None));
+        assert_eq!((log.last_epoch(), log.end(), log.max_timestamp(9)), (-1, 9, Some((-1, -1))));
         log.submit(op(6, Kind::Reset, 40, 0, 0));
         assert_eq!((log.start(), log.end(), log.last_epoch()), (40, 40, -1));
     }
