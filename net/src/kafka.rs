@@ -18,7 +18,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use milena_core::{ClientContext, ClientId, Input, Instant};
 use milena_wire::{
-    RequestError, Response, decode_request, encode_response, unsupported_api_versions_response,
+    Request, RequestError, Response, decode_request, encode_response,
+    unsupported_api_versions_response,
 };
 use tracing::{debug, warn};
 
@@ -38,7 +39,8 @@ pub struct Limits {
     pub in_flight_max: usize,
     /// Bytes of such requests; one request may be larger.
     pub in_flight_bytes_max: usize,
-    /// Bytes answered and not taken by the client; beyond it no more requests are read.
+    /// Bytes answered and not taken by the client, and those that the fetches in flight may be answered with; beyond it no
+    /// more requests are read.
     pub unsent_bytes_max: usize,
     /// A request that has begun must be whole after this long, and an answer must be taken by the client.
     pub frame_ms_max: u64,
@@ -105,11 +107,14 @@ struct Slots {
     first: u64,
     queue: VecDeque<Slot>,
     request_bytes: usize,
+    /// What the requests without an answer may be answered with.
+    promised_bytes: usize,
     unsent_bytes: usize,
 }
 
 struct Slot {
     request_bytes: usize,
+    promised_bytes: usize,
     answer: Answer,
 }
 
@@ -191,6 +196,8 @@ impl Connections {
             None => Answer::None,
         };
         slots.request_bytes -= slot.request_bytes;
+        slots.promised_bytes -= slot.promised_bytes;
+        connection.room.notify_one();
         if index == 0 {
             connection.answered.notify_one();
         }
@@ -285,7 +292,7 @@ impl Connections {
             Err(RequestError::UnsupportedApiVersions { correlation_id }) => {
                 let response = Response::ApiVersions(unsupported_api_versions_response());
                 let answer = Answer::Ready(encode_response(correlation_id, 0, &response));
-                slots.queue.push_back(Slot { request_bytes: 0, answer });
+                slots.queue.push_back(Slot { request_bytes: 0, promised_bytes: 0, answer });
                 connection.answered.notify_one();
                 return Ok(());
             }
@@ -297,8 +304,15 @@ impl Connections {
         }
         let version = header.api_version;
         let answer = Answer::Awaited { correlation_id: header.correlation_id, version };
-        slots.queue.push_back(Slot { request_bytes, answer });
+        let promised_bytes = match &request {
+            Request::Fetch(fetch) => {
+                usize::try_from(fetch.max_bytes).unwrap_or(0).min(self.limits.unsent_bytes_max)
+            }
+            _ => 0,
+        };
+        slots.queue.push_back(Slot { request_bytes, promised_bytes, answer });
         slots.request_bytes += request_bytes;
+        slots.promised_bytes += promised_bytes;
         let client = connection.id;
         let context = context.clone();
         self.inbox.push(self.machine, Input::Request { client, id, version, request, context });
@@ -310,6 +324,8 @@ impl Connections {
         loop {
             connection.slots.borrow_mut().take(&mut out);
             if out.is_empty() {
+                // What needed no answer has left its place.
+                connection.room.notify_one();
                 if let Some(why) = connection.closing.get()
                     && connection.slots.borrow().queue.is_empty()
                 {
@@ -373,7 +389,7 @@ impl Connection {
         let slots = self.slots.borrow();
         slots.queue.len() >= limits.in_flight_max
             || slots.request_bytes > limits.in_flight_bytes_max
-            || slots.unsent_bytes > limits.unsent_bytes_max
+            || slots.unsent_bytes + slots.promised_bytes > limits.unsent_bytes_max
     }
 
     fn is_late(&self, now: Instant, limits: &Limits) -> Option<&'static str> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,16 +19,19 @@ use milena_net::kafka::{Counts, Limits};
 use milena_net::peers::Hello;
 use milena_net::runtime::{self, Clock, Thread, mpsc};
 use milena_wire::messages::{
-    ApiVersionsResponse, DescribeClusterRequest, FindCoordinatorRequest, MetadataRequest,
-    MetadataResponse, ProduceRequest, ProduceResponse, api_versions::ApiVersion,
+    ApiVersionsResponse, DescribeClusterRequest, FetchRequest, FetchResponse,
+    FindCoordinatorRequest, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
+    api_versions::ApiVersion,
 };
 use milena_wire::{ApiKey, Request, Response, supported_versions};
 
 /// Answers Metadata with the request's number, three at a time and backwards, or what there is after 20 ms; Produce at once,
-/// not at all with acks=0; closes the connection for FindCoordinator, and leaves DescribeCluster without an answer.
+/// not at all with acks=0, and with it every Fetch that waits; closes the connection for FindCoordinator, and leaves
+/// DescribeCluster without an answer.
 #[derive(Default)]
 struct Backwards {
     held: Vec<(ClientId, u64)>,
+    fetches: Vec<(ClientId, u64)>,
     due: Option<milena_core::Instant>,
 }
 
@@ -49,6 +53,13 @@ impl Machine for Backwards {
                 Request::Produce(produce) => {
                     let answer = Response::Produce(ProduceResponse::default());
                     out.reply(client, id, (produce.acks != 0).then_some(answer));
+                    for (client, id) in self.fetches.drain(..) {
+                        out.reply(client, id, Response::Fetch(FetchResponse::default()));
+                    }
+                }
+                Request::Fetch(_) => {
+                    FETCHES.fetch_add(1, Ordering::Relaxed);
+                    self.fetches.push((client, id));
                 }
                 Request::FindCoordinator(_) => {
                     out.queue.push_back(Output::Close { client, why: "a test" })
@@ -78,6 +89,9 @@ impl Machine for Backwards {
 
     fn check_invariants(&self) {}
 }
+
+/// How many fetches any of them was given.
+static FETCHES: AtomicUsize = AtomicUsize::new(0);
 
 struct Server {
     address: String,
@@ -183,13 +197,40 @@ fn pipelined_requests_are_answered_in_order() {
 
 #[test]
 fn a_produce_without_acks_gets_no_answer_and_holds_up_none() {
-    let server = Server::start(Limits::default());
+    let server = Server::start(Limits { in_flight_max: 3, ..Limits::default() });
     let mut connection = server.connect();
-    connection.send(&Request::Produce(ProduceRequest { acks: 0, ..Default::default() })).unwrap();
+    for _ in 0..20 {
+        let produce = ProduceRequest { acks: 0, ..Default::default() };
+        connection.send(&Request::Produce(produce)).unwrap();
+    }
     let answer = connection.call(&Request::Metadata(MetadataRequest::default())).unwrap();
-    assert_eq!(cluster_id(answer), "2");
+    assert_eq!(cluster_id(answer), "21");
     let produce = Request::Produce(ProduceRequest { acks: -1, ..Default::default() });
     assert!(matches!(connection.call(&produce).unwrap(), Response::Produce(_)));
+}
+
+/// What fetches may be answered with counts as if it were there already.
+#[test]
+fn fetches_in_flight_are_bounded_by_what_they_ask_for() {
+    let server = Server::start(Limits { unsent_bytes_max: 100, ..Limits::default() });
+    let mut connection = server.connect();
+    let fetch = Request::Fetch(FetchRequest { max_bytes: 60, ..Default::default() });
+    let mut version = 0;
+    for _ in 0..5 {
+        version = connection.send(&fetch).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(FETCHES.load(Ordering::Relaxed), 2);
+    let produce = Request::Produce(ProduceRequest { acks: -1, ..Default::default() });
+    let mut other = server.connect();
+    for expected in [4, 5, 5] {
+        other.call(&produce).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(FETCHES.load(Ordering::Relaxed), expected);
+    }
+    for _ in 0..5 {
+        assert!(connection.receive(ApiKey::Fetch, version).is_ok());
+    }
 }
 
 /// Neither the request for which the machine closes nor one before it that has no answer keeps the connection open.
