@@ -35,16 +35,19 @@ const HELLO_BYTES_MAX: usize = 1 << 10;
 const FRAME_BYTES_MAX: usize = 128 << 20;
 /// Bytes that wait for a connected peer; beyond it messages are dropped.
 const QUEUE_BYTES_MAX: usize = 128 << 20;
-/// Messages kept for a peer that is not connected, the newest.
+/// Messages kept for a peer that is not connected: the newest, as far as they fit.
 const QUEUE_UNCONNECTED_MAX: usize = 64;
 /// Bytes handed to the socket before looking again for something more urgent.
 const WRITE_BYTES: usize = 256 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// An empty frame is sent this often, and answered with one byte: nothing else is ever said in that direction.
+/// An empty frame is sent this often, and answered with one byte. So is each piece of a larger frame, which lets no empty one
+/// through while it is on its way. Nothing else is ever said in that direction.
 const BEAT: Duration = Duration::from_millis(500);
 const BEATS_UNANSWERED_MAX: usize = 5;
+/// The piece of a frame that is answered.
+const ANSWERED_BYTES: usize = 128 << 10;
 /// A connection on which nothing comes for this long is closed.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -281,11 +284,7 @@ impl Peers {
         peer.seen.notify_one();
         frames.set_limit(FRAME_BYTES_MAX);
         loop {
-            let next = select! {
-                next = frames.next() => next.map_err(|error| error.to_string()),
-                () = runtime::sleep(SILENCE_MAX) => Err("no sign of life".into()),
-            };
-            let frame = match next {
+            let frame = match next_answered(&mut frames, &mut to).await {
                 Ok(frame) => frame,
                 Err(error) => {
                     info!("connection from node {node} ended: {error}");
@@ -325,13 +324,31 @@ impl Peers {
     }
 }
 
-/// Reads the answers to beats, until the connection ends.
+/// The next frame. Its pieces are answered as they come.
+async fn next_answered(frames: &mut FrameReader, to: &mut OwnedWriteHalf) -> Result<Bytes, String> {
+    let mut answered = 0;
+    loop {
+        if let Some(frame) = frames.ready().map_err(|error| error.to_string())? {
+            return Ok(frame);
+        }
+        select! {
+            read = frames.read() => read.map_err(|error| error.to_string())?,
+            () = runtime::sleep(SILENCE_MAX) => return Err("no sign of life".into()),
+        }
+        if frames.begun() >= answered + ANSWERED_BYTES {
+            answered = frames.begun();
+            to.write_all(&[0]).await.map_err(|error| error.to_string())?;
+        }
+    }
+}
+
+/// Reads the answers to beats and pieces, until the connection ends. Any of them shows that the other side lives.
 async fn answers(from: &mut OwnedReadHalf, unanswered: &Cell<usize>) -> String {
     let mut bytes = [0; 16];
     loop {
         match from.read(&mut bytes).await {
             Ok(0) => return "closed by the other side".into(),
-            Ok(count) => unanswered.set(unanswered.get().saturating_sub(count)),
+            Ok(_) => unanswered.set(0),
             Err(error) => return error.to_string(),
         }
     }

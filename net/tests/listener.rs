@@ -95,6 +95,7 @@ static FETCHES: AtomicUsize = AtomicUsize::new(0);
 
 struct Server {
     address: String,
+    peer_address: String,
     mailbox: Mailbox,
     thread: Option<Thread>,
     _directory: tempfile::TempDir,
@@ -106,6 +107,7 @@ impl Server {
         let bind = || runtime::bind("127.0.0.1:0").unwrap();
         let (kafka, peer) = (bind(), bind());
         let address = kafka.address().unwrap().to_string();
+        let peer_address = peer.address().unwrap().to_string();
         let (mailbox, mail) = mpsc::unbounded_channel();
         let (ended, _) = mpsc::unbounded_channel();
         let shared = Shared {
@@ -137,7 +139,13 @@ impl Server {
             let machine: Box<dyn Machine + Send> = Box::new(Backwards::default());
             host::work(0, shared, vec![(Place::Shard(0), machine)], mail, Some(first))
         });
-        Server { address, mailbox, thread: Some(thread.unwrap()), _directory: directory }
+        Server {
+            address,
+            peer_address,
+            mailbox,
+            thread: Some(thread.unwrap()),
+            _directory: directory,
+        }
     }
 
     fn connect(&self) -> Connection {
@@ -147,6 +155,21 @@ impl Server {
     fn raw(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    }
+
+    /// A connection on which node `from` has said who it is.
+    fn peer(&self, from: i32) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.peer_address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut hello = b"milena".to_vec();
+        hello.extend(1_u16.to_be_bytes());
+        hello.extend(0_u128.to_be_bytes());
+        hello.extend(from.to_be_bytes());
+        hello.extend(1_i32.to_be_bytes());
+        hello.extend([0; 18]);
+        stream.write_all(&(hello.len() as u32).to_be_bytes()).unwrap();
+        stream.write_all(&hello).unwrap();
         stream
     }
 }
@@ -329,6 +352,18 @@ fn connections_that_wait_too_long_or_are_too_many_are_closed() {
     assert_eq!(said_until_closed(idle), b"");
     drop(third);
     server.connect();
+}
+
+/// While a large frame is on its way no beat gets through: its pieces are answered instead.
+#[test]
+fn a_large_frame_between_peers_is_a_sign_of_life() {
+    let server = Server::start(Limits::default());
+    let mut peer = server.peer(2);
+    peer.write_all(&(50_u32 << 20).to_be_bytes()).unwrap();
+    for _ in 0..3 {
+        peer.write_all(&vec![0; 256 << 10]).unwrap();
+        peer.read_exact(&mut [0]).unwrap();
+    }
 }
 
 /// A large request, whose buffer grows as it comes, arrives whole.

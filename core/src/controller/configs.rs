@@ -51,6 +51,9 @@ const RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Least `segment.bytes`: a segment is to hold more than its files' own cost.
 const SEGMENT_BYTES_MIN: i64 = 16 * 1024;
 
+/// Greatest `max.message.bytes`: a batch goes to a follower in one message, of which peers take 128 MiB.
+const BATCH_BYTES_LIMIT: u32 = 64 << 20;
+
 /// Every configuration that a topic can have, by name.
 pub const TOPIC_CONFIGS: &[TopicConfig] = &[
     TopicConfig {
@@ -70,7 +73,7 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
     TopicConfig {
         name: "max.message.bytes",
         broker_name: "message.max.bytes",
-        kind: Kind::Int { min: 0, max: i32::MAX as i64 },
+        kind: Kind::Int { min: 0, max: BATCH_BYTES_LIMIT as i64 },
         default: |config| config.replication.batch_bytes_max.to_string(),
         documentation: "Largest record batch taken from a producer, bytes.",
     },
@@ -202,7 +205,8 @@ impl TopicSettings {
                 .unwrap_or(config.storage.segment_bytes),
             batch_bytes_max: number("max.message.bytes")
                 .and_then(|bytes| bytes.try_into().ok())
-                .unwrap_or(config.replication.batch_bytes_max),
+                .unwrap_or(config.replication.batch_bytes_max)
+                .min(BATCH_BYTES_LIMIT),
             min_insync_replicas: number("min.insync.replicas")
                 .map(|replicas| replicas.clamp(1, i64::from(u16::MAX)) as u16)
                 .unwrap_or(config.replication.min_insync_replicas),

@@ -417,6 +417,17 @@ fn names_numbers_and_configurations_are_checked() {
     assert_eq!(refused(both), ErrorCode::INVALID_REQUEST);
 }
 
+/// A batch that no peer takes in one message could be appended and never be replicated.
+#[test]
+fn a_batch_is_never_larger_than_what_peers_take() {
+    let value = |bytes: u32| vec![("max.message.bytes".to_string(), Some(bytes.to_string()))];
+    assert!(configs::check_topic_configs(&value(64 << 20)).is_ok());
+    let refused = configs::check_topic_configs(&value((64 << 20) + 1)).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::INVALID_CONFIG);
+    let older = BTreeMap::from([("max.message.bytes".into(), i32::MAX.to_string())]);
+    assert_eq!(configs::TopicSettings::new(&older, &config()).batch_bytes_max, 64 << 20);
+}
+
 #[test]
 fn names_that_differ_in_dots_collide() {
     let mut cluster = Cluster::new(1);
