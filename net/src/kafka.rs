@@ -50,6 +50,17 @@ pub struct Limits {
     pub connections_max: usize,
 }
 
+/// Descriptors of a node that are not for Kafka connections: its open files, its peers, and what the process needs besides.
+const OTHER_DESCRIPTORS: u64 = 1_024;
+
+impl Limits {
+    /// No more connections than fit beside all else into so many descriptors.
+    pub fn within(self, descriptors: u64) -> Limits {
+        let most = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS).max(1));
+        Limits { connections_max: self.connections_max.min(most.unwrap_or(usize::MAX)), ..self }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {

@@ -51,6 +51,10 @@ const ANSWERED_BYTES: usize = 128 << 10;
 /// A connection on which nothing comes for this long is closed.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections from peers, with those that have not said who they are.
+const CONNECTIONS_MAX: usize = 100;
+/// Nodes that are known by their hello alone. Each that said where it is reached is connected to.
+const STRANGERS_MAX: usize = 100;
 
 /// What a node says first on a connection that it makes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -111,6 +115,8 @@ pub struct Peers {
     /// What this node says of itself; `to` is filled in.
     hello: RefCell<Hello>,
     known: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
+    /// Connections from peers that are open.
+    connections: Cell<usize>,
     /// Takes what arrives.
     deliver: Box<dyn Fn(NodeId, PeerMessage)>,
 }
@@ -142,6 +148,7 @@ impl Peers {
         Rc::new(Peers {
             hello: RefCell::new(hello),
             known: RefCell::default(),
+            connections: Cell::new(0),
             deliver: Box::new(deliver),
         })
     }
@@ -245,12 +252,17 @@ impl Peers {
     pub async fn accept(self: Rc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
+                Ok((_, address)) if self.connections.get() >= CONNECTIONS_MAX => {
+                    warn!("peer connection from {address} closed: there are {CONNECTIONS_MAX}");
+                }
                 Ok((stream, address)) => {
                     let peers = self.clone();
+                    peers.connections.set(peers.connections.get() + 1);
                     runtime::spawn(async move {
-                        if let Err(why) = peers.read(stream).await {
+                        if let Err(why) = peers.clone().read(stream).await {
                             warn!("peer connection from {address}: {why}");
                         }
+                        peers.connections.set(peers.connections.get() - 1);
                     });
                 }
                 Err(error) => {
@@ -319,6 +331,11 @@ impl Peers {
             return Err(format!(
                 "node {from} belongs to another cluster; check --cluster and --data there"
             ));
+        }
+        let known = self.known.borrow();
+        let stranger = |peer: &&Rc<Peer>| !peer.address_is_given.get();
+        if !known.contains_key(&from) && known.values().filter(stranger).count() >= STRANGERS_MAX {
+            return Err(format!("node {from} is one too many of which nothing else is known"));
         }
         Ok(())
     }

@@ -366,6 +366,29 @@ fn a_large_frame_between_peers_is_a_sign_of_life() {
     }
 }
 
+#[test]
+fn connections_of_peers_and_strangers_among_them_are_bounded() {
+    let server = Server::start(Limits::default());
+    let lives = |mut peer: &TcpStream| {
+        peer.write_all(&[0; 4]).is_ok() && peer.read(&mut [0]).is_ok_and(|count| count == 1)
+    };
+    // One at a time: each stays known.
+    for node in 2..102 {
+        assert!(lives(&server.peer(node)), "node {node}");
+    }
+    assert!(!lives(&server.peer(102)), "one too many of which nothing else is known");
+    std::thread::sleep(Duration::from_millis(200));
+    let peers: Vec<TcpStream> = (2..102).map(|node| server.peer(node)).collect();
+    assert!(peers.iter().all(lives));
+    assert!(!lives(&server.peer(2)), "one connection too many");
+}
+
+#[test]
+fn connections_leave_descriptors_for_all_else() {
+    let most = |descriptors| Limits::default().within(descriptors).connections_max;
+    assert_eq!((most(u64::MAX), most(4_096), most(100)), (10_000, 3_072, 1));
+}
+
 /// A large request, whose buffer grows as it comes, arrives whole.
 #[test]
 fn a_large_request_arrives_whole() {

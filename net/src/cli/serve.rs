@@ -9,13 +9,15 @@ use super::Failure;
 use super::arguments::Dev;
 use crate::client::Client;
 use crate::config::{self, Start, Tuning};
+use crate::kafka::Limits;
 use crate::node::{self, Running, Settings, StartError};
 use crate::runtime::{self, select};
 
 /// Runs one node.
 pub fn start(start: &Start) -> Result<(), Failure> {
-    let settings = start.settings().map_err(Failure::Usage)?;
+    let mut settings = start.settings().map_err(Failure::Usage)?;
     begin_logging("info")?;
+    settings.limits = fitting(settings.limits, 1);
     let id = settings.config.node;
     let what = match (settings.config.broker, settings.config.controller) {
         (true, true) => "broker and controller",
@@ -81,7 +83,7 @@ pub fn cluster(
             unsynced,
             kafka_listen: Some(format!("127.0.0.1:{port}")),
             peer_listen: peer.clone(),
-            limits: tuning.limits(),
+            limits: fitting(tuning.limits(), kafka.len()),
             port_flags: ("--port", "--port"),
         }
     });
@@ -152,6 +154,21 @@ fn raise_open_files() {
             tracing::warn!("the limit of open files stays as it is: {error}");
         }
     }
+}
+
+/// Limits of one of so many nodes in this process, which share its descriptors.
+fn fitting(limits: Limits, nodes: usize) -> Limits {
+    use rustix::process::{Resource, getrlimit};
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let asked = limits.connections_max;
+    let fitting = limits.within(descriptors / nodes.max(1) as u64);
+    if fitting.connections_max < asked {
+        tracing::warn!(
+            "{} Kafka connections are taken instead of {asked}: the limit of open files is {descriptors}",
+            fitting.connections_max
+        );
+    }
+    fitting
 }
 
 /// Logs go to standard error; `MILENA_LOG` filters them, or `default`. A panic is a bug and ends the process, not one thread of it.
