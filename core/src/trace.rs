@@ -222,6 +222,8 @@ pub enum Event {
         base: Offset,
         /// Offset after the last.
         next: Offset,
+        /// The leader epoch that the request named; -1 where it named none.
+        asked: Epoch,
     },
     /// When a rare path was taken; the sweep counts these ("sometimes").
     Sometimes(&'static str),

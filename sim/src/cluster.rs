@@ -11,12 +11,9 @@ use milena_core::disk::{Command, DiskError, Success};
 use milena_core::local::LocalMessage;
 use milena_core::node::Boot;
 use milena_core::peer::{PeerMessage, decode, encode, joined};
-use milena_core::trace::Event;
 use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, NodeId, Output, Outputs};
-use milena_core::{Epoch, Incarnation};
 use milena_wire::{Request, Response};
 
-use crate::autopsy::durable_vote;
 use crate::check::node::ImageGhost;
 use crate::check::{Checked, Checks, Violation};
 use crate::client::{Admin, Client, Consumer, Producer, Role, Wake, Wish};
@@ -143,8 +140,6 @@ pub struct Cluster {
     context: Arc<ClientContext>,
     out: Outputs,
     messages: u64,
-    votes_checked: u32,
-    autopsy: Stream,
 }
 
 /// How often the run looks at itself.
@@ -153,8 +148,6 @@ const LOOK: Time = 20 * MS;
 const ENCODING_SAMPLE: u64 = 61;
 /// A simulated run that is longer than this has lost its way.
 const STEPS_MAX: u64 = 20_000_000;
-/// Votes of a run whose disk is recovered on a copy.
-const VOTES_CHECKED_MAX: u32 = 40;
 
 impl Cluster {
     /// A run that has not begun.
@@ -204,8 +197,6 @@ impl Cluster {
             context: Arc::new(ClientContext::default()),
             out: Outputs::traced(),
             messages: 0,
-            votes_checked: 0,
-            autopsy: Stream::new(seed, Concern::Autopsy),
             nodes,
             schedule,
         };
@@ -406,6 +397,7 @@ impl Cluster {
         self.fingerprint.outcome(&outcome);
         let syncs = matches!(done.command, Command::Sync { .. } | Command::SyncDirectory { .. });
         self.journals[node].on_done(&done.command, outcome.is_ok());
+        self.checks.on_done(node, &self.nodes[node].disk, &done.command, &outcome)?;
         if self.tracing && !matches!(outcome, Ok(Success::Done)) {
             let brief = match &outcome {
                 Ok(Success::Bytes(bytes)) => format!("{} bytes", bytes.len()),
@@ -487,9 +479,6 @@ impl Cluster {
                 self.trace(node, &format!("  {event:?}"));
             }
             self.checks.on_event(node, &self.nodes[node].disk, &event)?;
-            if let Event::Voted { term, candidate, incarnation } = event {
-                self.vote_is_durable(node, term, (candidate, incarnation))?;
-            }
         }
         let life = self.nodes[node].life;
         while let Some(output) = out.queue.pop_front() {
@@ -509,9 +498,7 @@ impl Cluster {
                 Output::Reply { client, id, response } => self.reply(node, client, id, response),
                 Output::Close { client, .. } => self.break_connection(client),
                 Output::Disk { op, command } => {
-                    if let Command::Write { file, offset, data } = &command {
-                        self.checks.nodes[node].locations.on_write(*file, *offset, data);
-                    }
+                    self.checks.on_issued(node, &command)?;
                     self.journals[node].on_issued(&command);
                     let (slot, due) = self.nodes[node].submit(self.now, machine, op, command);
                     self.queue.push(due, Happening::Disk { node, life, slot });
@@ -528,36 +515,6 @@ impl Cluster {
             }
         }
         Ok(())
-    }
-
-    /// R3 for votes: term and vote are on the disk of the voter when its vote leaves.
-    fn vote_is_durable(
-        &mut self,
-        node: usize,
-        term: Epoch,
-        vote: (NodeId, Incarnation),
-    ) -> Checked {
-        // What was damaged on purpose may be gone, and the first votes of a run are as good as all.
-        if self.checks.nodes[node].corrupted || self.votes_checked >= VOTES_CHECKED_MAX {
-            return Ok(());
-        }
-        self.votes_checked += 1;
-        let sim = &self.nodes[node];
-        let config = self.schedule.setup.config(node, sim.shards);
-        let now = sim.clocks(self.now);
-        let held = durable_vote(&sim.disk, config, now, &mut self.autopsy);
-        match held {
-            Some((held, _)) if held > term => Ok(()),
-            Some((held, Some(for_whom))) if held == term && for_whom == vote => Ok(()),
-            held => Err(Violation::new(
-                "R3",
-                format!(
-                    "node {} votes for {} in term {term}, and its disk holds {held:?}",
-                    node + 1,
-                    vote.0
-                ),
-            )),
-        }
     }
 
     fn on_halt(&mut self, node: usize, why: &Halt) -> Checked {
@@ -580,6 +537,7 @@ impl Cluster {
         let State::Booting(boot) = &mut self.nodes[node].state else { return Ok(()) };
         let Some(ready) = boot.take() else { return Ok(()) };
         self.checks.on_incarnation(node, ready.superblock.incarnation)?;
+        self.checks.nodes[node].shards = ready.shards.len() as u16;
         let sim = &mut self.nodes[node];
         let count = 1 + ready.shards.len();
         sim.planned = vec![NEVER; count];

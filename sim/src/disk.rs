@@ -292,6 +292,11 @@ impl Disk {
         self.capacity.map_or(1 << 50, |capacity| capacity.saturating_sub(self.used))
     }
 
+    /// Whether it has a limit, and nothing is left below it.
+    pub fn is_full(&self) -> bool {
+        self.free() == 0
+    }
+
     fn has_space(&self, more: usize) -> Result<(), DiskError> {
         if more as u64 > self.free() { Err(DiskError::NoSpace) } else { Ok(()) }
     }
@@ -574,6 +579,18 @@ impl Disk {
         let to = offset.saturating_add(length).min(found.media_length);
         let to = to.min(found.media.len());
         Some(&found.media[from.min(to)..to])
+    }
+
+    /// Of a part of a file, as much from its beginning as a power loss leaves and a read sees; none where it has no durable name.
+    pub fn flushed_bytes(&self, file: &FileName, offset: usize, length: usize) -> Option<&[u8]> {
+        let bytes = self.durable_bytes(file, offset, length)?;
+        let found = &self.files[*self.media_names.get(file)? as usize];
+        let seen = &found.cache[offset.min(found.cache.len())..];
+        if seen.get(..bytes.len()) == Some(bytes) {
+            return Some(bytes);
+        }
+        let same = bytes.iter().zip(seen).take_while(|(left, read)| left == read).count();
+        Some(&bytes[..same])
     }
 
     /// Names that a power loss leaves.

@@ -359,7 +359,7 @@ impl Cluster {
                 let waiting = self.nodes[at].disk.has_faults();
                 (0..*reads).for_each(|_| self.nodes[at].disk.inject(disk::Fault::Read));
                 if *reads > 1 || waiting {
-                    self.checks.on_corrupted(at);
+                    self.checks.on_reads_may_fail(at);
                 }
             }
             Fault::DestroyDisk { down_ms, .. } => {
@@ -506,9 +506,10 @@ impl Cluster {
 
     fn flip(&mut self, node: usize, file: FileName, at: u64) -> bool {
         let bit = self.strike.below(8) as u8;
+        let held = self.checks.nodes[node].locations.whole_at(&self.nodes[node].disk, file, at);
         let flipped = self.nodes[node].disk.corrupt_at(&file, at as usize, bit);
         if flipped {
-            self.checks.on_corrupted(node);
+            self.checks.on_corrupted(node, file, held);
         }
         flipped
     }
@@ -525,6 +526,7 @@ impl Cluster {
         for node in 0..self.nodes.len() {
             self.nodes[node].disk_factor = 1;
             self.nodes[node].disk.clear_faults();
+            self.checks.on_healed(node);
             self.free_disk(node);
             self.nodes[node].paused_until = self.nodes[node].paused_until.min(self.now);
             let now = self.now;

@@ -10,7 +10,6 @@
 //!
 //! Nothing here decides anything about the protocol, and nothing of it is seen by a node.
 
-pub mod autopsy;
 pub mod check;
 pub mod cli;
 pub mod client;

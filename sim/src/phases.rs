@@ -24,6 +24,7 @@ impl Cluster {
         let look = self.now / (20 * MS);
         if look.is_multiple_of(ASSERT_EVERY) {
             self.assert_invariants();
+            self.replicas_agree()?;
         }
         let setup = &self.schedule.setup;
         let (heal_at, acked_min) = (setup.heal_at_ms * MS, setup.acked_min);
@@ -91,11 +92,23 @@ impl Cluster {
         }
     }
 
+    /// P7, for every replica.
+    fn replicas_agree(&mut self) -> Checked {
+        for (node, sim) in self.nodes.iter().enumerate() {
+            let State::Up { shards, .. } = &sim.state else { continue };
+            for replica in shards.iter().flat_map(|shard| shard.view()) {
+                self.checks.agrees_below(node, replica.log, replica.high_watermark)?;
+            }
+        }
+        Ok(())
+    }
+
     fn begin_reading(&mut self) {
         if let Some(image) = self.checks.image.clone() {
             for topic in image.topics.values() {
                 for (index, partition) in topic.partitions.iter().enumerate() {
-                    if self.has_lost_too_much(partition) {
+                    let log = LogId { topic: topic.id, partition: index as i32 };
+                    if self.has_lost_too_much(log, partition) {
                         *self.checks.sometimes.entry("offline for good").or_default() += 1;
                         self.history.give_up(&topic.name, index as i32);
                     }
@@ -162,7 +175,9 @@ impl Cluster {
             for (index, partition) in topic.partitions.iter().enumerate() {
                 let name = format!("{}-{index}", topic.name);
                 let Some(leader) = partition.leader else {
-                    if self.has_lost_too_much(partition) {
+                    if self
+                        .has_lost_too_much(LogId { topic: *id, partition: index as i32 }, partition)
+                    {
                         continue;
                     }
                     return wrong("L12", format!("{name} has no leader: {partition:?}"));
@@ -216,10 +231,10 @@ impl Cluster {
 
     /// Whether a partition may be offline for good: nobody is eligible, and as many of its replicas lost their disks as it
     /// asks to be in sync.
-    fn has_lost_too_much(&self, partition: &Partition) -> bool {
+    fn has_lost_too_much(&self, log: LogId, partition: &Partition) -> bool {
         let lost = |id: &&NodeId| {
             let ghost = &self.checks.nodes[(id.0 - 1) as usize];
-            ghost.disks_lost > 0 || ghost.corrupted || ghost.rolled_back
+            ghost.disks_lost > 0 || ghost.damage.may_unseat(log) || ghost.rolled_back
         };
         partition.isr.is_empty()
             && partition.elr.is_empty()

@@ -26,8 +26,6 @@ pub enum Concern {
     Scheduling(u32),
     /// Entropy of a node at its starts.
     Entropy(u32),
-    /// Recoveries on copies of disks.
-    Autopsy,
 }
 
 impl Concern {
@@ -41,7 +39,6 @@ impl Concern {
             Concern::Disk(index) => (6, index),
             Concern::Scheduling(index) => (7, index),
             Concern::Entropy(index) => (8, index),
-            Concern::Autopsy => (9, 0),
         };
         (kind << 32) | u64::from(index)
     }

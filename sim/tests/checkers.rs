@@ -21,6 +21,9 @@ use milena_wire::batch::{BatchBuilder, BatchHeader, Compression, assign};
 const TOPIC: TopicId = TopicId([7; 16]);
 const LOG: LogId = LogId { topic: TOPIC, partition: 0 };
 
+/// The one file that everything here is written to.
+const JOURNAL: FileName = FileName::Journal { layout: 1, journal: 1, index: 0 };
+
 /// Three nodes with a disk each, and the ghosts that watch them.
 struct Stage {
     checks: Checks,
@@ -127,6 +130,13 @@ impl Stage {
         assert_eq!(self.tell(node, event), Err(property.to_owned()));
     }
 
+    /// A fault strikes a file of a node's journal, and with it the batch at its beginning, if it is there.
+    fn corrupt(&mut self, node: usize, file: FileName) {
+        let held = self.checks.nodes[node].locations.whole_at(&self.disks[node], file, 150);
+        self.disks[node].corrupt_at(&file, 150, 3);
+        self.checks.on_corrupted(node, file, held);
+    }
+
     /// A node appends a batch in memory, nothing on the disk yet. `content` tells batches apart.
     fn append(
         &mut self,
@@ -151,8 +161,8 @@ impl Stage {
         content: u8,
         sync: bool,
     ) {
-        let data = self.append(node, log, base, epoch, content);
-        let file = FileName::Journal { layout: 1, journal: 1, index: 0 };
+        let data = recorded(self.append(node, log, base, epoch, content), base as u64 + 1);
+        let file = JOURNAL;
         let offset = 4096 * base as u64;
         let write = Command::Write { file, offset, data: data.clone() };
         let directory = Directory::Journal;
@@ -191,6 +201,16 @@ impl Stage {
         stage.ok(0, high_watermark(1, &[1, 2, 3], &[1, 2, 3]));
         stage
     }
+}
+
+/// A batch as the body of a journal record of a number.
+fn recorded(batch: Vec<Bytes>, lsn: u64) -> Vec<Bytes> {
+    let size = 80 + batch.iter().map(Bytes::len).sum::<usize>();
+    let mut header = vec![0; 80];
+    header[8..12].copy_from_slice(&(size as u32).to_le_bytes());
+    (header[12], header[13]) = (1, 1);
+    header[24..32].copy_from_slice(&lsn.to_le_bytes());
+    std::iter::once(header.into()).chain(batch).collect()
 }
 
 fn nodes(ids: &[i32]) -> Vec<NodeId> {
@@ -254,16 +274,71 @@ fn r1_two_leaders_of_a_term() {
     stage.trips("R1", 1, Event::QuorumFollower { term: 3, leader: NodeId(3) });
 }
 
+/// What a quorum remembers beside its log, as the body of a journal record: a small term, and a vote for a node whose disk
+/// has the node's number.
+fn voted(term: u8, candidate: u8) -> Vec<Bytes> {
+    let state = vec![0, 1, 0, 0, 2 * term, 1, 2 * candidate, candidate, 0, 0];
+    let mut record = recorded(vec![state.into()], 1);
+    let mut header = record[0].to_vec();
+    header[13] = 6;
+    header[55] = 1;
+    record[0] = header.into();
+    record
+}
+
+impl Stage {
+    /// A node writes a vote down, and syncs it if wanted.
+    fn remember(&mut self, node: usize, term: u8, candidate: u8, sync: bool) {
+        let file = FileName::Journal { layout: 1, journal: 0, index: u32::from(candidate) };
+        let directory = Directory::Journal;
+        let write = Command::Write { file, offset: 0, data: voted(term, candidate) };
+        for command in [Command::Create { file }, write] {
+            self.command(node, &command).expect("a sound disk");
+        }
+        if sync {
+            for command in [Command::Sync { file }, Command::SyncDirectory { directory }] {
+                self.command(node, &command).expect("a sound disk");
+            }
+        }
+    }
+}
+
+fn vote(term: Epoch, candidate: i32) -> Event {
+    let incarnation = Incarnation(candidate as u128);
+    Event::Voted { term, candidate: NodeId(candidate), incarnation }
+}
+
 #[test]
 fn r2_two_votes_in_a_term() {
     let mut stage = Stage::new();
-    let vote =
-        |id| Event::Voted { term: 2, candidate: NodeId(id), incarnation: Incarnation(id as u128) };
-    stage.ok(0, vote(2));
-    stage.ok(0, vote(2));
+    stage.remember(0, 2, 2, true);
+    stage.ok(0, vote(2, 2));
+    stage.ok(0, vote(2, 2));
     stage.checks.on_stop(0);
     stage.checks.on_start(0);
-    stage.trips("R2", 0, vote(3));
+    stage.remember(0, 2, 3, true);
+    stage.trips("R2", 0, vote(2, 3));
+}
+
+#[test]
+fn r3_a_vote_that_is_not_on_the_disk() {
+    Stage::new().trips("R3", 0, vote(2, 2));
+    let remembered = |sync| {
+        let mut stage = Stage::new();
+        stage.remember(0, 2, 2, sync);
+        stage
+    };
+    remembered(false).trips("R3", 0, vote(2, 2));
+    remembered(true).trips("R3", 0, vote(2, 3));
+    remembered(true).trips("R3", 0, vote(3, 2));
+    remembered(true).ok(0, vote(2, 2));
+    remembered(true).ok(0, vote(1, 3));
+    let mut stage = remembered(true);
+    let file = FileName::Journal { layout: 1, journal: 0, index: 2 };
+    let held = stage.checks.nodes[0].locations.whole_at(&stage.disks[0], file, 83);
+    stage.disks[0].corrupt_at(&file, 83, 3);
+    stage.checks.on_corrupted(0, file, held);
+    stage.ok(0, vote(2, 2));
 }
 
 #[test]
@@ -274,6 +349,22 @@ fn r3_spoken_before_it_is_on_the_disk() {
     let mut stage = Stage::new();
     stage.store(1, LogId::METADATA, 0, 1, 1, false);
     stage.trips("R3", 1, Event::QuorumAcknowledged { term: 1, end: 1 });
+}
+
+#[test]
+fn r3_damage_excuses_what_it_touched_and_nothing_else() {
+    let stored = |sync| {
+        let mut stage = Stage::with_partition();
+        stage.store(1, LOG, 0, 1, 1, true);
+        stage.store(1, LOG, 1, 1, 2, sync);
+        stage
+    };
+    let mut stage = stored(true);
+    stage.corrupt(1, JOURNAL);
+    stage.acknowledge(1, 2, 1).expect("the first batch was on the disk until it was damaged");
+    let mut stage = stored(false);
+    stage.corrupt(1, JOURNAL);
+    assert_eq!(stage.acknowledge(1, 2, 1), Err("R3".into()), "the second was never synced");
 }
 
 #[test]
@@ -386,6 +477,7 @@ fn p1_a_leader_commits_something_else() {
     stage.checks.on_incarnation(2, Incarnation(9)).expect("a new disk");
     stage.ok(2, Event::Leading { log: LOG, epoch: 2, start: 0 });
     let (event, data) = appended(LOG, 0, 2, 9, true);
+    let data = recorded(data, 1);
     stage.ok(2, event);
     let file = FileName::Journal { layout: 1, journal: 1, index: 5 };
     stage.checks.nodes[2].locations.on_write(file, 0, &data);
@@ -481,6 +573,19 @@ fn p7_equal_records_after_different_ones() {
 }
 
 #[test]
+fn p7_replicas_that_differ_below_their_high_watermarks() {
+    let mut stage = Stage::committed();
+    stage.checks.agrees_below(1, LOG, 1).expect("they are equal");
+    stage.checks.on_destroyed(2);
+    stage.checks.on_incarnation(2, Incarnation(9)).expect("a new disk");
+    stage.ok(2, Event::Following { log: LOG, epoch: 2, leader: NodeId(1) });
+    let (event, _) = appended(LOG, 0, 2, 9, false);
+    stage.ok(2, event);
+    stage.checks.agrees_below(2, LOG, 0).expect("it believes nothing");
+    assert_eq!(stage.checks.agrees_below(2, LOG, 1).unwrap_err().property, "P7");
+}
+
+#[test]
 fn p8_a_committed_record_is_truncated() {
     let mut stage = Stage::committed();
     stage.trips("P8", 1, Event::Truncated { log: LOG, to: 0 });
@@ -501,6 +606,58 @@ fn p10_an_append_of_another_epoch() {
     stage.trips("P10", 0, event);
     let (event, _) = appended(LOG, 0, 2, 1, false);
     stage.trips("P10", 1, event);
+}
+
+#[test]
+fn p10_what_another_epoch_has_caused() {
+    let moved = |epoch, end| Event::FollowerMoved {
+        log: LOG,
+        epoch,
+        follower: NodeId(2),
+        end,
+        last_epoch: 1,
+    };
+    Stage::replicated().ok(0, moved(1, 1));
+    Stage::replicated().trips("P10", 0, moved(2, 1));
+    Stage::replicated().trips("P10", 0, moved(1, 2));
+    let mut stage = Stage::replicated();
+    stage.ok(0, Event::Following { log: LOG, epoch: 2, leader: NodeId(2) });
+    stage.trips("P10", 0, moved(1, 1));
+    stage.trips("P10", 0, high_watermark(1, &[1, 2, 3], &[1, 2, 3]));
+    let served = |asked| Event::Served { log: LOG, base: 0, next: 1, asked };
+    Stage::committed().trips("P10", 0, served(2));
+    Stage::committed().trips("P10", 1, served(-1));
+    Stage::committed().ok(0, served(-1));
+}
+
+#[test]
+fn p10_a_member_that_has_not_come() {
+    let gone = || {
+        let mut stage = Stage::committed();
+        stage.ok(2, Event::Serving { epoch: BrokerEpoch(1) });
+        stage.show(|partition| partition.isr = nodes(&[1, 2])).expect("it is removed");
+        stage
+    };
+    let back = |stage: &mut Stage| stage.show(|partition| partition.isr = nodes(&[1, 2, 3]));
+    let mut stage = gone();
+    stage.acknowledge(2, 1, 1).expect("it holds it");
+    assert_eq!(back(&mut stage), Ok(()));
+    // What it said before was said under no registration, and in another life.
+    assert_eq!(back(&mut gone()), Err("P10".into()));
+    let mut stage = gone();
+    stage.acknowledge(2, 1, 1).expect("it holds it");
+    stage.checks.on_stop(2);
+    stage.checks.on_start(2);
+    stage.ok(2, recovered(1, 1, false));
+    stage.ok(2, Event::Serving { epoch: BrokerEpoch(2) });
+    let partition = stage.checks.image.as_ref().and_then(|image| image.partition(LOG));
+    let mut partition = partition.expect("it was shown").1.clone();
+    partition.partition_epoch += 1;
+    partition.isr = nodes(&[1, 2, 3]);
+    let joined = stage.show_with(partition, |brokers| {
+        brokers.get_mut(&NodeId(3)).expect("three brokers").epoch = BrokerEpoch(2);
+    });
+    assert_eq!(joined, Err("P10".into()));
 }
 
 #[test]
@@ -533,7 +690,7 @@ fn p12_an_unclean_replica_keeps_its_seat() {
     let kept = stage.show(|partition| partition.incarnations[1] = ReplicaIncarnation(1));
     assert_eq!(kept, Err("P12".into()));
     let mut stage = Stage::committed();
-    stage.checks.on_corrupted(1);
+    stage.corrupt(1, JOURNAL);
     stage.ok(1, Event::Damaged { log: LOG });
     assert_eq!(stage.acknowledge(1, 1, 1), Err("P12".into()));
     stage.trips("P12", 1, Event::Leading { log: LOG, epoch: 2, start: 1 });
@@ -562,8 +719,8 @@ fn p14_nothing_is_left_of_a_committed_record() {
 #[test]
 fn p15_uncommitted_records_are_served() {
     let mut stage = Stage::replicated();
-    stage.trips("P15", 0, Event::Served { log: LOG, base: 0, next: 1 });
-    Stage::committed().ok(0, Event::Served { log: LOG, base: 0, next: 1 });
+    stage.trips("P15", 0, Event::Served { log: LOG, base: 0, next: 1, asked: 1 });
+    Stage::committed().ok(0, Event::Served { log: LOG, base: 0, next: 1, asked: 1 });
 }
 
 #[test]
@@ -575,6 +732,22 @@ fn p16_gaps_and_starts_that_fall() {
     let mut stage = Stage::committed();
     stage.ok(0, Event::Trimmed { log: LOG, start: 1 });
     stage.trips("P16", 0, Event::Trimmed { log: LOG, start: 0 });
+}
+
+#[test]
+fn p18_a_metadata_log_that_is_not_the_committed_one() {
+    let followed = |term, content| {
+        let mut stage = Stage::new();
+        for node in 0..2 {
+            stage.store(node, LogId::METADATA, 0, 1, 1, true);
+        }
+        stage.ok(1, Event::QuorumAcknowledged { term: 1, end: 1 });
+        stage.ok(0, quorum_committed(1, 1, &[1, 2]));
+        stage.append(2, LogId::METADATA, 0, term, content);
+        stage.tell(2, Event::QuorumCommitted { term: 2, end: 1, counted: Vec::new(), voters: 0 })
+    };
+    assert_eq!(followed(1, 1), Ok(()));
+    assert_eq!(followed(2, 8), Err("P18".into()));
 }
 
 #[test]
@@ -611,7 +784,7 @@ fn p21_an_eligible_replica_discards() {
     Stage::committed().trips("P21", 1, Event::Reset { log: LOG, start: 0 });
     Stage::committed().trips("P21", 1, Event::Deleted { log: LOG });
     let mut stage = Stage::committed();
-    stage.checks.on_corrupted(1);
+    stage.corrupt(1, JOURNAL);
     stage.ok(1, Event::Damaged { log: LOG });
     let (event, _) = appended(LOG, 1, 1, 4, false);
     stage.trips("P21", 1, event);
@@ -620,8 +793,8 @@ fn p21_an_eligible_replica_discards() {
 #[test]
 fn d1_a_directory_that_was_not_synced_holds_nothing() {
     let mut stage = Stage::with_partition();
-    let data = stage.append(1, LOG, 0, 1, 1);
-    let file = FileName::Journal { layout: 1, journal: 1, index: 0 };
+    let data = recorded(stage.append(1, LOG, 0, 1, 1), 1);
+    let file = JOURNAL;
     stage.checks.nodes[1].locations.on_write(file, 0, &data);
     for command in
         [Command::Create { file }, Command::Write { file, offset: 0, data }, Command::Sync { file }]
@@ -658,10 +831,116 @@ fn d4_a_false_alarm_and_a_silent_cut() {
     Stage::committed().trips("D4", 1, Event::Damaged { log: LOG });
     Stage::committed().trips("D4", 1, recovered(1, 1, true));
     let mut stage = Stage::committed();
-    stage.checks.on_corrupted(1);
+    stage.corrupt(1, JOURNAL);
     stage.checks.on_stop(1);
     stage.checks.on_start(1);
     stage.trips("D4", 1, recovered(0, -1, false));
+    let mut stage = Stage::committed();
+    let file = FileName::Journal { layout: 1, journal: 0, index: 0 };
+    stage.checks.on_corrupted(1, file, Vec::new());
+    stage.trips("D4", 1, Event::Damaged { log: LOG });
+}
+
+/// A checkpoint of version 1 with one entry: a sound log that ends at `end`, in one segment of so many bytes.
+fn checkpoint(low: u64, mark: u64, end: Offset, segment: u64) -> Vec<Bytes> {
+    let mut entry = Vec::new();
+    entry.extend(TOPIC.0);
+    entry.extend(0_i32.to_le_bytes());
+    entry.push(1);
+    entry.extend([0; 24]);
+    entry.extend(end.to_le_bytes());
+    entry.extend([0; 8]);
+    entry.extend(1_u32.to_le_bytes());
+    entry.extend(0_i64.to_le_bytes());
+    entry.extend(1_u32.to_le_bytes());
+    entry.extend(segment.to_le_bytes());
+    entry.extend([0; 25 + 8 + 4]);
+    let length = entry.len() as u32 + 4;
+    let mut bytes = b"MILENACP".to_vec();
+    bytes.extend([0; 8]);
+    bytes.extend(1_u32.to_le_bytes());
+    bytes.extend(1_u32.to_le_bytes());
+    for field in [u64::from(length), 1, low, mark, 0, 0] {
+        bytes.extend(field.to_le_bytes());
+    }
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(entry);
+    vec![bytes.into()]
+}
+
+impl Stage {
+    /// A node does a command, and its ghosts see it go and come back.
+    fn command(&mut self, node: usize, command: &Command) -> Result<(), String> {
+        let named = |violation: milena_sim::check::Violation| violation.property.to_owned();
+        self.checks.on_issued(node, command).map_err(named)?;
+        let outcome = self.disks[node].apply(command, self.draw.generator());
+        self.checks.on_done(node, &self.disks[node], command, &outcome).map_err(named)
+    }
+
+    /// A node writes a checkpoint and syncs it.
+    fn checkpoint(&mut self, node: usize, slot: u8, data: Vec<Bytes>) -> Result<(), String> {
+        let file = FileName::Checkpoint { layout: 1, journal: 1, slot };
+        let directory = Directory::Journal;
+        if self.disks[node].durable_bytes(&file, 0, 1).is_none() {
+            self.command(node, &Command::Create { file })?;
+            self.command(node, &Command::SyncDirectory { directory })?;
+        }
+        self.command(node, &Command::Write { file, offset: 0, data })?;
+        self.command(node, &Command::Sync { file })
+    }
+}
+
+#[test]
+fn d5_a_checkpoint_that_claims_too_much() {
+    let two = || {
+        let mut stage = Stage::with_partition();
+        stage.store(1, LOG, 0, 1, 1, true);
+        stage.store(1, LOG, 1, 1, 2, true);
+        stage.acknowledge(1, 2, 1).expect("both are on the disk");
+        stage
+    };
+    let d5 = Err("D5".to_owned());
+    assert_eq!(two().checkpoint(1, 0, checkpoint(1, 2, 0, 0)), Ok(()));
+    assert_eq!(two().checkpoint(1, 0, checkpoint(2, 2, 0, 0)), d5, "the first is needed");
+    assert_eq!(two().checkpoint(1, 0, checkpoint(2, 2, 1, 0)), Ok(()), "a segment has it");
+    assert_eq!(two().checkpoint(1, 0, checkpoint(2, 2, 1, 90)), d5, "there is no segment");
+    assert_eq!(two().checkpoint(1, 0, vec![Bytes::from_static(b"MILENACP")]), d5, "not whole");
+    let file = FileName::Segment { log: LOG, base: 0, generation: 1 };
+    let directory = Directory::Segments;
+    let commands = [
+        Command::Create { file },
+        Command::Write { file, offset: 0, data: vec![vec![7; 90].into()] },
+        Command::Sync { file },
+        Command::SyncDirectory { directory },
+    ];
+    for missing in [Some(2), Some(3), None] {
+        let mut stage = two();
+        for (index, command) in commands.iter().enumerate() {
+            if Some(index) != missing {
+                stage.command(1, command).expect("a sound disk");
+            }
+        }
+        let expected = if missing.is_some() { d5.clone() } else { Ok(()) };
+        assert_eq!(stage.checkpoint(1, 0, checkpoint(2, 2, 1, 90)), expected, "{missing:?}");
+    }
+}
+
+#[test]
+fn d5_a_mark_that_covers_what_is_not_flushed() {
+    let mut stage = Stage::with_partition();
+    stage.store(1, LOG, 0, 1, 1, true);
+    stage.store(1, LOG, 1, 1, 2, false);
+    assert_eq!(stage.checkpoint(1, 0, checkpoint(1, 1, 0, 0)), Ok(()));
+    assert_eq!(stage.checkpoint(1, 1, checkpoint(1, 2, 0, 0)), Err("D5".into()));
+}
+
+#[test]
+fn d5_the_newest_checkpoint_is_written_over() {
+    let mut stage = Stage::committed();
+    stage.checkpoint(1, 1, checkpoint(1, 1, 0, 0)).expect("the first");
+    stage.checkpoint(1, 0, checkpoint(1, 1, 0, 0)).expect("the other slot");
+    stage.checkpoint(1, 1, checkpoint(1, 1, 0, 0)).expect("the older slot");
+    assert_eq!(stage.checkpoint(1, 1, checkpoint(1, 1, 0, 0)), Err("D5".into()));
 }
 
 #[test]

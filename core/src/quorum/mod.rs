@@ -49,6 +49,7 @@ use self::log::{EntryValue, MemoryLog};
 use self::message::{FoundingMessage, QuorumBody, QuorumMessage, Voter, Voters};
 use self::snapshot::Snapshots;
 use self::state::State;
+pub use self::state::term_and_vote;
 pub use self::view::QuorumView;
 use crate::storage::{Lsn, Store, StoreEvent};
 use crate::trace::Event;

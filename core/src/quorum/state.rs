@@ -61,6 +61,11 @@ impl State {
     }
 }
 
+/// For checkers: the term that a disk's state names, and for whom it voted in that.
+pub fn term_and_vote(state: &[u8]) -> Option<(Epoch, Option<Voter>)> {
+    State::decode(state).map(|state| (state.term, state.vote))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

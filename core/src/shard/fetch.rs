@@ -334,7 +334,8 @@ impl Shard {
                 && let (Ok(log), Ok(first)) = (item.log, batches::first(&item.records))
             {
                 let (base, next) = (first.base_offset, item.next);
-                out.event(|| Event::Served { log, base, next });
+                let asked = item.asked.current_leader_epoch;
+                out.event(|| Event::Served { log, base, next, asked });
                 data.records = Some(Records(item.records));
             }
             if let Some(code) = failed {

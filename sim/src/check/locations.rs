@@ -1,11 +1,13 @@
-//! Where a node's disk was told to put each batch: found by CRC in the write commands as they pass, so that durability is
-//! judged on the modelled disk and not on what core believes.
+//! Where a node's disk was told to put each batch: found in the write commands as they pass, by the frozen layout of journal
+//! records and segments, so that durability is judged on the modelled disk and not on what core believes.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::Bytes;
 use milena_core::disk::FileName;
+use milena_core::quorum::term_and_vote;
+use milena_core::{Epoch, Incarnation, LogId, NodeId, Offset, TopicId};
 
 use super::replica::Batch;
 use crate::disk::Disk;
@@ -38,27 +40,69 @@ pub type Map<K, V> = HashMap<K, V, BuildHasherDefault<AsItIs>>;
 /// A set without a random hasher.
 pub type Set<K> = HashSet<K, BuildHasherDefault<AsItIs>>;
 
+/// Where a copy of something is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Location {
-    file: FileName,
-    offset: u64,
-    length: u32,
+pub struct Place {
+    /// The file.
+    pub file: FileName,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u32,
+    /// The batch: its first offset, epoch and checksum. A producer that sends again makes several with one checksum.
+    batch: (Offset, Epoch, u32),
+    /// Number of the journal record that it is in; 0 in a segment.
+    pub lsn: u64,
+}
+
+impl Place {
+    fn holds(&self, batch: &Batch) -> bool {
+        self.batch == (batch.base, batch.epoch, batch.crc)
+    }
+
+    fn is_at(&self, other: &Place) -> bool {
+        self.file == other.file && self.offset == other.offset && self.length == other.length
+    }
+
+    fn overlaps(&self, file: FileName, offset: u64, length: u64) -> bool {
+        self.file == file
+            && self.offset < offset + length
+            && offset < self.offset + u64::from(self.length)
+    }
 }
 
 /// Copies of one batch that are remembered. A batch is in the journal, perhaps carried, and in its segment.
 const COPIES_MAX: usize = 24;
-/// From the start of a batch to its magic byte.
-const MAGIC_AT: usize = 16;
 /// From the start of a batch to what its checksum covers.
 const COVERED_AT: usize = 21;
 /// The fewest bytes of a batch.
 const BATCH_MIN: usize = 61;
+/// Bytes of a journal record before its body.
+const RECORD_HEADER: usize = 80;
+/// Kind of the journal record that holds a batch.
+const APPEND: u8 = 1;
+/// Kind of the journal record that holds the state beside a log.
+const PUT: u8 = 6;
+/// Copies of term and vote that are remembered.
+const VOTES_MAX: usize = 16;
 
-/// Where the batches of one node are.
-#[derive(Debug, Default)]
+/// A copy of term and vote.
+#[derive(Clone, Copy, Debug)]
+struct Vote {
+    place: Place,
+    term: Epoch,
+    candidate: Option<(NodeId, Incarnation)>,
+}
+
+/// Where the batches and votes of one node are.
+#[derive(Clone, Debug, Default)]
 pub struct Locations {
     expected: Set<u32>,
-    places: Map<u32, Vec<Location>>,
+    places: Map<u32, Vec<Place>>,
+    /// Copies that were whole until they were damaged on purpose: they count until something else is written there.
+    damaged: Vec<Place>,
+    /// The latest copies of what the quorum remembers beside its log.
+    votes: Vec<Vote>,
     joined: Vec<u8>,
 }
 
@@ -71,51 +115,128 @@ impl Locations {
     /// The disk was replaced: what is where is forgotten, what may pass is not.
     pub fn forget(&mut self) {
         self.places.clear();
+        self.damaged.clear();
+        self.votes.clear();
+    }
+
+    /// The disk was put back to an image: what is where is as it was then.
+    pub fn put_back(&mut self, image: &Locations) {
+        self.places.clone_from(&image.places);
+        self.damaged.clone_from(&image.damaged);
+        self.votes.clone_from(&image.votes);
     }
 
     /// A write command passes.
     pub fn on_write(&mut self, file: FileName, offset: u64, data: &[Bytes]) {
-        if matches!(file, FileName::Superblock { .. } | FileName::Checkpoint { .. }) {
+        if !matches!(file, FileName::Journal { .. } | FileName::Segment { .. }) {
             return;
         }
         let mut joined = std::mem::take(&mut self.joined);
         joined.clear();
         data.iter().for_each(|piece| joined.extend_from_slice(piece));
-        let mut from = MAGIC_AT;
-        while let Some(found) = joined.get(from..).and_then(|rest| memchr::memchr(2, rest)) {
-            let at = from + found - MAGIC_AT;
-            from += found + 1;
-            let Some(header) = joined.get(at..at + BATCH_MIN) else { break };
-            let crc = u32::from_be_bytes([header[17], header[18], header[19], header[20]]);
-            if !self.expected.contains(&crc) {
-                continue;
+        self.damaged.retain(|place| !place.overlaps(file, offset, joined.len() as u64));
+        let mut at = 0;
+        if matches!(file, FileName::Segment { .. }) {
+            while let Some(size) = self.batch(&joined[at..], file, offset + at as u64, 0) {
+                at += size;
             }
-            let length = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
-            let length = length.saturating_add(12);
-            if at + length as usize <= joined.len() && length as usize >= BATCH_MIN {
-                let places = self.places.entry(crc).or_default();
-                let place = Location { file, offset: offset + at as u64, length };
-                // Carried again and again, it comes back to the same place of a recycled file.
-                places.retain(|known| known != &place);
-                if places.len() >= COPIES_MAX {
-                    // Never its segment: while that cannot be synced, the journal carries the batch on and on.
-                    let journal = |p: &Location| matches!(p.file, FileName::Journal { .. });
-                    places.remove(places.iter().position(journal).unwrap_or(0));
+        } else {
+            while let Some((record, size)) = record(&joined[at..]) {
+                let (lsn, body) = (record.lsn, at + RECORD_HEADER);
+                if record.kind == APPEND {
+                    self.batch(&joined[body..], file, offset + body as u64, lsn);
+                } else if record.kind == PUT && record.log == LogId::METADATA {
+                    self.on_vote(&joined[body..at + size], file, offset + body as u64);
                 }
-                places.push(place);
-                from = at + length as usize + MAGIC_AT;
+                at += size;
             }
         }
         self.joined = joined;
     }
 
-    /// Whether some copy of a batch is on stable storage, unaltered.
+    /// Takes note of a batch at the beginning of some bytes, and gives its size; none where there is none.
+    fn batch(&mut self, bytes: &[u8], file: FileName, offset: u64, lsn: u64) -> Option<usize> {
+        let header = bytes.get(..BATCH_MIN)?;
+        let length = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+        let length = length.saturating_add(12);
+        let size = length as usize;
+        if size < BATCH_MIN || size > bytes.len() {
+            return None;
+        }
+        let crc = u32::from_be_bytes([header[17], header[18], header[19], header[20]]);
+        if self.expected.contains(&crc) {
+            let places = self.places.entry(crc).or_default();
+            let base = header[..8].try_into().map_or(0, Offset::from_be_bytes);
+            let epoch = header[12..16].try_into().map_or(0, Epoch::from_be_bytes);
+            let place = Place { file, offset, length, batch: (base, epoch, crc), lsn };
+            // Carried again and again, it comes back to the same place of a recycled file.
+            places.retain(|known| !known.is_at(&place));
+            if places.len() >= COPIES_MAX {
+                // Never its segment: while that cannot be synced, the journal carries the batch on and on.
+                let journal = |p: &Place| matches!(p.file, FileName::Journal { .. });
+                places.remove(places.iter().position(journal).unwrap_or(0));
+            }
+            places.push(place);
+        }
+        Some(size)
+    }
+
+    /// Takes note of what the quorum remembers beside its log, in the bytes of a record or of a checkpoint.
+    pub fn on_vote(&mut self, state: &[u8], file: FileName, offset: u64) {
+        let Some((term, vote)) = term_and_vote(state) else { return };
+        let place =
+            Place { file, offset, length: state.len() as u32, batch: state_key(state), lsn: 0 };
+        self.votes.retain(|known| !known.place.is_at(&place));
+        if self.votes.len() >= VOTES_MAX {
+            self.votes.remove(0);
+        }
+        let candidate = vote.map(|voter| (voter.node, voter.incarnation));
+        self.votes.push(Vote { place, term, candidate });
+    }
+
+    /// Whether a vote is on stable storage, or a later term: then nobody can be voted for in this one any more.
+    pub fn has_vote(&self, disk: &Disk, term: Epoch, candidate: (NodeId, Incarnation)) -> bool {
+        let mut newest_first = self.votes.iter().rev().filter(|vote| {
+            vote.term > term || vote.term == term && vote.candidate == Some(candidate)
+        });
+        newest_first.any(|vote| self.is_durable_at(disk, &vote.place))
+    }
+
+    /// The disk begins another life: what was voted before its newest layout is not its own.
+    pub fn forget_votes(&mut self) {
+        let newest = self.votes.iter().map(|vote| layout(&vote.place.file)).max();
+        self.votes.retain(|vote| Some(layout(&vote.place.file)) == newest);
+    }
+
+    /// Copies that hold a byte of a file and are whole on stable storage.
+    pub fn whole_at(&self, disk: &Disk, file: FileName, at: u64) -> Vec<Place> {
+        let votes = self.votes.iter().map(|vote| &vote.place);
+        let all = self.places.values().flatten().chain(votes);
+        let touched = all.filter(|place| place.overlaps(file, at, 1));
+        touched.filter(|place| is_whole(disk, place)).copied().collect()
+    }
+
+    /// Copies that were whole are damaged from now on.
+    pub fn damaged(&mut self, held: Vec<Place>) {
+        self.damaged.extend(held);
+    }
+
+    /// Whether some copy of a batch is on stable storage, unaltered but by the fault injector.
     pub fn is_durable(&self, disk: &Disk, batch: &Batch) -> bool {
-        let Some(places) = self.places.get(&batch.crc) else { return false };
-        places.iter().rev().any(|place| {
-            disk.durable_bytes(&place.file, place.offset as usize, place.length as usize)
-                .is_some_and(|bytes| is_batch(bytes, batch))
-        })
+        let places = self.places.get(&batch.crc).map_or(&[][..], Vec::as_slice);
+        let mut newest_first = places.iter().rev().filter(|place| place.holds(batch));
+        newest_first.any(|place| is_whole(disk, place))
+            || self.damaged.iter().any(|place| place.holds(batch))
+    }
+
+    /// Every place that a batch was written to and is remembered.
+    pub fn places_of(&self, batch: &Batch) -> impl Iterator<Item = &Place> {
+        self.places.get(&batch.crc).into_iter().flatten().filter(|place| place.holds(batch))
+    }
+
+    /// Whether the copy at a place is on stable storage, unaltered but by the fault injector.
+    pub fn is_durable_at(&self, disk: &Disk, place: &Place) -> bool {
+        is_whole(disk, place) || self.damaged.iter().any(|lost| lost.is_at(place))
     }
 
     /// For a story: where the batch was written, and whether it was seen in any write at all.
@@ -131,10 +252,51 @@ impl Locations {
     }
 }
 
-fn is_batch(bytes: &[u8], batch: &Batch) -> bool {
-    bytes.len() >= BATCH_MIN
-        && bytes[..8] == batch.base.to_be_bytes()
-        && bytes[12..16] == batch.epoch.to_be_bytes()
-        && crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[COVERED_AT..])
-            == u64::from(batch.crc)
+/// What the header of a journal record says.
+struct Record {
+    kind: u8,
+    lsn: u64,
+    log: LogId,
+}
+
+/// What stands for a state in the place of a batch's offset, epoch and checksum.
+fn state_key(state: &[u8]) -> (Offset, Epoch, u32) {
+    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, state);
+    (Offset::MIN, 0, sum as u32)
+}
+
+/// The layout that a file belongs to.
+fn layout(file: &FileName) -> u32 {
+    match file {
+        FileName::Journal { layout, .. } | FileName::Checkpoint { layout, .. } => *layout,
+        _ => 0,
+    }
+}
+
+/// The journal record at the beginning of some bytes, and its size.
+fn record(bytes: &[u8]) -> Option<(Record, usize)> {
+    let header = bytes.get(..RECORD_HEADER)?;
+    let size = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
+    let lsn = header[24..32].try_into().map_or(0, u64::from_le_bytes);
+    let topic = TopicId(header[40..56].try_into().unwrap_or_default());
+    let log = LogId { topic, partition: header[56..60].try_into().map_or(0, i32::from_le_bytes) };
+    (RECORD_HEADER..=bytes.len())
+        .contains(&size)
+        .then_some((Record { kind: header[13], lsn, log }, size))
+}
+
+/// Whether what was written to a place is there on stable storage.
+fn is_whole(disk: &Disk, place: &Place) -> bool {
+    let (base, epoch, crc) = place.batch;
+    let found = disk.durable_bytes(&place.file, place.offset as usize, place.length as usize);
+    found.is_some_and(|bytes| {
+        if base == Offset::MIN {
+            return state_key(bytes) == place.batch;
+        }
+        bytes.len() >= BATCH_MIN
+            && bytes[..8] == base.to_be_bytes()
+            && bytes[12..16] == epoch.to_be_bytes()
+            && crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[COVERED_AT..])
+                == u64::from(crc)
+    })
 }

@@ -79,6 +79,7 @@ impl Checks {
     /// A broker begins to serve under a registration.
     pub(super) fn on_serving(&mut self, node: usize, epoch: BrokerEpoch) -> Checked {
         self.speaks(node, "serves")?;
+        self.nodes[node].serving = Some(epoch);
         if let Some((pending, epochs)) = self.nodes[node].pending_barrier.take() {
             if pending == epoch {
                 let barrier = &mut self.nodes[node].barrier;
@@ -148,7 +149,41 @@ impl Checks {
             return insane("another leader in the same leader epoch".into());
         }
         self.counters(&before, partition);
-        clean_members(&before, partition, &name)
+        clean_members(&before, partition, &name)?;
+        self.members_have_come(image, log, &before, partition, &name)
+    }
+
+    /// P10: who joins the in-sync set has acknowledged in the leader's epoch, under the registration that it has.
+    fn members_have_come(
+        &self,
+        image: &Image,
+        log: usize,
+        before: &Partition,
+        partition: &Partition,
+        name: &str,
+    ) -> Checked {
+        let elected = partition.leader_epoch > before.leader_epoch;
+        for member in &partition.isr {
+            let stays = before.isr.contains(member) || elected && before.elr.contains(member);
+            if stays || partition.leader == Some(*member) {
+                continue;
+            }
+            let registered = image.brokers.get(member).map(|broker| broker.epoch);
+            let latest = self.logs[log].acknowledged_as.get(&((member.0 - 1) as usize));
+            let came = latest.is_some_and(|(epoch, serving)| {
+                *epoch >= before.leader_epoch && *serving == registered
+            });
+            if !came {
+                return Err(Violation::new(
+                    "P10",
+                    format!(
+                        "{name}: node {member}, registered as {registered:?}, joins the in-sync set; the epoch and \
+                         registration that it last acknowledged under: {latest:?}"
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn counters(&mut self, before: &Partition, partition: &Partition) {

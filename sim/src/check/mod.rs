@@ -1,17 +1,21 @@
 //! The checkers: ghost state that no node sees, judged at each event that could break it.
 //!
 //! ```text
+//!   damage.rs     what was damaged on purpose, and what that excuses
 //!   replica.rs    one replica's log as its node told it, and what recovery may bring back
 //!   locations.rs  where each batch was written, found in the write commands by its checksum
 //!   partition.rs  P rules on events of partitions        (P1, P3, P5, P6, P8 to P10, P13, P15, P16, P19 to P21, R3)
 //!   metadata.rs   the committed image and its sets       (P3, P4, P11, P12, R9)
-//!   quorum.rs     R rules on events of the metadata log  (R1 to R10, R16)
+//!   quorum.rs     R rules on events of the metadata log  (R1 to R10, R16, P18)
 //!   node.rs       starts, disks and recoveries           (D1 to D4, D7, P14)
+//!   checkpoint.rs what a checkpoint claims               (D5)
 //! ```
 //!
 //! Content is compared by checksum, epoch and offset, never byte by byte; what is durable is read from the modelled disk.
 //! Each rule costs O(1) on its event, or O(replicas) where it speaks of all of them.
 
+pub mod checkpoint;
+mod damage;
 pub mod locations;
 mod metadata;
 pub mod node;
@@ -25,9 +29,11 @@ use std::sync::Arc;
 
 use milena_core::metadata::{Image, Partition};
 use milena_core::trace::Event;
-use milena_core::{BrokerEpoch, Epoch, Incarnation, LogId, Offset};
+use milena_core::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset};
 
 use crate::disk::Disk;
+use checkpoint::Checkpoints;
+use damage::Damage;
 use locations::{Locations, Map};
 use replica::{Batch, ReplicaLog};
 
@@ -65,8 +71,12 @@ pub struct NodeGhost {
     pub logs: Vec<Option<ReplicaLog>>,
     /// Where its batches are.
     pub locations: Locations,
+    /// What is known of its checkpoints.
+    pub checkpoints: Checkpoints,
     /// Whether its machines run.
     pub running: bool,
+    /// The registration that it serves under in this run.
+    serving: Option<BrokerEpoch>,
     /// Whether its disk was put back to an older image, and no registration has followed yet.
     pub suspect: bool,
     /// Whether recovery gave back an empty metadata log in this run of the node.
@@ -75,8 +85,10 @@ pub struct NodeGhost {
     pub rolled_back: bool,
     /// Whether a sync failed in this run of the node.
     pub sync_failed: bool,
-    /// Whether the fault injector damaged this life of the disk.
-    pub corrupted: bool,
+    /// What the fault injector damaged in this life of the disk.
+    pub damage: Damage,
+    /// Shards of its present or last run.
+    pub shards: u16,
     /// Its term.
     pub term: Epoch,
     /// The term that it leads.
@@ -112,6 +124,8 @@ pub struct LogTruth {
     unique: Map<u64, (u32, Offset, Epoch)>,
     /// Synced ends that followers acknowledged, by node and epoch, and found on their disks.
     acknowledged: BTreeMap<(usize, Epoch), Offset>,
+    /// The epoch of each node's latest acknowledgement, and the registration that it served under.
+    acknowledged_as: BTreeMap<usize, (Epoch, Option<BrokerEpoch>)>,
 }
 
 impl LogTruth {
@@ -135,7 +149,7 @@ pub struct Checks {
     pub sometimes: BTreeMap<&'static str, u64>,
     elected: BTreeMap<Epoch, usize>,
     leaders_named: BTreeMap<Epoch, i32>,
-    votes: BTreeMap<(u128, Epoch), (i32, u128)>,
+    votes: BTreeMap<(u128, Epoch), (NodeId, Incarnation)>,
     applied: Vec<u64>,
     founded: BTreeSet<u128>,
     registered: BTreeMap<usize, BrokerEpoch>,
@@ -178,6 +192,7 @@ impl Checks {
 
     /// A machine of a node has told something.
     pub fn on_event(&mut self, node: usize, disk: &Disk, event: &Event) -> Checked {
+        self.count_full_disk(disk, event);
         match event {
             Event::Appended { log, base, next, epoch, crc, leading } => {
                 let batch = Batch { base: *base, next: *next, epoch: *epoch, crc: *crc };
@@ -194,7 +209,7 @@ impl Checks {
             Event::Founded { cluster } => self.on_founded(node, *cluster),
             Event::Term { term } => self.on_term(node, *term),
             Event::Voted { term, candidate, incarnation } => {
-                self.on_voted(node, *term, candidate.0, incarnation.0)
+                self.on_voted(node, disk, *term, (*candidate, *incarnation))
             }
             Event::QuorumLeader { term, end } => self.on_quorum_leader(node, *term, *end),
             Event::QuorumFollower { term, leader } => {
@@ -224,12 +239,25 @@ impl Checks {
             Event::Produced { log, epoch, base, next } => {
                 self.on_produced(node, *log, *epoch, *base, *next)
             }
-            Event::Served { log, base, next } => self.on_served(node, *log, *base, *next),
+            Event::Served { log, base, next, asked } => {
+                self.on_served(node, *log, (*base, *next), *asked)
+            }
             Event::Sometimes(name) => {
                 *self.sometimes.entry(name).or_default() += 1;
                 Ok(())
             }
         }
+    }
+
+    /// D9 is about what goes on while a disk is full: that it did is counted.
+    fn count_full_disk(&mut self, disk: &Disk, event: &Event) {
+        let what = match event {
+            Event::Voted { .. } => "voted with a full disk",
+            Event::Served { .. } => "served with a full disk",
+            Event::Deleted { .. } => "deleted with a full disk",
+            _ => return,
+        };
+        *self.sometimes.entry(what).or_default() += u64::from(disk.is_full());
     }
 
     /// Says of whom and what a story speaks.
@@ -282,8 +310,7 @@ impl Checks {
             if batch.next > to {
                 break;
             }
-            // On a disk that was damaged on purpose the copy may be gone since its sync, which is not the node's fault.
-            if !ghost.locations.is_durable(disk, batch) && !ghost.corrupted {
+            if !ghost.locations.is_durable(disk, batch) {
                 return Err(Violation::new(
                     property,
                     format!(

@@ -1,7 +1,11 @@
 //! Starts, disks and recoveries: the D rules, and the fault budget.
 
+use milena_core::disk::FileName;
 use milena_core::{Epoch, Incarnation, LogId, Offset};
 
+use super::checkpoint::Checkpoints;
+use super::damage::Damage;
+use super::locations::{Locations, Place};
 use super::replica::{RecoveryError, ReplicaLog};
 use super::{Checked, Checks, QUORUM, Violation};
 
@@ -11,6 +15,9 @@ pub struct ImageGhost {
     logs: Vec<Option<ReplicaLog>>,
     incarnation: Option<Incarnation>,
     term: Epoch,
+    locations: Locations,
+    checkpoints: Checkpoints,
+    damage: Damage,
 }
 
 impl Checks {
@@ -18,7 +25,11 @@ impl Checks {
     pub fn on_start(&mut self, node: usize) {
         let ghost = &mut self.nodes[node];
         ghost.running = true;
+        ghost.serving = None;
         ghost.sync_failed = false;
+        for replica in ghost.logs.iter_mut().flatten() {
+            replica.led.clear();
+        }
         ghost.quorum_emptied = false;
     }
 
@@ -29,6 +40,7 @@ impl Checks {
         if known.is_some_and(|known| known != incarnation) {
             // Another life of the disk: its metadata log and its votes begin again.
             ghost.term = 0;
+            ghost.locations.forget_votes();
             if let Some(log) = ghost.logs.get_mut(QUORUM) {
                 *log = None;
             }
@@ -36,13 +48,15 @@ impl Checks {
         let ghost = &mut self.nodes[node];
         match known {
             Some(known) if known == incarnation && !ghost.quorum_emptied => Ok(()),
-            Some(_) if !ghost.corrupted && !ghost.suspect => Err(Violation::new(
-                "D7",
-                format!(
-                    "node {} comes back under another incarnation with its disk intact",
-                    node + 1
-                ),
-            )),
+            Some(_) if !ghost.damage.touches(LogId::METADATA) && !ghost.suspect => {
+                Err(Violation::new(
+                    "D7",
+                    format!(
+                        "node {} comes back under another incarnation with its disk intact",
+                        node + 1
+                    ),
+                ))
+            }
             Some(known) if known == incarnation => Err(Violation::new(
                 "D4",
                 format!("node {} keeps its incarnation with an emptied metadata log", node + 1),
@@ -59,6 +73,7 @@ impl Checks {
     pub fn on_stop(&mut self, node: usize) {
         let ghost = &mut self.nodes[node];
         ghost.running = false;
+        ghost.damage.reads_are_sound();
         ghost.quorum_leader = None;
         ghost.quorum_committed = 0;
         ghost.applied = None;
@@ -74,8 +89,9 @@ impl Checks {
         let ghost = &mut self.nodes[node];
         ghost.logs.clear();
         ghost.locations.forget();
+        ghost.checkpoints = Checkpoints::default();
         ghost.incarnation = None;
-        ghost.corrupted = false;
+        ghost.damage = Damage::default();
         ghost.suspect = false;
         ghost.term = 0;
         ghost.disks_lost += 1;
@@ -85,7 +101,14 @@ impl Checks {
     /// What an image of a node's disk means.
     pub fn image_of(&self, node: usize) -> ImageGhost {
         let ghost = &self.nodes[node];
-        ImageGhost { logs: ghost.logs.clone(), incarnation: ghost.incarnation, term: ghost.term }
+        ImageGhost {
+            logs: ghost.logs.clone(),
+            incarnation: ghost.incarnation,
+            term: ghost.term,
+            locations: ghost.locations.clone(),
+            checkpoints: ghost.checkpoints.clone(),
+            damage: ghost.damage.clone(),
+        }
     }
 
     /// A node's disk is put back to an image. Until its next registration it is not what the controller counts on.
@@ -93,6 +116,9 @@ impl Checks {
         let ghost = &mut self.nodes[node];
         ghost.logs.clone_from(&image.logs);
         (ghost.incarnation, ghost.term) = (image.incarnation, image.term);
+        ghost.locations.put_back(&image.locations);
+        ghost.checkpoints.clone_from(&image.checkpoints);
+        ghost.damage.clone_from(&image.damage);
         ghost.suspect = true;
         ghost.rolled_back = true;
         for replica in ghost.logs.iter_mut().flatten() {
@@ -107,9 +133,27 @@ impl Checks {
         self.nodes[node].sync_failed = true;
     }
 
-    /// The fault injector damaged something that is on the disk of this node.
-    pub fn on_corrupted(&mut self, node: usize) {
-        self.nodes[node].corrupted = true;
+    /// The fault injector turned a bit of a file of this node. `held`: the copies of batches there, whole until then.
+    pub fn on_corrupted(&mut self, node: usize, file: FileName, held: Vec<Place>) {
+        let ghost = &mut self.nodes[node];
+        ghost.damage.add(file, ghost.shards);
+        ghost.locations.damaged(held);
+    }
+
+    /// Reads of this node are about to fail so often that what they read counts as damaged.
+    pub fn on_reads_may_fail(&mut self, node: usize) {
+        self.nodes[node].damage.reads_may_fail();
+    }
+
+    /// A read of a file of this node has failed; `more` if others are to fail.
+    pub fn on_failed_read(&mut self, node: usize, file: FileName, more: bool) {
+        let ghost = &mut self.nodes[node];
+        ghost.damage.on_failed_read(file, ghost.shards, more);
+    }
+
+    /// A node is healed: no fault waits on its disk any more.
+    pub fn on_healed(&mut self, node: usize) {
+        self.nodes[node].damage.reads_are_sound();
     }
 
     /// D3, D4, D8: recovery gives back some state that the log had, no older than what was acknowledged, or says that it is
@@ -123,25 +167,25 @@ impl Checks {
         last_epoch: Epoch,
         damaged: bool,
     ) -> Checked {
+        let touched = self.nodes[node].damage.touches(log);
         let log = self.log_index(log);
         let at =
             format!("{} recovers {start}..{end} with last epoch {last_epoch}", self.at(node, log));
-        let corrupted = self.nodes[node].corrupted;
         let deleted = self.logs[log].deleted;
         let replica = self.replica(node, log);
         if damaged {
             replica.damaged = true;
             replica.recovering = false;
             *self.sometimes.entry("recovered as damaged").or_default() += 1;
-            if !corrupted {
+            if !touched {
                 return Err(Violation::new(
                     "D4",
-                    format!("{at} as damaged, and nothing was damaged"),
+                    format!("{at} as damaged, and nothing of it was damaged"),
                 ));
             }
             return Ok(());
         }
-        if log == QUORUM && corrupted && end == 0 && replica.durable_to > 0 {
+        if log == QUORUM && touched && end == 0 && replica.durable_to > 0 {
             // A damaged metadata log is emptied, and the disk must then take another incarnation.
             *replica = ReplicaLog::default();
             self.nodes[node].quorum_emptied = true;
@@ -153,7 +197,7 @@ impl Checks {
             match outcome {
                 Ok(()) => {}
                 Err(RecoveryError::Short { durable }) => {
-                    let property = if corrupted { "D4" } else { "D3" };
+                    let property = if touched { "D4" } else { "D3" };
                     return Err(Violation::new(
                         property,
                         format!("{at}, and {durable} was acknowledged as durable"),
@@ -173,13 +217,18 @@ impl Checks {
 
     /// Damage found while running.
     pub(super) fn on_damaged(&mut self, node: usize, log: LogId) -> Checked {
+        let touched = self.nodes[node].damage.touches(log);
+        let hidden = self.nodes[node].damage.hides_logs();
         let log = self.log_index(log);
-        self.replica(node, log).damaged = true;
+        let replica = self.replica(node, log);
+        replica.damaged = true;
+        // Of a log that recovery could not know of nothing is left.
+        let excused = touched || hidden && replica.batches.is_empty();
         *self.sometimes.entry("damage found by reading").or_default() += 1;
-        if !self.nodes[node].corrupted {
+        if !excused {
             return Err(Violation::new(
                 "D4",
-                format!("{} is said to be damaged, and nothing was damaged", self.at(node, log)),
+                format!("{} is said to be damaged, and nothing of it was", self.at(node, log)),
             ));
         }
         Ok(())
@@ -212,7 +261,10 @@ impl Checks {
     /// disk, with everything that is committed; and a majority of the controllers' disks stays.
     pub fn may_lose(&mut self, node: usize, controllers: &[usize]) -> bool {
         if controllers.contains(&node) {
-            let lost = |n: &usize| self.nodes[*n].disks_lost > 0 || self.nodes[*n].corrupted;
+            let lost = |n: &usize| {
+                let ghost = &self.nodes[*n];
+                ghost.disks_lost > 0 || ghost.damage.may_unseat(LogId::METADATA)
+            };
             let gone = controllers.iter().filter(|n| lost(n) || **n == node).count();
             if gone > (controllers.len() - 1) / 2 {
                 return false;
@@ -228,7 +280,8 @@ impl Checks {
 
     fn survives_without(&mut self, log: usize, lost: usize) -> bool {
         (0..self.nodes.len()).any(|node| {
-            if node == lost || self.nodes[node].corrupted || !self.is_eligible(node, log) {
+            let damaged = self.nodes[node].damage.may_unseat(self.logs[log].id);
+            if node == lost || damaged || !self.is_eligible(node, log) {
                 return false;
             }
             let truth = &self.logs[log];

@@ -204,6 +204,7 @@ impl Checks {
         let replica = self.replica(node, log);
         let damaged = replica.damaged;
         replica.leading = Some(epoch);
+        replica.led.push(epoch);
         replica.epoch = replica.epoch.max(epoch);
         replica.high_watermark = 0;
         if damaged {
@@ -255,6 +256,9 @@ impl Checks {
             format!("{} moves its high watermark to {offset} in epoch {epoch}", self.at(node, log));
         self.speaks(node, "moves a high watermark")?;
         let replica = self.replica(node, log);
+        if replica.leading != Some(epoch) {
+            return Err(Violation::new("P10", format!("{at}, and leads {:?}", replica.leading)));
+        }
         if offset < replica.high_watermark {
             return Err(Violation::new("P6", format!("{at} from {}", replica.high_watermark)));
         }
@@ -387,10 +391,12 @@ impl Checks {
         }
         let acknowledged = self.logs[log].acknowledged.entry((node, epoch)).or_insert(0);
         *acknowledged = (*acknowledged).max(end);
+        let serving = self.nodes[node].serving;
+        self.logs[log].acknowledged_as.insert(node, (epoch, serving));
         Ok(())
     }
 
-    /// P20.
+    /// P20; P10: the leader leads that epoch still, and the follower has said so in it.
     pub(super) fn on_follower_moved(
         &mut self,
         node: usize,
@@ -401,7 +407,18 @@ impl Checks {
         last_epoch: Epoch,
     ) -> Checked {
         let log = self.log_index(log);
-        let mine = self.replica(node, log).epoch_at(end - 1);
+        let replica = self.replica(node, log);
+        let (mine, leading) = (replica.epoch_at(end - 1), replica.leading);
+        let said = self.logs[log].acknowledged.get(&((follower - 1) as usize, epoch)).copied();
+        if leading != Some(epoch) || said.is_none_or(|said| said < end) {
+            return Err(Violation::new(
+                "P10",
+                format!(
+                    "{} leads {leading:?} and believes node {follower} at {end} in epoch {epoch}, in which it has said {said:?}",
+                    self.at(node, log)
+                ),
+            ));
+        }
         // Without an epoch only the end of a log at its own start is told, as its acknowledgement was held against.
         if last_epoch != -1 && mine.is_some_and(|mine| mine != last_epoch) {
             return Err(Violation::new(
@@ -453,13 +470,13 @@ impl Checks {
         Ok(())
     }
 
-    /// P15: only what is committed is served.
+    /// P15: only what is committed is served; P10: and only by who has led the epoch that was asked for.
     pub(super) fn on_served(
         &mut self,
         node: usize,
         log: LogId,
-        base: Offset,
-        next: Offset,
+        (base, next): (Offset, Offset),
+        asked: Epoch,
     ) -> Checked {
         let log = self.log_index(log);
         let at = format!("{} serves {base}..{next}", self.at(node, log));
@@ -471,6 +488,14 @@ impl Checks {
         let Some(replica) = self.nodes[node].logs.get_mut(log).and_then(Option::as_mut) else {
             return Err(Violation::new("P15", format!("{at} and holds nothing")));
         };
+        let has_led =
+            if asked < 0 { !replica.led.is_empty() } else { replica.led.contains(&asked) };
+        if !has_led {
+            return Err(Violation::new(
+                "P10",
+                format!("{at} to who asked epoch {asked}, and has led {:?}", replica.led),
+            ));
+        }
         replica.agree(&truth.committed);
         if next > truth.committed_end() || replica.agrees_to < next {
             return Err(Violation::new(
@@ -480,6 +505,25 @@ impl Checks {
                     truth.committed_end(),
                     replica.agrees_to
                 ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// P7: what a replica believes to be committed is the same on each of them.
+    pub fn agrees_below(&mut self, node: usize, log: LogId, high_watermark: Offset) -> Checked {
+        let log = self.log_index(log);
+        let truth = &self.logs[log];
+        let Some(replica) = self.nodes[node].logs.get_mut(log).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        replica.agree(&truth.committed);
+        let believed = high_watermark.min(replica.end);
+        if believed > replica.agrees_to.max(truth.trimmed_to) && !truth.deleted && !replica.damaged
+        {
+            return Err(Violation::new(
+                "P7",
+                self.lacking(node, log, &format!("believes {believed} to be committed and")),
             ));
         }
         Ok(())

@@ -42,17 +42,27 @@ impl Checks {
         Ok(())
     }
 
-    /// R2, over the whole life of a disk.
+    /// R2, over the whole life of a disk; R3: term and vote are on the disk of the voter when its vote leaves.
     pub(super) fn on_voted(
         &mut self,
         node: usize,
+        disk: &Disk,
         term: Epoch,
-        candidate: i32,
-        incarnation: u128,
+        vote: (NodeId, Incarnation),
     ) -> Checked {
         self.speaks(node, "votes")?;
-        let voter = self.nodes[node].incarnation.map_or(0, |i| i.0);
-        let vote = (candidate, incarnation);
+        let candidate = vote.0;
+        let ghost = &self.nodes[node];
+        if !ghost.locations.has_vote(disk, term, vote) {
+            return Err(Violation::new(
+                "R3",
+                format!(
+                    "node {} votes for {candidate} in term {term}, which is not on its disk",
+                    node + 1
+                ),
+            ));
+        }
+        let voter = ghost.incarnation.map_or(0, |i| i.0);
         let before = *self.votes.entry((voter, term)).or_insert(vote);
         if before != vote {
             return Err(Violation::new(
@@ -95,11 +105,15 @@ impl Checks {
     }
 
     fn quorum_holds_all(&mut self, node: usize) -> bool {
+        self.quorum_agrees_to(node) >= self.logs[QUORUM].committed_end()
+    }
+
+    fn quorum_agrees_to(&mut self, node: usize) -> Offset {
         self.replica(node, QUORUM);
         let committed = &self.logs[QUORUM].committed;
         let replica = self.nodes[node].logs[QUORUM].as_mut().expect("made above");
         replica.agree(committed);
-        replica.agrees_to >= committed.last().map_or(0, |batch| batch.next)
+        replica.agrees_to
     }
 
     /// R1 in its stronger form: no two nodes name different leaders of one term.
@@ -156,7 +170,7 @@ impl Checks {
                     format!("{at}, and no leader committed past {known}"),
                 ));
             }
-            return Ok(());
+            return self.holds_what_is_committed(node, end, &at);
         }
         let last = self.replica(node, QUORUM).epoch_at(end - 1);
         if last != Some(term) {
@@ -205,6 +219,18 @@ impl Checks {
             }
             truth.committed.push(*batch);
             truth.copies.push(copies);
+        }
+        Ok(())
+    }
+
+    /// P18: up to its commit offset the metadata log of a node is what the controllers committed.
+    fn holds_what_is_committed(&mut self, node: usize, end: Offset, at: &str) -> Checked {
+        if self.quorum_agrees_to(node) < end {
+            let agrees = self.replica(node, QUORUM).agrees_to;
+            return Err(Violation::new(
+                "P18",
+                format!("{at}, and its log is what is committed only up to {agrees}"),
+            ));
         }
         Ok(())
     }

@@ -55,6 +55,8 @@ pub struct ReplicaLog {
     pub recovering: bool,
     /// The epoch that it leads, if it leads.
     pub leading: Option<Epoch>,
+    /// Epochs that it led in this run of its node.
+    pub led: Vec<Epoch>,
     /// The highest epoch that it led or followed in this run of its node.
     pub epoch: Epoch,
     /// Its high watermark in the epoch that it leads.
