@@ -333,6 +333,21 @@ mod tests {
     }
 
     #[test]
+    fn a_value_sent_once_stands_once() {
+        let mut history = History::default();
+        let (place, values) = sent(&mut history, 1);
+        history.acknowledge(0, &values, 3, true).expect("acknowledged");
+        history.read(place, 3, &payload(values[0])).expect("where it was acknowledged");
+        let seen = history.read(place, 4, &payload(values[0]));
+        assert_eq!(seen.unwrap_err().property, "duplicate");
+        let mut history = History::default();
+        let (place, values) = sent(&mut history, 1);
+        history.attempt(&values);
+        history.acknowledge(0, &values, 3, true).expect("acknowledged");
+        history.read(place, 4, &payload(values[0])).expect("sent twice, it may stand twice");
+    }
+
+    #[test]
     fn changed_bytes_are_noticed() {
         let mut history = History::default();
         let (place, values) = sent(&mut history, 1);

@@ -400,3 +400,47 @@ impl Position {
         Position { place, next: None, start: 0, asked: false }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Concern, Stream};
+    use milena_wire::Records;
+    use milena_wire::batch::{BatchBuilder, Compression, assign};
+
+    /// A consumer at offset 3 that is given a batch of two records from `base` on, and where it stands then.
+    fn given(base: Offset, high_watermark: Offset) -> Result<Option<Offset>, &'static str> {
+        let mut history = History::default();
+        let place = history.partition("t", 0);
+        let mut builder = BatchBuilder::new(0, -1, Compression::None);
+        for _ in 0..2 {
+            let value = history.invoke(place);
+            history.attempt(&[value]);
+            builder.append(1, None, Some(&History::payload(value, 9, false)), &[]);
+        }
+        let records = Some(Records(assign(&builder.build(), base, 1).to_vec()));
+        let data = PartitionData { high_watermark, records, ..PartitionData::default() };
+        let setup = ConsumerSetup { pause_us: 1_000, sessions: false, partition_bytes: 1_000 };
+        let mut consumer = Consumer::new(setup);
+        let key = ("t".to_owned(), 0);
+        let position = Position { next: Some(3), ..Position::unknown(place) };
+        consumer.positions.insert(key.clone(), position);
+        let mut session = Session::new(Stream::new(1, Concern::Client(0)), 1);
+        consumer
+            .on_partition(&key, 3, data, &mut session, &mut history)
+            .map_err(|violation| violation.property)?;
+        Ok(consumer.positions[&key].next)
+    }
+
+    #[test]
+    fn a_gap_in_a_poll_is_noticed() {
+        assert_eq!(given(3, 9), Ok(Some(5)));
+        assert_eq!(given(2, 9), Ok(Some(4)), "the batch may begin before what was asked for");
+        assert_eq!(given(4, 9), Err("poll-skip"));
+    }
+
+    #[test]
+    fn a_record_past_the_high_watermark_is_noticed() {
+        assert_eq!(given(3, 4), Err("P15"));
+    }
+}
