@@ -16,7 +16,7 @@ use milena_wire::{Request, Response};
 
 use crate::check::node::ImageGhost;
 use crate::check::{Checked, Checks, Violation};
-use crate::client::{Admin, Client, Consumer, Producer, Role, Wake, Wish};
+use crate::client::{Admin, Client, ClientLinks, Consumer, Producer, Role, Wake, Wish};
 use crate::disk::Disk;
 use crate::faults::JournalGroups;
 use crate::fingerprint::Fingerprint;
@@ -63,6 +63,7 @@ pub(crate) enum Happening {
 pub(crate) enum Restore {
     Links(Vec<(usize, usize)>),
     SlowLinks(usize),
+    SlowLink(usize, usize),
     Storm,
     SlowDisk(usize),
     FullDisk(usize),
@@ -121,6 +122,7 @@ pub struct Cluster {
     pub(crate) network: Network,
     pub(crate) clients: Vec<Client>,
     pub(crate) connections: Vec<Connection>,
+    pub(crate) client_links: ClientLinks,
     /// The checkers.
     pub checks: Checks,
     /// What clients saw.
@@ -183,6 +185,7 @@ impl Cluster {
             network: Network::new(seed, count, setup.network.clone()),
             clients,
             connections: Vec::new(),
+            client_links: ClientLinks::new(count),
             checks: Checks::new(count),
             history: History::default(),
             fingerprint: Fingerprint::default(),
@@ -594,7 +597,8 @@ impl Cluster {
             return;
         }
         let delay = self.clients[connection.client].session.stream.delay(120_000);
-        connection.last_to_client = (self.now + delay).max(connection.last_to_client + 1);
+        let arrival = self.client_links.to_client(self.now, connection.client, node, delay);
+        connection.last_to_client = arrival.max(connection.last_to_client + 1);
         let at = connection.last_to_client;
         let response = response.map(Box::new);
         self.queue.push(at, Happening::Reply { connection: client, id, response });
@@ -614,7 +618,8 @@ impl Cluster {
                     let connection = self.connect(client, node);
                     let delay = self.clients[client].session.stream.delay(120_000);
                     let known = &mut self.connections[connection.0 as usize];
-                    known.last_to_node = (self.now + delay).max(known.last_to_node + 1);
+                    let arrival = self.client_links.to_node(self.now, client, node, delay);
+                    known.last_to_node = arrival.max(known.last_to_node + 1);
                     let request = Box::new(request);
                     let arrival = Happening::Request { connection, id, version, request };
                     self.queue.push(known.last_to_node, arrival);
@@ -647,7 +652,8 @@ impl Cluster {
         let known = &mut self.connections[connection.0 as usize];
         known.open = false;
         self.clients[known.client].connections[known.node] = None;
-        let at = (self.now + 200_000).max(known.last_to_node + 1);
+        let arrival = self.client_links.to_node(self.now, known.client, known.node, 200_000);
+        let at = arrival.max(known.last_to_node + 1);
         self.queue.push(at, Happening::HangUp { connection });
     }
 
@@ -656,7 +662,8 @@ impl Cluster {
         let known = &mut self.connections[connection.0 as usize];
         if known.open {
             known.open = false;
-            let at = (self.now + 200_000).max(known.last_to_client + 1);
+            let arrival = self.client_links.to_client(self.now, known.client, known.node, 200_000);
+            let at = arrival.max(known.last_to_client + 1);
             self.queue.push(at, Happening::Broken { connection });
         }
     }

@@ -212,6 +212,9 @@ impl Cluster {
                 | Fault::TakeImage { node }
                 | Fault::CorruptSegment { node }
                 | Fault::CorruptJournal { node, .. }
+                | Fault::CutClients { node, .. }
+                | Fault::SlowClients { node, .. }
+                | Fault::SlowLink { from: node, .. }
                 | Fault::HangUp { node } => Some(*node),
                 Fault::PowerLoss { nodes, .. } => nodes.first().copied(),
                 Fault::Partition { side, .. } => side.first().copied(),
@@ -381,6 +384,25 @@ impl Cluster {
             Fault::CorruptJournal { down_ms, .. } => {
                 return self.corrupt_journal(at, down_ms * MS);
             }
+            Fault::CutClients { direction, for_ms, .. } => {
+                let until = self.now + for_ms * MS;
+                let (inward, outward) =
+                    (*direction != Direction::Outward, *direction != Direction::Inward);
+                for client in self.some_clients() {
+                    self.client_links.cut(client, at, inward, outward, until);
+                }
+            }
+            Fault::SlowClients { factor, for_ms, .. } => {
+                let until = self.now + for_ms * MS;
+                for client in self.some_clients() {
+                    self.client_links.slow(client, at, *factor, until);
+                }
+            }
+            Fault::SlowLink { to, factor, for_ms, .. } => {
+                let Some(to) = self.resolve(*to).filter(|to| *to != at) else { return false };
+                self.network.slow(at, to, *factor);
+                self.restore_later(Restore::SlowLink(at, to), *for_ms);
+            }
             Fault::HangUp { .. } => {
                 for index in 0..self.connections.len() {
                     if self.connections[index].open && self.connections[index].node == at {
@@ -436,6 +458,7 @@ impl Cluster {
                     self.network.slow(other, *node, 1);
                 }
             }
+            Restore::SlowLink(from, to) => self.network.slow(*from, *to, 1),
             Restore::Storm => self.network.storm(false),
             Restore::SlowDisk(node) => self.nodes[*node].disk_factor = 1,
             Restore::FullDisk(node) => self.free_disk(*node),
@@ -514,6 +537,18 @@ impl Cluster {
         flipped
     }
 
+    /// One client at least, and each other as likely as not.
+    fn some_clients(&mut self) -> Vec<usize> {
+        let certain = self.strike.below(self.clients.len() as u64) as usize;
+        let mut chosen = Vec::new();
+        for client in 0..self.clients.len() {
+            if self.strike.chance(500_000) || client == certain {
+                chosen.push(client);
+            }
+        }
+        chosen
+    }
+
     fn hang_up(&mut self, connection: milena_core::ClientId) {
         self.break_connection(connection);
         self.queue.push(self.now + 100_000, Happening::HangUp { connection });
@@ -522,6 +557,7 @@ impl Cluster {
     /// Ends every disturbance and starts every node.
     pub(crate) fn heal(&mut self) {
         self.network.heal();
+        self.client_links.heal();
         self.history.under_faults = false;
         for node in 0..self.nodes.len() {
             self.nodes[node].disk_factor = 1;

@@ -197,8 +197,14 @@ impl Scenario {
             let at_us = draw.between(WARM_UP_MS * 1_000, (setup.heal_at_ms - 500) * 1_000);
             entries.extend(fault(kind, at_us, setup, draw));
         }
-        if self.subset && draw.chance(100_000) {
-            entries.extend(script::slow_first_boot(setup, draw));
+        // Some orders of faults matter too much to wait until they are drawn one by one.
+        if self.subset {
+            entries.extend(match draw.below(20) {
+                0 | 1 => script::slow_first_boot(setup, draw),
+                2 => script::flapping_follower(setup, draw),
+                3 => script::leader_left_behind(setup, draw),
+                _ => Vec::new(),
+            });
         }
         entries
     }
@@ -316,6 +322,17 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
         }
         "broken-connections" => (Fault::Break { node }, vec![], 0),
         "hang-up" => (Fault::HangUp { node }, vec![], 0),
+        "cut-clients" => {
+            (Fault::CutClients { node, direction: Direction::Both, for_ms }, vec![], 0)
+        }
+        "one-way-cut-clients" => {
+            let direction =
+                if draw.chance(500_000) { Direction::Outward } else { Direction::Inward };
+            (Fault::CutClients { node, direction, for_ms }, vec![], 0)
+        }
+        "slow-clients" => {
+            (Fault::SlowClients { node, factor: draw.between(5, 4_000), for_ms }, vec![], 0)
+        }
         "slow-links" => {
             (Fault::SlowLinks { node, factor: draw.between(5, 400), for_ms }, vec![], 0)
         }

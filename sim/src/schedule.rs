@@ -274,6 +274,12 @@ pub enum Fault {
     CorruptJournal { node: Target, down_ms: u64 },
     /// When the clients' connections to a node break.
     HangUp { node: Target },
+    /// When nothing passes between some clients and a node; inward is what the clients send.
+    CutClients { node: Target, direction: Direction, for_ms: u64 },
+    /// When the links between some clients and a node are slow.
+    SlowClients { node: Target, factor: u64, for_ms: u64 },
+    /// When what one node sends to another is slow, and nothing else is.
+    SlowLink { from: Target, to: Target, factor: u64, for_ms: u64 },
 }
 
 /// Which way a partition swallows messages.
@@ -313,6 +319,10 @@ impl Fault {
             Fault::CorruptSegment { .. } => "corrupt-segment",
             Fault::CorruptJournal { .. } => "corrupt-journal",
             Fault::HangUp { .. } => "hang-up",
+            Fault::CutClients { direction: Direction::Both, .. } => "cut-clients",
+            Fault::CutClients { .. } => "one-way-cut-clients",
+            Fault::SlowClients { .. } => "slow-clients",
+            Fault::SlowLink { .. } => "slow-link",
         }
     }
 
@@ -327,6 +337,7 @@ impl Fault {
             Fault::Crash { .. }
             | Fault::PowerLoss { .. }
             | Fault::Partition { .. }
+            | Fault::CutClients { .. }
             | Fault::SlowDisk { .. }
             | Fault::FullDisk { .. }
             | Fault::SyncFailure { .. }
@@ -343,6 +354,8 @@ impl Fault {
             | Fault::SlowLinks { .. }
             | Fault::Storm { .. }
             | Fault::TakeImage { .. }
+            | Fault::SlowClients { .. }
+            | Fault::SlowLink { .. }
             | Fault::HangUp { .. } => false,
         }
     }

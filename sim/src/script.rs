@@ -2,7 +2,7 @@
 
 use crate::rng::Stream;
 use crate::scenario::WARM_UP_MS;
-use crate::schedule::{Action, Entry, Fault, Guard, NodeSetup, Setup, Target};
+use crate::schedule::{Action, Direction, Entry, Fault, Guard, NodeSetup, Setup, Target};
 
 fn entry(at_us: u64, fault: Fault, guards: Vec<Guard>) -> Entry {
     Entry { at_us, action: Action::Fault(fault), guards, patience_us: 2_000_000 }
@@ -108,24 +108,79 @@ pub fn founding(setup: &mut Setup, seed: u64, draw: &mut Stream) -> Vec<Entry> {
     entries
 }
 
-/// One controller is slow to start for the first time; before it does, another loses its disk while the rest are away. The two
-/// that are then empty must not found a cluster of their own.
+/// As many controllers are slow to start for the first time as make a majority with one more; before they do, that one loses
+/// its disk while the rest are away. Those that are then empty must not found a cluster of their own. Mostly the one is the
+/// first of the list, which is the one that founds.
 pub fn slow_first_boot(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
     let controllers = setup.voters();
-    let slow = draw.below(controllers as u64) as usize;
-    let emptied = (slow + 1) % controllers;
-    let at_us = draw.between(500_000, 900_000);
+    let emptied = if draw.chance(750_000) { 0 } else { draw.below(controllers as u64) as usize };
+    let shift = draw.below(controllers as u64 - 1) as usize;
+    let mut others: Vec<usize> = (0..controllers).filter(|node| *node != emptied).collect();
+    others.rotate_left(shift);
+    let (slow, away) = others.split_at(controllers / 2);
+    let at_us = draw.between(600_000, 1_000_000);
     let down_ms = draw.between(20, 200);
-    setup.nodes[slow].start_ms = at_us / 1_000 + down_ms;
-    let away = (0..controllers).filter(|node| *node != slow && *node != emptied);
+    for node in slow {
+        setup.nodes[*node].start_ms = at_us / 1_000 + down_ms + draw.below(50);
+    }
     let mut entries: Vec<Entry> = away
+        .iter()
         .map(|node| {
-            let fault = Fault::Crash { node: Target::Node(node), down_ms: 1_500 };
+            let fault = Fault::Crash { node: Target::Node(*node), down_ms: 1_500 };
             entry(at_us - 20_000, fault, vec![Guard::Up])
         })
         .collect();
     let fault = Fault::DestroyDisk { node: Target::Node(emptied), down_ms };
     entries.push(entry(at_us, fault, vec![Guard::Up, Guard::Budget]));
+    entries
+}
+
+/// A follower stops again and again, just long enough to be dropped from the in-sync set, and no sooner comes back than it stops
+/// again, while what the leader proposes takes longer than that to reach the controller: a proposal is out of date
+/// when it is committed.
+pub fn flapping_follower(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
+    let lag_ms = draw.between(100, 180);
+    setup.core.lag_ms_max = lag_ms;
+    setup.core.broker_session_ms = draw.between(900, 1_500);
+    setup.core.push_retry_ms = draw.between(15, 40);
+    for topic in &mut setup.topics {
+        topic.replication = 3;
+        topic.min_insync = topic.min_insync.min(2);
+    }
+    let place = draw.below(16) as usize;
+    let (leader, follower) = (Target::Leader(place), Target::Follower(place));
+    let mut at_us = (WARM_UP_MS + draw.between(200, 1_500)) * 1_000;
+    let factor = lag_ms * 1_000 * draw.between(12, 20) / 10 / setup.network.latency_us;
+    let rounds = draw.between(6, 12);
+    let slow = Fault::SlowLink { from: leader, to: Target::Controller, factor, for_ms: 9_000 };
+    let mut entries = vec![entry(at_us, slow, vec![])];
+    at_us += 500_000;
+    for _ in 0..rounds {
+        let for_ms = lag_ms * draw.between(15, 25) / 10;
+        entries.push(entry(at_us, Fault::Pause { node: follower, for_ms }, vec![Guard::Up]));
+        at_us += (for_ms + draw.between(20, 200)) * 1_000;
+    }
+    setup.heal_at_ms = setup.heal_at_ms.max(at_us / 1_000 + 500);
+    entries
+}
+
+/// A leader is cut off from the others for longer than its session, with clients that still reach it: it comes back as a
+/// follower with records that nobody else has. Where every replica is asked for, nothing that is appended later hides them.
+pub fn leader_left_behind(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
+    for topic in &mut setup.topics {
+        (topic.replication, topic.min_insync) = (3, 3);
+    }
+    let session_ms = setup.core.broker_session_ms;
+    let mut at_us = (WARM_UP_MS + draw.between(200, 1_500)) * 1_000;
+    let mut entries = Vec::new();
+    for _ in 0..draw.between(2, 4) {
+        let side = vec![Target::Leader(draw.below(16) as usize)];
+        let for_ms = session_ms + draw.between(300, 1_500);
+        let cut = Fault::Partition { side, direction: Direction::Both, for_ms };
+        entries.push(entry(at_us, cut, vec![]));
+        at_us += (for_ms + draw.between(300, 1_500)) * 1_000;
+    }
+    setup.heal_at_ms = setup.heal_at_ms.max(at_us / 1_000);
     entries
 }
 

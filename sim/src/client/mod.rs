@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod consumer;
+pub mod links;
 pub mod producer;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::rng::Stream;
 
 pub use admin::Admin;
 pub use consumer::Consumer;
+pub use links::ClientLinks;
 pub use producer::Producer;
 
 /// What a client wants done.
