@@ -277,7 +277,7 @@ fn r1_two_leaders_of_a_term() {
 /// What a quorum remembers beside its log, as the body of a journal record: a small term, and a vote for a node whose disk
 /// has the node's number.
 fn voted(term: u8, candidate: u8) -> Vec<Bytes> {
-    let state = vec![0, 1, 0, 0, 2 * term, 1, 2 * candidate, candidate, 0, 0];
+    let state = vec![0, 1, 0, 0, 2 * term, 1, 2 * candidate, candidate, 0, 0, 0];
     let mut record = recorded(vec![state.into()], 1);
     let mut header = record[0].to_vec();
     header[13] = 6;
@@ -843,6 +843,11 @@ fn d4_a_false_alarm_and_a_silent_cut() {
 
 /// A checkpoint of version 1 with one entry: a sound log that ends at `end`, in one segment of so many bytes.
 fn checkpoint(low: u64, mark: u64, end: Offset, segment: u64) -> Vec<Bytes> {
+    numbered(1, low, mark, end, segment)
+}
+
+/// The same, with its number among those of the journal.
+fn numbered(number: u64, low: u64, mark: u64, end: Offset, segment: u64) -> Vec<Bytes> {
     let mut entry = Vec::new();
     entry.extend(TOPIC.0);
     entry.extend(0_i32.to_le_bytes());
@@ -860,7 +865,7 @@ fn checkpoint(low: u64, mark: u64, end: Offset, segment: u64) -> Vec<Bytes> {
     bytes.extend([0; 8]);
     bytes.extend(1_u32.to_le_bytes());
     bytes.extend(1_u32.to_le_bytes());
-    for field in [u64::from(length), 1, low, mark, 0, 0] {
+    for field in [u64::from(length), number, low, mark, 0, 0] {
         bytes.extend(field.to_le_bytes());
     }
     bytes.extend(length.to_le_bytes());
@@ -937,10 +942,11 @@ fn d5_a_mark_that_covers_what_is_not_flushed() {
 #[test]
 fn d5_the_newest_checkpoint_is_written_over() {
     let mut stage = Stage::committed();
-    stage.checkpoint(1, 1, checkpoint(1, 1, 0, 0)).expect("the first");
-    stage.checkpoint(1, 0, checkpoint(1, 1, 0, 0)).expect("the other slot");
-    stage.checkpoint(1, 1, checkpoint(1, 1, 0, 0)).expect("the older slot");
-    assert_eq!(stage.checkpoint(1, 1, checkpoint(1, 1, 0, 0)), Err("D5".into()));
+    for number in 1..=3 {
+        let data = numbered(number, 1, 1, 0, 0);
+        stage.checkpoint(1, (number & 1) as u8, data).expect("over the older one");
+    }
+    assert_eq!(stage.checkpoint(1, 1, numbered(4, 1, 1, 0, 0)), Err("D5".into()));
 }
 
 #[test]

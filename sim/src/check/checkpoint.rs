@@ -26,8 +26,8 @@ const INDEX_ENTRY: u64 = 40;
 /// What is known of the checkpoints of one life of a disk.
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoints {
-    /// The slot of each journal's newest checkpoint on stable storage.
-    newest: BTreeMap<JournalName, u8>,
+    /// Version and slot of each journal's newest checkpoint on stable storage.
+    newest: BTreeMap<JournalName, (u64, u8)>,
     /// Slots that were written wholly and not synced since.
     written: BTreeSet<FileName>,
     /// Slots that are synced, whose names may not be durable yet.
@@ -41,6 +41,7 @@ pub struct Checkpoints {
 /// A checkpoint's claims.
 #[derive(Debug)]
 struct Claims {
+    version: u64,
     low: u64,
     mark: u64,
     entries: BTreeMap<LogId, Entry>,
@@ -67,7 +68,8 @@ impl Checks {
             Command::Write {
                 file: file @ FileName::Checkpoint { layout, journal, slot }, ..
             } => {
-                if known.newest.get(&(*layout, *journal)) == Some(slot) {
+                let newest = known.newest.get(&(*layout, *journal));
+                if newest.is_some_and(|(_, newest)| newest == slot) {
                     return Err(Violation::new(
                         "D5",
                         format!("node {} writes over its newest checkpoint, {file}", node + 1),
@@ -134,8 +136,9 @@ impl Checks {
         let judged: BTreeSet<FileName> = judged;
         for file in judged {
             let FileName::Checkpoint { layout, journal, slot } = file else { continue };
-            self.nodes[node].checkpoints.newest.insert((layout, journal), slot);
-            self.on_checkpoint(node, disk, file, (layout, journal))?;
+            let version = self.on_checkpoint(node, disk, file, (layout, journal))?;
+            let newest = self.nodes[node].checkpoints.newest.entry((layout, journal)).or_default();
+            *newest = (*newest).max((version, slot));
         }
         Ok(())
     }
@@ -146,14 +149,16 @@ impl Checks {
         disk: &Disk,
         file: FileName,
         journal: JournalName,
-    ) -> Checked {
+    ) -> Result<u64, Violation> {
         let wrong =
             |what: String| Err(Violation::new("D5", format!("node {}, {file}: {what}", node + 1)));
         let bytes = disk.flushed_bytes(&file, 0, usize::MAX).unwrap_or_default();
         let Some(claims) = decode(bytes) else {
             return wrong("is synced and not whole".into());
         };
-        self.nodes[node].checkpoints.files_are_flushed(disk, &claims).or_else(wrong)?;
+        if let Err(what) = self.nodes[node].checkpoints.files_are_flushed(disk, &claims) {
+            return wrong(what);
+        }
         if let Some(entry) = claims.entries.get(&LogId::METADATA) {
             let (offset, state) = (entry.state.start as u64, &bytes[entry.state.clone()]);
             self.nodes[node].locations.on_vote(state, file, offset);
@@ -190,7 +195,7 @@ impl Checks {
             }
         }
         *self.sometimes.entry("checkpoint judged").or_default() += 1;
-        Ok(())
+        Ok(claims.version)
     }
 }
 
@@ -281,7 +286,7 @@ fn decode(bytes: &[u8]) -> Option<Claims> {
         return None;
     }
     let count = fields.u32()?;
-    let (_body, _number) = (fields.u64()?, fields.u64()?);
+    let (_body, number) = (fields.u64()?, fields.u64()?);
     let (low, mark) = (fields.u64()?, fields.u64()?);
     let (_seq_floor, _suspect) = (fields.u64()?, fields.u64()?);
     let mut entries = BTreeMap::new();
@@ -291,7 +296,7 @@ fn decode(bytes: &[u8]) -> Option<Claims> {
         entry.state = end - entry.state.len()..end;
         entries.insert(log, entry);
     }
-    Some(Claims { low, mark, entries })
+    Some(Claims { version: number, low, mark, entries })
 }
 
 fn decode_entry(fields: &mut Fields<'_>) -> Option<(LogId, Entry)> {
