@@ -122,8 +122,6 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
             cluster: 0,
             from: config.node,
             to: config.node,
-            incarnation: node.superblock.incarnation,
-            shards,
             address: config.peer.clone(),
         },
         peers: config.controllers.clone(),

@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use milena_core::NodeId;
 use milena_core::peer::{self, PeerMessage};
-use milena_core::{Incarnation, NodeId};
 use tracing::{debug, info, warn};
 
 use crate::frames::{FrameError, FrameReader, push_frame, write_some};
@@ -28,7 +28,7 @@ use crate::runtime::{
 /// First bytes of a connection. Frozen.
 const MAGIC: &[u8; 6] = b"milena";
 /// Version of the hello and of the frames behind it.
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 /// Largest hello.
 const HELLO_BYTES_MAX: usize = 1 << 10;
 /// Largest frame: a push is bounded by the configuration, far below.
@@ -65,10 +65,6 @@ pub struct Hello {
     pub from: NodeId,
     /// Whom it wants.
     pub to: NodeId,
-    /// This life of its disk.
-    pub incarnation: Incarnation,
-    /// Its shards.
-    pub shards: u16,
     /// Where it can be reached.
     pub address: String,
 }
@@ -81,8 +77,6 @@ impl Hello {
         out.put_u128(self.cluster);
         out.put_i32(self.from.0);
         out.put_i32(self.to.0);
-        out.put_u128(self.incarnation.0);
-        out.put_u16(self.shards);
         out.put_slice(self.address.as_bytes());
         vec![out.freeze()]
     }
@@ -96,15 +90,13 @@ impl Hello {
         if format != FORMAT {
             return Err(format!("it speaks format {format}, this version {FORMAT}"));
         }
-        if frame.len() < 16 + 4 + 4 + 16 + 2 {
+        if frame.len() < 16 + 4 + 4 {
             return Err("its hello is too short".into());
         }
         Ok(Hello {
             cluster: frame.get_u128(),
             from: NodeId(frame.get_i32()),
             to: NodeId(frame.get_i32()),
-            incarnation: Incarnation(frame.get_u128()),
-            shards: frame.get_u16(),
             address: String::from_utf8(frame.to_vec()).map_err(|_| "its address is no text")?,
         })
     }
@@ -441,22 +433,16 @@ mod tests {
 
     #[test]
     fn a_hello_comes_back_and_bad_ones_are_refused() {
-        let hello = Hello {
-            cluster: 7,
-            from: NodeId(1),
-            to: NodeId(2),
-            incarnation: Incarnation(9),
-            shards: 4,
-            address: "localhost:19092".into(),
-        };
+        let hello =
+            Hello { cluster: 7, from: NodeId(1), to: NodeId(2), address: "localhost:19092".into() };
         let bytes = hello.encode().concat();
         assert_eq!(Hello::decode(bytes.clone().into()), Ok(hello));
-        for length in 0..50 {
+        for length in 0..32 {
             assert!(Hello::decode(bytes[..length].to_vec().into()).is_err(), "{length}");
         }
         let mut other = bytes;
-        other[7] = 2;
-        assert_eq!(Hello::decode(other.into()), Err("it speaks format 2, this version 1".into()));
+        other[7] = 1;
+        assert_eq!(Hello::decode(other.into()), Err("it speaks format 1, this version 2".into()));
     }
 
     #[test]

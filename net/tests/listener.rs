@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use milena_core::{
-    ClientId, Config, Incarnation, Input, Machine, NodeId, Now, Output, Outputs, Place, Timer,
-};
+use milena_core::{ClientId, Config, Input, Machine, NodeId, Now, Output, Outputs, Place, Timer};
 use milena_net::client::Connection;
 use milena_net::files::{Files, Unsynced};
 use milena_net::host::{self, First, Mail, Mailbox, Shared};
@@ -123,14 +121,7 @@ impl Server {
             ended,
         };
         let first = First {
-            hello: Hello {
-                cluster: 0,
-                from: NodeId(1),
-                to: NodeId(1),
-                incarnation: Incarnation(1),
-                shards: 1,
-                address: String::new(),
-            },
+            hello: Hello { cluster: 0, from: NodeId(1), to: NodeId(1), address: String::new() },
             peers: Vec::new(),
             peer_listener: peer,
             kafka_listener: Some(kafka),
@@ -163,11 +154,10 @@ impl Server {
         let mut stream = TcpStream::connect(&self.peer_address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut hello = b"milena".to_vec();
-        hello.extend(1_u16.to_be_bytes());
+        hello.extend(2_u16.to_be_bytes());
         hello.extend(0_u128.to_be_bytes());
         hello.extend(from.to_be_bytes());
         hello.extend(1_i32.to_be_bytes());
-        hello.extend([0; 18]);
         stream.write_all(&(hello.len() as u32).to_be_bytes()).unwrap();
         stream.write_all(&hello).unwrap();
         stream
