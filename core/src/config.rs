@@ -35,7 +35,8 @@ pub struct Config {
 pub struct StorageConfig {
     /// Size of one journal file, bytes, a multiple of 4096.
     pub journal_file_bytes: u32,
-    /// Journal files per journal, at least 3; reached on the first pass, recycled ever after.
+    /// Journal files per journal, at least 3. Each begins with a 64th of its size, is filled up ahead of its use, and is recycled
+    /// ever after.
     pub journal_files: u32,
     /// A group is closed at this many bytes even if more is waiting.
     pub group_bytes_max: u32,

@@ -233,6 +233,16 @@ pub enum Command {
         /// The file.
         file: FileName,
     },
+    /// When zeros are to stand from a position on, on stable storage before the answer, so that what is written there later needs
+    /// no room. Takes its time, and nothing but the file waits for it.
+    Fill {
+        /// The file.
+        file: FileName,
+        /// Byte position.
+        offset: u64,
+        /// So many zeros.
+        length: u64,
+    },
     /// When all beyond a length must go.
     Truncate {
         /// The file.
@@ -275,6 +285,7 @@ impl Command {
             | Command::Read { file, .. }
             | Command::Length { file }
             | Command::Sync { file }
+            | Command::Fill { file, .. }
             | Command::Truncate { file, .. }
             | Command::Rename { from: file, .. }
             | Command::Remove { file } => Some(*file),

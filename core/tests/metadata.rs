@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::InstantDisk;
-use milena_core::disk::Outcome;
+use milena_core::disk::{Command, Outcome};
 use milena_core::local::{AlterPartition, LocalMessage, Member};
 use milena_core::metadata::{Image, Metadata, Partition};
 use milena_core::peer::{self, PeerMessage};
@@ -48,6 +48,9 @@ struct World {
     coming: BTreeMap<(Instant, u64), (i32, u64, Coming)>,
     sequence: u64,
     rng: ChaCha8Rng,
+    journal_file_bytes: u32,
+    /// Disk writes so far.
+    writes: u64,
     /// In a hundred messages.
     lost: u32,
     doubled: u32,
@@ -58,6 +61,10 @@ struct World {
 
 impl World {
     fn new(nodes: i32, seed: u64) -> World {
+        World::with_journals(nodes, seed, 1 << 20)
+    }
+
+    fn with_journals(nodes: i32, seed: u64, journal_file_bytes: u32) -> World {
         let mut world = World {
             now: Instant(0),
             list: (1..=nodes).collect(),
@@ -67,6 +74,8 @@ impl World {
             coming: BTreeMap::new(),
             sequence: 0,
             rng: ChaCha8Rng::seed_from_u64(seed),
+            journal_file_bytes,
+            writes: 0,
             lost: 0,
             doubled: 0,
             hashes: BTreeMap::new(),
@@ -93,7 +102,7 @@ impl World {
             quorum: Default::default(),
             replication: Default::default(),
         };
-        config.storage.journal_file_bytes = 1 << 20;
+        config.storage.journal_file_bytes = self.journal_file_bytes;
         config.storage.journal_files = 4;
         config.quorum.snapshot_every_records = 20;
         config
@@ -188,6 +197,7 @@ impl World {
                     self.up.get_mut(&node).unwrap().told.push((to, message));
                 }
                 Output::Disk { op, command } => {
+                    self.writes += u64::from(matches!(command, Command::Write { .. }));
                     let outcome = self.disks.get_mut(&node).unwrap().apply(&command);
                     self.later(100, node, Coming::Disk { op, outcome });
                 }
@@ -484,6 +494,24 @@ fn loss_and_doubles_change_nothing_but_the_time() {
         }
     }
 }
+
+/// Files so small that the blocks of copies and marks are much of them: an idle journal must still come to rest.
+#[test]
+fn journals_of_tiny_files_come_to_rest() {
+    for seed in 0..5 {
+        let mut world = World::with_journals(3, 300 + seed, 64 << 10);
+        world.until("serving", 60 * SECOND, World::all_serve);
+        for id in 0..100 {
+            assert_eq!(world.create(1, id, &format!("t{id}")), ErrorCode::NONE, "seed {seed}");
+            world.pass(SECOND);
+            let before = world.writes;
+            world.pass(SECOND);
+            assert_eq!(world.writes, before, "seed {seed}: idle after {id} topics");
+        }
+        assert!(world.sometimes.contains_key("journal.carried"), "{:?}", world.sometimes);
+    }
+}
+
 #[test]
 fn a_snapshot_brings_a_late_node_up() {
     let mut world = World::new(3, 6);

@@ -398,7 +398,11 @@ impl Cluster {
         let Some(done) = sim.complete(slot) else { return Ok(()) };
         let outcome = sim.execute(&done.command);
         self.fingerprint.outcome(&outcome);
-        let syncs = matches!(done.command, Command::Sync { .. } | Command::SyncDirectory { .. });
+        let syncs = matches!(
+            done.command,
+            Command::Sync { .. } | Command::SyncDirectory { .. } | Command::Fill { .. }
+        );
+        let full = outcome == Err(DiskError::NoSpace) && self.nodes[node].is_up();
         self.journals[node].on_done(&done.command, outcome.is_ok());
         self.checks.on_done(node, &self.nodes[node].disk, &done.command, &outcome)?;
         if self.tracing && !matches!(outcome, Ok(Success::Done)) {
@@ -414,6 +418,12 @@ impl Cluster {
         }
         let life = self.nodes[node].life;
         self.step(node, done.machine, Input::Disk { op: done.op, outcome })?;
+        if full && self.nodes[node].life != life {
+            return Err(Violation::new(
+                "D9",
+                format!("node {} stops at {:?} on a full disk", node + 1, done.command.file()),
+            ));
+        }
         if failed_sync && self.nodes[node].life == life {
             return Err(Violation::new(
                 "D2",

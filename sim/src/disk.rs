@@ -242,6 +242,11 @@ impl Disk {
             }
             Command::Length { file } => Ok(Success::Length(self.file(file)?.length as u64)),
             Command::Sync { file } => self.sync(file, random).map(|()| Success::Done),
+            Command::Fill { file, offset, length } => {
+                let zeros = [Bytes::from(vec![0; *length as usize])];
+                self.write(*file, *offset as usize, &zeros, random)?;
+                self.sync(file, random).map(|()| Success::Done)
+            }
             Command::Truncate { file, length } => {
                 let inode = self.inode(file)?;
                 let (before, length) = (self.files[inode].length, *length as usize);

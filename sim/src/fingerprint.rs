@@ -131,6 +131,11 @@ impl Fingerprint {
             }
             Command::Length { file } => self.file(4, file),
             Command::Sync { file } => self.file(5, file),
+            Command::Fill { file, offset, length } => {
+                self.file(10, file);
+                self.number(*offset);
+                self.number(*length);
+            }
             Command::Truncate { file, length } => {
                 self.file(6, file);
                 self.number(*length);

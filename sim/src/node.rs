@@ -156,7 +156,9 @@ impl SimNode {
         command: Command,
     ) -> (usize, Time) {
         let typical = match &command {
-            Command::Sync { .. } | Command::SyncDirectory { .. } => self.settings.sync_us,
+            Command::Sync { .. } | Command::SyncDirectory { .. } | Command::Fill { .. } => {
+                self.settings.sync_us
+            }
             _ => self.settings.command_us,
         };
         let takes = self.disk_stream.delay(typical * 1_000) * self.disk_factor;

@@ -32,7 +32,7 @@ type Violation = String;
 
 fn config(random: &mut Random) -> Config {
     let storage = StorageConfig {
-        journal_file_bytes: 4096 * random.between(2, 6) as u32,
+        journal_file_bytes: 4096 * random.between(2, 14) as u32,
         journal_files: random.between(3, 5) as u32,
         group_bytes_max: 1024 * random.between(1, 12) as u32,
         segment_bytes: [600, 2_000, 20_000][random.below(3)],
@@ -248,6 +248,9 @@ impl World {
             self.check_image()?;
         }
         match halted {
+            Some(Halt::Disk(why)) if why.ends_with("no space left") => {
+                return Err(format!("D9 a full disk stops it: {why}"));
+            }
             Some(Halt::Disk(_)) => self.crash(),
             Some(Halt::Operator(line)) => return Err(format!("D4 false alarm: {line}")),
             None => {}

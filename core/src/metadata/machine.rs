@@ -153,7 +153,7 @@ impl Metadata {
             if !self.loopback.is_empty() {
                 continue;
             }
-            if self.quorum.snapshot_due(self.image.end) {
+            if self.quorum.snapshot_due(self.image.end) && !self.store.is_full() {
                 let payload = self.image.encode();
                 let (end, epoch) = (self.image.end, self.image.epoch);
                 self.quorum.take_snapshot(end, epoch, payload, &mut self.store, out);

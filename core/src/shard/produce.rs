@@ -94,8 +94,7 @@ impl Shard {
     ) {
         let wait_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
         let at = self.now.mono.after_ms(wait_ms);
-        let first = self.host.store.has_room() && self.stalled.queue.is_empty();
-        if first || !self.host.store.accepts_produce() {
+        if !self.must_wait() && self.stalled.queue.is_empty() {
             return self.append_part(origin, version, request, at, out);
         }
         let bytes = records_bytes(&request);
@@ -112,9 +111,14 @@ impl Shard {
         self.timers.set(Key::Part(origin), Some(at), Timer::ProduceWait);
     }
 
-    /// Appends what waited for room, while there is room, or has it refused where the disk takes no more.
+    /// Whether produce waits for room. What a full disk refuses need not.
+    fn must_wait(&self) -> bool {
+        self.host.store.accepts_produce() && !self.host.store.has_room()
+    }
+
+    /// Appends or refuses what waited for room, while there is room.
     pub(super) fn on_room(&mut self, out: &mut Outputs) {
-        while self.host.store.has_room() || !self.host.store.accepts_produce() {
+        while !self.must_wait() {
             let Some(origin) = self.stalled.queue.pop_front() else { return };
             let Some(Part::Stalled { version, request, at }) = self.parts.remove(&origin) else {
                 panic!("what is in the queue is stalled");

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::log::{Action, Effect, Log};
+use super::log::{Action, Effect, Log, Op};
 use super::record::Kind;
 use super::segment::{Segment, encode_groups};
 use super::{Lsn, RETRY_MS, Store, Waiting};
@@ -55,12 +55,16 @@ impl Store {
             return;
         }
         let mut removed = Vec::new();
+        // What a later change drops as a whole needs no segment: a full disk cannot keep a log from being deleted.
+        let drops = |op: &Op| op.lsn <= marked && matches!(op.kind, Kind::Reset | Kind::Delete);
+        let mut dropped = log.ops.iter().rposition(drops).unwrap_or(0);
         while let Some(op) = log.ops.front()
             && op.lsn <= marked
-            && op.kind != Kind::Append
+            && (op.kind != Kind::Append || dropped > 0)
         {
             apply_to_segments(id, log, &mut removed);
             self.memory -= log.on_applied().size;
+            dropped = dropped.saturating_sub(1);
         }
         let commands = begin_filing(id, log).or_else(|| begin_append(id, log, marked));
         for file in removed {
@@ -108,7 +112,7 @@ impl Store {
         match failed {
             None => {}
             Some(DiskError::NoSpace) => {
-                out.event(|| Event::Sometimes("disk.full"));
+                self.on_full(now, out);
                 self.stalled.push(id);
                 let at = now.mono.after_ms(RETRY_MS);
                 self.retry_at = Some(self.retry_at.map_or(at, |before| before.min(at)));

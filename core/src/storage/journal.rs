@@ -6,9 +6,14 @@
 //!   file: unused ─▶ current ─▶ full, some log still needs it ─▶ checkpoint says that none does ─▶ free ◀───┘
 //! ```
 //!
+//! A running journal writes only where its files have blocks already, so that a disk which others have filled does not
+//! stop it. Each file begins small, with what recovery gave it; free ones are filled up to their size ahead of their use. A file
+//! that finds no room stays as small as it is, and the circle goes on with it.
+//!
 //! A group starts on a block of its own and never spans two files. Every record carries the mark: the last record that was
 //! flushed when it was written. What may be written behind is what a mark that is itself on disk covers, `marked`.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
@@ -36,6 +41,8 @@ pub(super) struct JournalFile {
     pub last: Lsn,
     /// Bytes of the contents.
     pub used: u64,
+    /// Bytes that it has on the disk, whatever they hold.
+    pub allocated: u64,
     /// May be overwritten.
     pub free: bool,
     pub logs: BTreeMap<LogId, Live>,
@@ -68,6 +75,10 @@ pub(super) struct Journal {
     pub number: u16,
     pub secret: [u8; 16],
     file_bytes: u64,
+    /// Whether files grow as they are written, which only recovery lets them.
+    pub grows: bool,
+    /// Index into `files` of the one that is being filled, if any is.
+    pub filling: Option<usize>,
     pub files: Vec<JournalFile>,
     /// Index into `files` of the one that is being written, if any was.
     pub current: Option<usize>,
@@ -80,12 +91,28 @@ pub(super) struct Journal {
     /// The last record that is more than a mark.
     pub last_data: Lsn,
     pub pending: VecDeque<Record>,
+    pending_bytes: u64,
     pub flight: Option<Flight>,
     /// When the last group came back.
     pub idle_since: Instant,
 }
 
+/// A file smaller than this has nothing carried forward: the blocks of the copies, of the mark after them and of a record that
+/// no longer fitted would come near to what reuse brings, and an idle journal would go round for ever.
+pub(super) const CARRIES_FROM: u64 = 8 * BLOCK as u64;
+/// So many whole files are kept free beyond the current one, if they were ever needed.
+const WHOLE_FILES: usize = 2;
+
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
+
+/// So many zeros, in pieces.
+pub(super) fn zeros(mut count: u64) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let piece = count.min(BLOCK as u64);
+        count -= piece;
+        (piece > 0).then(|| Bytes::from_static(&ZEROS[..piece as usize]))
+    })
+}
 
 impl Journal {
     pub fn new(layout: u32, number: u16, secret: [u8; 16], file_bytes: u64) -> Journal {
@@ -94,6 +121,8 @@ impl Journal {
             number,
             secret,
             file_bytes,
+            grows: true,
+            filling: None,
             files: Vec::new(),
             current: None,
             generation: 0,
@@ -103,6 +132,7 @@ impl Journal {
             marked: Lsn(0),
             last_data: Lsn(0),
             pending: VecDeque::new(),
+            pending_bytes: 0,
             flight: None,
             idle_since: Instant(0),
         }
@@ -117,6 +147,7 @@ impl Journal {
             first: Lsn(0),
             last: Lsn(0),
             used: 0,
+            allocated: 0,
             free: true,
             logs: BTreeMap::new(),
             no_carry: false,
@@ -135,7 +166,9 @@ impl Journal {
         if kind != Kind::Mark {
             self.last_data = lsn;
         }
-        self.pending.push_back(Record { lsn, log, seq, kind, at, body });
+        let record = Record { lsn, log, seq, kind, at, body };
+        self.pending_bytes += record.size() as u64;
+        self.pending.push_back(record);
         lsn
     }
 
@@ -146,7 +179,76 @@ impl Journal {
 
     /// Files that can be begun.
     pub fn free_files(&self) -> usize {
-        self.files.iter().filter(|file| file.free).count()
+        (0..self.files.len()).filter(|i| self.is_free(*i)).count()
+    }
+
+    fn is_free(&self, file: usize) -> bool {
+        self.files[file].free && self.filling != Some(file)
+    }
+
+    /// Bytes of a file that may be written.
+    fn capacity(&self, file: &JournalFile) -> u64 {
+        if self.grows { file.allocated.max(self.file_bytes) } else { file.allocated }
+    }
+
+    /// What a file has on the disk before a running journal writes to it, at least.
+    pub fn first_bytes(&self) -> u64 {
+        let share = (self.file_bytes / 64).next_multiple_of(BLOCK as u64);
+        share.max(CARRIES_FROM).min(self.file_bytes)
+    }
+
+    /// The free file to be written next, by a record of that size: the largest, and of equals the oldest. While files grow, a
+    /// record larger than a file gets one to itself.
+    fn next_file(&self, size: u64) -> Option<usize> {
+        let takes =
+            |i: &usize| self.is_free(*i) && (self.grows || self.files[*i].allocated >= size);
+        (0..self.files.len()).filter(takes).min_by_key(|i| {
+            let file = &self.files[*i];
+            (Reverse(file.allocated.min(self.file_bytes)), file.generation)
+        })
+    }
+
+    /// Whole files that are free.
+    fn whole_files(&self) -> usize {
+        (0..self.files.len())
+            .filter(|i| self.is_free(*i) && self.files[*i].allocated >= self.file_bytes)
+            .count()
+    }
+
+    /// Whether it has come past its first file.
+    pub fn has_turned(&self) -> bool {
+        self.generation > 1
+    }
+
+    /// Whether produce may add to what waits: a whole free file is left for copies, states and deletions.
+    pub fn has_room(&self) -> bool {
+        let rest = self.current.map_or(0, |current| {
+            let file = &self.files[current];
+            file.allocated.saturating_sub(file.used)
+        });
+        let room = rest + self.whole_files() as u64 * self.file_bytes;
+        self.pending_bytes + self.file_bytes <= room
+    }
+
+    /// The free file to be filled now, if any: from which byte on, and with how many. Always where no file takes the record that
+    /// waits first; else only where room is wanted `ahead`.
+    pub fn to_fill(&self, ahead: bool) -> Option<(usize, u64, u64)> {
+        if self.filling.is_some() {
+            return None;
+        }
+        let first = self.pending.front().filter(|first| self.flight.is_none() && !self.fits(first));
+        let first = first.map(|first| first.size() as u64);
+        let length = match first.filter(|size| self.next_file(*size).is_none()) {
+            Some(size) => size.next_multiple_of(BLOCK as u64),
+            None if ahead && self.whole_files() < WHOLE_FILES => self.file_bytes,
+            None => return None,
+        };
+        let smaller = |i: &usize| self.is_free(*i) && self.files[*i].allocated < length;
+        let largest = (0..self.files.len())
+            .filter(smaller)
+            .max_by_key(|i| (self.files[*i].allocated, Reverse(self.files[*i].generation)))?;
+        let offset = self.files[largest].allocated;
+        Some((largest, offset, length - offset))
     }
 
     /// Bytes of the journal that recovery would read, roughly.
@@ -157,12 +259,16 @@ impl Journal {
     /// Whether what waits finds no room in any file.
     pub fn is_stuck(&self) -> bool {
         let Some(record) = self.pending.front() else { return false };
-        self.flight.is_none() && self.free_files() == 0 && !self.fits(record)
+        self.flight.is_none()
+            && self.filling.is_none()
+            && !self.fits(record)
+            && self.next_file(record.size() as u64).is_none()
     }
 
     fn fits(&self, record: &Record) -> bool {
         self.current.is_some_and(|current| {
-            self.files[current].used + record.size() as u64 <= self.file_bytes
+            let file = &self.files[current];
+            file.used + record.size() as u64 <= self.capacity(file)
         })
     }
 
@@ -177,9 +283,7 @@ impl Journal {
         let current = match self.current {
             Some(current) if self.fits(first) => current,
             _ => {
-                // Oldest first; a record larger than a file gets one to itself.
-                let free = self.files.iter().enumerate().filter(|(_, file)| file.free);
-                let (next, _) = free.min_by_key(|(_, file)| file.generation)?;
+                let next = self.next_file(first.size() as u64)?;
                 self.generation += 1;
                 self.seed = salt(&self.secret, self.number, self.generation);
                 let file = &mut self.files[next];
@@ -192,12 +296,13 @@ impl Journal {
                 next
             }
         };
+        let capacity = self.capacity(&self.files[current]);
         let file = &mut self.files[current];
         let offset = file.used;
         let (mut count, mut bytes) = (0, 0);
         for record in &self.pending {
             let size = record.size() as u64;
-            if count > 0 && (bytes + size > bytes_max || offset + bytes + size > self.file_bytes) {
+            if count > 0 && (bytes + size > bytes_max || offset + bytes + size > capacity) {
                 break;
             }
             count += 1;
@@ -219,12 +324,12 @@ impl Journal {
                 flight.logs.insert(record.log);
             }
         }
+        self.pending_bytes -= bytes;
         file.last = flight.last;
         let padding = bytes.next_multiple_of(BLOCK as u64) - bytes;
-        if padding > 0 {
-            data.push(Bytes::from_static(&ZEROS[..padding as usize]));
-        }
+        data.extend(zeros(padding));
         file.used = offset + bytes + padding;
+        file.allocated = file.allocated.max(file.used);
         let file = self.file_name(self.files[current].index);
         self.flight = Some(flight);
         Some(GroupWrite { file, offset, data, recycled })

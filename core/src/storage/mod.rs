@@ -79,6 +79,7 @@ pub struct Store {
     memory: u64,
     /// What [`StoreEvent::Room`] last saw.
     had_room: bool,
+    accepted: bool,
     halted: bool,
 
     /// Changes by number, to be written behind once the mark covers them.
@@ -95,6 +96,8 @@ pub struct Store {
 
     reclaim: reclaim::Reclaim,
     head: checkpoint::Head,
+    /// Bytes that the slots of the checkpoint have on the disk.
+    slots: [u64; 2],
     /// Deleted logs that still have a checkpoint entry.
     deleted: BTreeSet<LogId>,
 
@@ -112,6 +115,8 @@ pub struct Store {
 enum Waiting {
     /// The write or sync of the group in flight.
     Group,
+    /// Filling a journal file, which then has so many bytes.
+    Fill(u64),
     /// A command of a log's action.
     Behind(LogId),
     /// A removal, whose failure leaves an orphan for the next recovery.
@@ -181,7 +186,7 @@ pub enum StoreEvent {
         /// Which.
         log: LogId,
     },
-    /// When [`Store::has_room`] has become true again.
+    /// When [`Store::has_room`] may have become true again, or [`Store::accepts_produce`] has changed.
     Room,
 }
 
@@ -197,6 +202,7 @@ impl Store {
             events: VecDeque::new(),
             memory: 0,
             had_room: true,
+            accepted: true,
             halted: false,
             order: VecDeque::new(),
             ready: VecDeque::new(),
@@ -206,6 +212,7 @@ impl Store {
             directory_dirty: false,
             reclaim: reclaim::Reclaim::Idle,
             head,
+            slots: [0; 2],
             deleted: BTreeSet::new(),
             reads: BTreeMap::new(),
             indexes: reads::Indexes::default(),
@@ -236,9 +243,9 @@ impl Store {
         self.journal.marked
     }
 
-    /// Whether memory allows more appends; where not, produce and pushes wait for [`StoreEvent::Room`].
+    /// Whether memory and journal allow more appends; where not, produce and pushes wait for [`StoreEvent::Room`].
     pub fn has_room(&self) -> bool {
-        self.memory < self.config.memory_bytes_max
+        self.memory < self.config.memory_bytes_max && self.journal.has_room()
     }
 
     /// Whether the disk allows produce: beyond a second copy of all live journal records, a reserve is kept for votes,
@@ -246,6 +253,11 @@ impl Store {
     pub fn accepts_produce(&self) -> bool {
         let needed = self.config.reserve_bytes.saturating_add(self.journal.live_bytes());
         self.free.is_none_or(|free| free >= needed)
+    }
+
+    /// Whether the disk has nothing left, as far as is known: what can wait should not be tried now.
+    pub fn is_full(&self) -> bool {
+        self.free == Some(0)
     }
 
     /// Makes an empty log where there is none. Costs no journal record. After a start that found this journal damaged, a log
@@ -398,6 +410,7 @@ impl Store {
         match (waiting, outcome) {
             (Waiting::Group, Ok(_)) => self.on_group(now),
             (Waiting::Group, Err(error)) => self.halt("journal", error, out),
+            (Waiting::Fill(length), outcome) => self.on_filled(now, length, outcome, out),
             (Waiting::Behind(log), outcome) => self.on_behind(now, log, outcome, out),
             (Waiting::Removed, _) => {}
             (Waiting::Gather, Ok(_)) => self.on_gathered(),
@@ -413,14 +426,18 @@ impl Store {
             }
             (Waiting::Read(ticket), outcome) => self.on_read(ticket, outcome, out),
             (Waiting::Command, outcome) => {
+                if outcome == Err(DiskError::NoSpace) {
+                    self.on_full(now, out);
+                }
                 self.events.push_back(StoreEvent::Command { op, outcome });
             }
             (Waiting::Free, outcome) => {
                 self.measuring = false;
-                self.measure_at = Some(now.mono.after_ms(FREE_SPACE_MS));
                 if let Ok(Success::Free(free)) = outcome {
                     self.free = Some(free);
                 }
+                let pause = if self.accepts_produce() { FREE_SPACE_MS } else { RETRY_MS };
+                self.measure_at = Some(now.mono.after_ms(pause));
             }
         }
         self.tell_room(out);
@@ -450,14 +467,47 @@ impl Store {
     }
 
     fn tell_room(&mut self, out: &mut Outputs) {
-        let has_room = self.has_room();
-        if has_room && !self.had_room {
+        let (has_room, accepts) = (self.has_room(), self.accepts_produce());
+        if has_room && !self.had_room || accepts != self.accepted {
             self.events.push_back(StoreEvent::Room);
         }
         if !has_room && self.had_room {
             out.event(|| Event::Sometimes("storage.no_room"));
         }
-        self.had_room = has_room;
+        if !accepts && self.accepted {
+            out.event(|| Event::Sometimes("storage.refuses"));
+        }
+        (self.had_room, self.accepted) = (has_room, accepts);
+    }
+
+    /// Something found no room on the disk: until it is measured again, there is none.
+    fn on_full(&mut self, now: Now, out: &mut Outputs) {
+        out.event(|| Event::Sometimes("disk.full"));
+        self.free = Some(0);
+        self.measure_at = Some(now.mono.after_ms(RETRY_MS));
+    }
+
+    /// Fills a journal file ahead of its use: a shard's for produce, the quorum's once it has come past its first one.
+    fn pump_fill(&mut self, out: &mut Outputs) {
+        let journal = &self.journal;
+        let ahead = if journal.number == 0 { journal.has_turned() } else { !self.logs.is_empty() };
+        let Some((index, offset, length)) = journal.to_fill(ahead) else { return };
+        if self.free.is_some_and(|free| free < length) {
+            return;
+        }
+        self.free = self.free.map(|free| free - length);
+        let file = journal.file_name(index as u32);
+        self.journal.filling = Some(index);
+        self.issue(Command::Fill { file, offset, length }, Waiting::Fill(offset + length), out);
+    }
+
+    fn on_filled(&mut self, now: Now, length: u64, outcome: Outcome, out: &mut Outputs) {
+        let file = self.journal.filling.take().expect("a file that was being filled");
+        match outcome {
+            Ok(_) => self.journal.files[file].allocated = length,
+            Err(DiskError::NoSpace) => self.on_full(now, out),
+            Err(error) => self.halt("journal", error, out),
+        }
     }
 
     /// Starts what can be started: the next group, write-behind, a checkpoint. Called at the end of each step.
@@ -475,6 +525,7 @@ impl Store {
             self.measuring = true;
             self.issue(Command::FreeSpace, Waiting::Free, out);
         }
+        self.pump_fill(out);
         self.pump_reclaim(out);
         if self.mark_at().is_some_and(|at| at <= now.mono) {
             self.journal.push(LogId::default(), 0, Kind::Mark, 0, Pieces::None);
@@ -491,8 +542,6 @@ impl Store {
         if group.recycled {
             out.event(|| Event::Sometimes("journal.recycled"));
         }
-        let size: usize = group.data.iter().map(Bytes::len).sum();
-        self.free = self.free.map(|free| free.saturating_sub(size as u64));
         let (file, offset, data) = (group.file, group.offset, group.data);
         self.issue(Command::Write { file, offset, data }, Waiting::Group, out);
         self.issue(Command::Sync { file }, Waiting::Group, out);

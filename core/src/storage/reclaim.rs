@@ -14,7 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::checkpoint::{self, Entry, Head};
-use super::record::{BLOCK, Kind, Stopped, scan};
+use super::codec::Pieces;
+use super::journal::{CARRIES_FROM, zeros};
+use super::record::{BLOCK, Kind, Record, Stopped, scan};
 use super::{Lsn, RETRY_MS, Store, Waiting};
 use crate::disk::{Command, Directory, FileName, Outcome, Success};
 use crate::trace::Event;
@@ -52,6 +54,8 @@ struct Carry {
     at: u64,
     /// The next record number that must turn up.
     next: Lsn,
+    /// What was read so far. All go into the journal at once: as many groups as parts would take as many blocks.
+    copies: Vec<Record>,
     /// Number of the last copy, once all are made.
     last: Option<Lsn>,
 }
@@ -60,6 +64,8 @@ struct Carry {
 pub(super) struct Writing {
     head: Head,
     captured: Vec<(LogId, u64, Bytes)>,
+    /// Of the slot written to, when it is done.
+    slot_bytes: u64,
     full: bool,
 }
 
@@ -113,7 +119,7 @@ impl Store {
         }
         synced.sort_unstable_by_key(|(bytes, id, _)| (std::cmp::Reverse(*bytes), *id));
         let mut remainder: u64 = synced.iter().map(|(bytes, _, _)| bytes).sum();
-        let quarter = u64::from(self.config.journal_file_bytes) / 4;
+        let quarter = if file.allocated < CARRIES_FROM { 0 } else { file.allocated / 4 };
         let may_carry = !file.no_carry && journal.free_files() > 0;
         let mut count = 0;
         while count < synced.len() && (remainder > quarter || !may_carry) {
@@ -130,6 +136,7 @@ impl Store {
             logs,
             at: 0,
             next: file.first,
+            copies: Vec::new(),
             last: None,
         });
         let captured: BTreeSet<LogId> =
@@ -213,17 +220,23 @@ impl Store {
             _ => Bytes::new(),
         };
         let base = carry.at as usize;
-        let mut copies = Vec::new();
+        let (next, copies) = (&mut carry.next, &mut carry.copies);
+        let logs = &carry.logs;
         let stopped = scan(&bytes, base, used, &secret, number, |found| {
             let record = found.record;
-            if found.generation != generation || record.lsn != carry.next {
+            if found.generation != generation || record.lsn != *next {
                 return;
             }
-            carry.next = Lsn(record.lsn.0 + 1);
+            *next = Lsn(record.lsn.0 + 1);
             if record.kind != Kind::Mark
-                && carry.logs.get(&record.log).is_some_and(|saved| record.seq > *saved)
+                && logs.get(&record.log).is_some_and(|saved| record.seq > *saved)
             {
-                copies.push(record);
+                let body = match record.body {
+                    // Not to keep the whole part.
+                    Pieces::One(bytes) => Pieces::One(Bytes::copy_from_slice(&bytes)),
+                    other => other,
+                };
+                copies.push(Record { body, ..record });
             }
         });
         let mut again = None;
@@ -245,22 +258,15 @@ impl Store {
                 return;
             }
         }
-        for record in copies {
-            let body = match record.body {
-                super::codec::Pieces::One(bytes) => {
-                    super::codec::Pieces::One(Bytes::copy_from_slice(&bytes))
-                }
-                other => other,
-            };
-            self.journal.push(record.log, record.seq, record.kind, record.at, body);
-        }
         if let Some(length) = again {
-            self.read_carry(length, out);
-        } else if let Reclaim::Gathering(Gathering { carry: Some(carry), .. }) = &mut self.reclaim {
-            out.event(|| Event::Sometimes("journal.carried"));
-            carry.last = Some(self.journal.last_data);
-            self.on_carried();
+            return self.read_carry(length, out);
         }
+        for Record { log, seq, kind, at, body, .. } in std::mem::take(&mut carry.copies) {
+            self.journal.push(log, seq, kind, at, body);
+        }
+        carry.last = Some(self.journal.last_data);
+        out.event(|| Event::Sometimes("journal.carried"));
+        self.on_carried();
     }
 
     /// A group is flushed: if it holds the last copy, the file is no longer needed for those.
@@ -296,17 +302,31 @@ impl Store {
             seq_floor: self.head.seq_floor,
             suspect: self.head.suspect,
         };
-        let data = checkpoint::encode(&head, &self.journal.secret, self.journal.number, &entries);
         let slot = head.slot();
         let (layout, journal) = (self.journal.layout, self.journal.number);
         let file = FileName::Checkpoint { layout, journal, slot };
+        let (data, slot_bytes) = self.checkpoint_data(&head, &entries);
         self.issue(Command::Write { file, offset: 0, data }, Waiting::CheckpointWrite, out);
         self.issue(Command::Sync { file }, Waiting::CheckpointSync, out);
-        self.reclaim = Reclaim::Writing(Writing { head, captured, full: false });
+        self.reclaim = Reclaim::Writing(Writing { head, captured, slot_bytes, full: false });
+    }
+
+    /// A checkpoint's bytes, and how many its slot has with them. Where they no longer fit, the slot is made larger than need be,
+    /// so that the next ones fit while the disk is full.
+    pub(super) fn checkpoint_data(&self, head: &Head, entries: &[Bytes]) -> (Vec<Bytes>, u64) {
+        let (secret, number) = (&self.journal.secret, self.journal.number);
+        let mut data = checkpoint::encode(head, secret, number, entries);
+        let size: u64 = data.iter().map(|piece| piece.len() as u64).sum();
+        let mut slot = self.slots[usize::from(head.slot())];
+        if size > slot {
+            slot = (size + size / 4 + BLOCK as u64).next_multiple_of(BLOCK as u64);
+            data.extend(zeros(slot - size));
+        }
+        (data, slot)
     }
 
     pub(super) fn on_checkpoint_full(&mut self, now: Now, out: &mut Outputs) {
-        out.event(|| Event::Sometimes("disk.full"));
+        self.on_full(now, out);
         if let Reclaim::Writing(writing) = &mut self.reclaim {
             writing.full = true;
             self.retry_at.get_or_insert(now.mono.after_ms(RETRY_MS));
@@ -336,6 +356,7 @@ impl Store {
                 }
             }
         }
+        self.slots[usize::from(writing.head.slot())] = writing.slot_bytes;
         let suspect = self.head.suspect;
         self.head = Head { suspect, ..writing.head };
         self.journal.marked = self.journal.marked.max(self.head.mark);

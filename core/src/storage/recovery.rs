@@ -405,8 +405,19 @@ impl Recovery {
     fn script_commit(&mut self) {
         let mut commands = Vec::new();
         for store in &mut self.stores {
-            while store.journal.free_files() < 2 {
-                commands.push(Command::Create { file: store.journal.add_file() });
+            let journal = &mut store.journal;
+            while journal.free_files() < 2 {
+                commands.push(Command::Create { file: journal.add_file() });
+            }
+            // From here on no journal file grows as it is written.
+            journal.grows = false;
+            let (layout, number, first_bytes) =
+                (journal.layout, journal.number, journal.first_bytes());
+            for file in journal.files.iter_mut().filter(|file| file.allocated < first_bytes) {
+                let (index, offset) = (file.index, file.allocated);
+                let name = FileName::Journal { layout, journal: number, index };
+                commands.push(Command::Fill { file: name, offset, length: first_bytes - offset });
+                file.allocated = first_bytes;
             }
             commands.extend(store.first_checkpoints());
         }
@@ -580,7 +591,8 @@ impl Store {
         let mut commands = Vec::new();
         for version in 1..=2 {
             self.head = Head { version, low: Lsn(1), mark: flushed, ..self.head.clone() };
-            let data = checkpoint::encode(&self.head, &self.journal.secret, journal, &entries);
+            let (data, slot_bytes) = self.checkpoint_data(&self.head, &entries);
+            self.slots[usize::from(self.head.slot())] = slot_bytes;
             let file = FileName::Checkpoint { layout, journal, slot: self.head.slot() };
             commands.extend([Command::Write { file, offset: 0, data }, Command::Sync { file }]);
         }

@@ -46,6 +46,11 @@ impl InstantDisk {
             Command::Sync { file } => {
                 self.files.get(file).ok_or(DiskError::NotFound)?;
             }
+            Command::Fill { file, offset, length } => {
+                let bytes = self.files.get_mut(file).ok_or(DiskError::NotFound)?;
+                bytes.resize(*offset as usize, 0);
+                bytes.resize((offset + length) as usize, 0);
+            }
             Command::Truncate { file, length } => {
                 self.files.get_mut(file).ok_or(DiskError::NotFound)?.resize(*length as usize, 0);
             }

@@ -71,6 +71,11 @@ impl Disk {
                     }
                 }
             }
+            Command::Fill { file, offset, length } => {
+                let data = vec![Bytes::from(vec![0; *length as usize])];
+                self.execute(&Command::Write { file: *file, offset: *offset, data })?;
+                return self.execute(&Command::Sync { file: *file });
+            }
             Command::Truncate { file, length } => {
                 let file = self.file(file)?;
                 file.data.truncate(*length as usize);

@@ -24,6 +24,7 @@ use super::disk_error;
 
 /// Open files at most, unless more than that have unsynced writes.
 const OPEN_FILES_MAX: usize = 768;
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 /// Slices per call of pwritev; the kernel takes 1024.
 const SLICES_MAX: usize = 1024;
 
@@ -101,6 +102,19 @@ impl Direct {
                 let open = self.file(*file)?;
                 open.unsynced.store(false, Ordering::Relaxed);
                 open.file.sync_data()?;
+            }
+            Command::Fill { file, offset, length } => {
+                let open = self.file(*file)?;
+                open.unsynced.store(true, Ordering::Relaxed);
+                // Really written: reserved alone, each later sync would have to note what is no longer unwritten.
+                let (mut at, end) = (*offset, offset + length);
+                while at < end {
+                    let count = ZEROS.len().min((end - at) as usize);
+                    write_all_at(&open.file, &[Bytes::from_static(&ZEROS[..count])], at)?;
+                    at += count as u64;
+                }
+                open.file.sync_data()?;
+                open.unsynced.store(false, Ordering::Relaxed);
             }
             Command::Truncate { file, length } => {
                 let open = self.file(*file)?;

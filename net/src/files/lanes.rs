@@ -1,8 +1,8 @@
 //! Which thread does which disk command, and when it may begin.
 //!
 //! Four lanes per machine, each a thread that does its commands in order. The journal has one for itself, so that nothing
-//! stands in front of the sync that clients wait for; segments are written in another and synced in a third, since such a
-//! sync is long; reads have the fourth. What keeps the order within a file: a command waits here while the file has
+//! stands in front of the sync that clients wait for; segments are written in another, and synced in a third, where journal
+//! files are filled too, since both take long; reads have the fourth. What keeps the order within a file: a command waits here while the file has
 //! commands running in another lane. The one exception lets a read pass a sync, which changes nothing that it could see.
 //!
 //! A lane is woken once per [`Lanes::flush`], and reports after each sync, after each read, so that what it brought does not
@@ -129,6 +129,7 @@ fn lane(command: &Command) -> usize {
         | Command::Length { .. }
         | Command::List { .. }
         | Command::FreeSpace => READS,
+        Command::Fill { .. } => BEHIND_SYNCS,
         Command::Sync { file } => {
             if journal(file) {
                 JOURNAL

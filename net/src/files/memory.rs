@@ -107,6 +107,13 @@ impl Memory {
                     node.sync()?;
                 }
             }
+            Command::Fill { file, offset, length } => {
+                let node = state.node(*file)?;
+                node.write(*offset, vec![0; *length as usize].into());
+                if self.syncs {
+                    node.sync()?;
+                }
+            }
             Command::Truncate { file, length } => state.node(*file)?.truncate(*length),
             Command::Rename { from, to } => {
                 let id = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
