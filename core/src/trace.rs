@@ -225,6 +225,15 @@ pub enum Event {
         /// The leader epoch that the request named; -1 where it named none.
         asked: Epoch,
     },
+    /// When a journal goes on in another of its files.
+    JournalTurned {
+        /// 0 is the quorum's, 1 + i that of shard i.
+        journal: u16,
+        /// So many files it has.
+        files: u32,
+        /// Whether the file was written to before.
+        again: bool,
+    },
     /// When a rare path was taken; the sweep counts these ("sometimes").
     Sometimes(&'static str),
 }

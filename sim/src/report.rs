@@ -60,6 +60,8 @@ pub struct Report {
     pub skipped: u64,
     /// Power losses with unsynced bytes outstanding.
     pub power_losses_unsynced: u64,
+    /// How often each journal that was written to has used all its files again, from the fewest to the most.
+    pub journal_passes: Vec<u64>,
     /// How often each rare path was taken.
     pub sometimes: BTreeMap<String, u64>,
     /// Hash over every input and output, in hexadecimal.
@@ -124,6 +126,9 @@ fn processor_time() -> Option<u64> {
 fn summary(cluster: &Cluster, began: (Instant, Option<u64>)) -> Report {
     let wall_ms = began.0.elapsed().as_millis() as u64;
     let used = processor_time().zip(began.1).map(|(now, then)| now.saturating_sub(then));
+    let turned = cluster.checks.journals.values();
+    let mut passes: Vec<u64> = turned.map(|(files, again)| again / u64::from(*files)).collect();
+    passes.sort_unstable();
     let owned = |(name, count): (&&'static str, &u64)| ((*name).to_owned(), *count);
     Report {
         scenario: cluster.schedule().scenario.clone(),
@@ -142,6 +147,7 @@ fn summary(cluster: &Cluster, began: (Instant, Option<u64>)) -> Report {
         faults: cluster.counts.faults.iter().map(owned).collect(),
         skipped: cluster.counts.skipped,
         power_losses_unsynced: cluster.counts.power_losses_unsynced,
+        journal_passes: passes,
         sometimes: cluster.checks.sometimes.iter().map(owned).collect(),
         fingerprint: format!("{:016x}", cluster.fingerprint.value()),
     }
@@ -201,6 +207,7 @@ impl Report {
             "scenario {}  seed {}\n{verdict}\n\
              step {}  simulated {} ms  wall {} ms  events {} ({} per CPU-second)\n\
              acknowledged {} (under faults {})  read {}\n\
+             journal passes {:?}\n\
              faults: {}\n",
             self.scenario,
             self.seed,
@@ -212,6 +219,7 @@ impl Report {
             self.acked_records,
             self.acked_under_faults,
             self.read_records,
+            self.journal_passes,
             list(&self.faults),
         );
         text +=

@@ -65,8 +65,8 @@ pub(super) struct GroupWrite {
     pub file: FileName,
     pub offset: u64,
     pub data: Vec<Bytes>,
-    /// Whether the file held an earlier generation.
-    pub recycled: bool,
+    /// Where it begins the file: whether that held an earlier generation.
+    pub begins: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -279,7 +279,7 @@ impl Journal {
             return None;
         }
         let first = self.pending.front()?;
-        let mut recycled = false;
+        let mut begins = None;
         let current = match self.current {
             Some(current) if self.fits(first) => current,
             _ => {
@@ -287,7 +287,7 @@ impl Journal {
                 self.generation += 1;
                 self.seed = salt(&self.secret, self.number, self.generation);
                 let file = &mut self.files[next];
-                recycled = file.generation != 0;
+                begins = Some(file.generation != 0);
                 file.generation = self.generation;
                 (file.first, file.last, file.used) = (first.lsn, first.lsn, 0);
                 (file.free, file.no_carry) = (false, false);
@@ -332,7 +332,7 @@ impl Journal {
         file.allocated = file.allocated.max(file.used);
         let file = self.file_name(self.files[current].index);
         self.flight = Some(flight);
-        Some(GroupWrite { file, offset, data, recycled })
+        Some(GroupWrite { file, offset, data, begins })
     }
 
     /// The group in flight is on stable storage.

@@ -539,8 +539,12 @@ impl Store {
         let Some(group) = self.journal.form_group(u64::from(self.config.group_bytes_max)) else {
             return;
         };
-        if group.recycled {
-            out.event(|| Event::Sometimes("journal.recycled"));
+        if let Some(again) = group.begins {
+            let (journal, files) = (self.journal.number, self.journal.files.len() as u32);
+            out.event(|| Event::JournalTurned { journal, files, again });
+            if again {
+                out.event(|| Event::Sometimes("journal.recycled"));
+            }
         }
         let (file, offset, data) = (group.file, group.offset, group.data);
         self.issue(Command::Write { file, offset, data }, Waiting::Group, out);

@@ -147,6 +147,8 @@ pub struct Checks {
     pub image: Option<Arc<Image>>,
     /// How often each rare path was taken.
     pub sometimes: BTreeMap<&'static str, u64>,
+    /// Of each journal of each node that was written to: how many files it has, and how often it went on in a used one.
+    pub journals: BTreeMap<(usize, u16), (u32, u64)>,
     elected: BTreeMap<Epoch, usize>,
     leaders_named: BTreeMap<Epoch, i32>,
     votes: BTreeMap<(u128, Epoch), (NodeId, Incarnation)>,
@@ -241,6 +243,11 @@ impl Checks {
             }
             Event::Served { log, base, next, asked } => {
                 self.on_served(node, *log, (*base, *next), *asked)
+            }
+            Event::JournalTurned { journal, files, again } => {
+                let turned = self.journals.entry((node, *journal)).or_default();
+                *turned = (*files, turned.1 + u64::from(*again));
+                Ok(())
             }
             Event::Sometimes(name) => {
                 *self.sometimes.entry(name).or_default() += 1;

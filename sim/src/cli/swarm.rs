@@ -163,6 +163,13 @@ impl Figures {
                 row("acknowledged under faults", |report| report.acked_under_faults),
                 row("faults", |report| report.faults.values().sum()),
                 row("read", |report| report.read_records),
+                row("passes of the slowest journal", |report| {
+                    report.journal_passes.first().copied().unwrap_or(0)
+                }),
+                row("passes of the median journal", |report| {
+                    let passes = &report.journal_passes;
+                    passes.get(passes.len() / 2).copied().unwrap_or(0)
+                }),
                 row("simulated ms", |report| report.simulated_ms),
                 row("CPU ms", |report| report.cpu_ms),
             ],
@@ -183,9 +190,9 @@ impl Figures {
             self.events * 1_000 / self.busy_ms.max(1),
             self.acked * 1_000 / self.busy_ms.max(1),
         );
-        text += &format!("{:<28} {:>10} {:>10}\n", "per seed", "median", "tenth pct");
+        text += &format!("{:<30} {:>10} {:>10}\n", "per seed", "median", "tenth pct");
         for (name, median, tenth) in &self.spread {
-            text += &format!("{name:<28} {median:>10} {tenth:>10}\n");
+            text += &format!("{name:<30} {median:>10} {tenth:>10}\n");
         }
         text += "faults, share of seeds struck:\n";
         for (kind, seeds) in &self.kinds {
