@@ -127,7 +127,16 @@ pub struct Cluster {
 impl Cluster {
     /// `count` nodes, each broker and controller, started, with variables in their environment.
     pub fn start(count: usize, environment: &[(&str, &str)]) -> Result<Cluster> {
-        let directory = tempfile::tempdir()?;
+        Cluster::start_in(tempfile::tempdir()?, count, environment, &[])
+    }
+
+    /// The same with `node-ID` of a directory as their data, and more flags.
+    pub fn start_in(
+        directory: tempfile::TempDir,
+        count: usize,
+        environment: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Result<Cluster> {
         let peers: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let list: Vec<String> =
             (1..).zip(&peers).map(|(id, port)| format!("{id}@127.0.0.1:{port}")).collect();
@@ -148,8 +157,10 @@ impl Cluster {
                     "--data",
                     &directory.path().join(format!("node-{id}")).to_string_lossy(),
                 ]
+                .into_iter()
+                .chain(flags.iter().copied())
                 .map(String::from)
-                .to_vec(),
+                .collect(),
                 environment: environment
                     .iter()
                     .map(|(n, v)| (n.to_string(), v.to_string()))
