@@ -48,10 +48,10 @@ pub fn run(command: &Consume) -> Result<(), Failure> {
             break;
         }
         match round(&mut client, &topic, &mut positions, command, &mut out) {
-            Ok(()) => out.flush().or_else(closed)?,
+            Ok(()) => out.flush().map_err(Failure::of_output)?,
             Err(error) => {
                 match error.downcast::<Ended>() {
-                    Ok(Ended::Output(error)) => closed(error)?,
+                    Ok(Ended::Output(error)) => return Err(Failure::of_output(error)),
                     Ok(Ended::Final(line)) => return Err(Failure::Failed(line)),
                     Err(error) => tracing::debug!("{error:#}"),
                 }
@@ -61,14 +61,6 @@ pub fn run(command: &Consume) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// Standard output was closed by who read it: nobody wants more.
-fn closed(error: std::io::Error) -> Result<(), Failure> {
-    match error.kind() {
-        std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        _ => Err(Failure::Failed(format!("standard output: {error}"))),
-    }
 }
 
 /// What asking again does not mend.

@@ -10,6 +10,7 @@ mod status;
 mod topic;
 
 use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub enum Failure {
     Failed(String),
     /// Exit code 2: the operator or user must change something.
     Usage(String),
+    /// Standard output was closed by who read it, as `head` does: nobody wants more, so the command ends quietly, code 0.
+    Unheard,
 }
 
 impl From<anyhow::Error> for Failure {
@@ -34,20 +37,26 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Runs the command that the process's arguments name.
-pub fn main() -> ExitCode {
-    let result = parse(std::env::args().collect()).and_then(run);
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Failed(line)) => {
-            eprintln!("milena: {line}");
-            ExitCode::from(1)
-        }
-        Err(Failure::Usage(line)) => {
-            eprintln!("milena: {line}");
-            ExitCode::from(2)
+impl Failure {
+    /// What a failed write to standard output means.
+    fn of_output(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::Unheard,
+            _ => Failure::Failed(format!("standard output: {error}")),
         }
     }
+}
+
+/// Runs the command that the process's arguments name.
+pub fn main() -> ExitCode {
+    let (line, code) = match parse(std::env::args().collect()).and_then(run) {
+        Ok(()) | Err(Failure::Unheard) => return ExitCode::SUCCESS,
+        Err(Failure::Failed(line)) => (line, 1),
+        Err(Failure::Usage(line)) => (line, 2),
+    };
+    // Where standard error is closed too, the code alone has to say it.
+    let _ = writeln!(io::stderr(), "milena: {line}");
+    ExitCode::from(code)
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
@@ -96,26 +105,32 @@ impl ClientOptions {
     }
 }
 
-/// Prints an answer in the wanted form.
-fn output(format: Format, human: impl FnOnce() -> String, json: impl FnOnce() -> Value) {
-    match format {
-        Format::Human => println!("{}", human()),
-        Format::Json => println!("{}", json()),
-    }
+/// Prints a command's answer in the wanted form. All that goes to standard output but the records of `consume` goes here.
+fn output(
+    format: Format,
+    human: impl FnOnce() -> String,
+    json: impl FnOnce() -> Value,
+) -> Result<(), Failure> {
+    let text = match format {
+        Format::Human => human(),
+        Format::Json => json().to_string(),
+    };
+    writeln!(io::stdout(), "{text}").map_err(Failure::of_output)
 }
 
-/// Prints rows below their heads, in columns as wide as what they hold.
-fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+/// Lines of rows below their heads, in columns as wide as what they hold.
+fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<String> {
     let mut lines = vec![heads.iter().map(|head| head.to_string()).collect::<Vec<_>>()];
     lines.extend(rows);
     let widths: Vec<usize> = (0..heads.len())
         .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
         .collect();
-    for line in lines {
+    let aligned = lines.iter().map(|line| {
         let cells: Vec<String> =
             line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", cells.join("  ").trim_end());
-    }
+        cells.join("  ").trim_end().to_string()
+    });
+    aligned.collect()
 }
 
 /// The parser's message in one line.

@@ -63,8 +63,7 @@ pub fn run(command: &Produce) -> Result<(), Failure> {
         command.client.format,
         || format!("{sent} records acknowledged in {topic}"),
         || json!({"topic": topic, "acknowledged": sent}),
-    );
-    Ok(())
+    )
 }
 
 fn split<'a>(line: &'a [u8], separator: &[u8]) -> Option<(Option<&'a [u8]>, &'a [u8])> {

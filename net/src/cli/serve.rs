@@ -1,5 +1,6 @@
 //! `milena start` and `milena dev`: nodes that run until they are asked to stop.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -218,19 +219,23 @@ impl Announce {
             format!(" --bootstrap {}", self.bootstrap[0])
         };
         let replicas = self.bootstrap.len().min(3);
-        println!(
-            "ready: {} nodes after {took} ms, Kafka clients on {}; data {}",
-            self.bootstrap.len(),
-            self.bootstrap.join(" "),
-            self.data
-        );
-        println!("next, in another terminal:");
-        println!(
-            "  {milena} topic create letters --partitions 3 --replication-factor {replicas}{where_to}"
-        );
-        println!("  echo hello | kcat -b {} -P -t letters -X acks=all", self.bootstrap[0]);
-        println!("  {milena} consume letters --from beginning{where_to}");
-        println!("Ctrl-C stops it.");
+        let lines = [
+            format!(
+                "ready: {} nodes after {took} ms, Kafka clients on {}; data {}",
+                self.bootstrap.len(),
+                self.bootstrap.join(" "),
+                self.data
+            ),
+            "next, in another terminal:".into(),
+            format!(
+                "  {milena} topic create letters --partitions 3 --replication-factor {replicas}{where_to}"
+            ),
+            format!("  echo hello | kcat -b {} -P -t letters -X acks=all", self.bootstrap[0]),
+            format!("  {milena} consume letters --from beginning{where_to}"),
+            "Ctrl-C stops it.".into(),
+        ];
+        // The cluster runs on where nobody hears this.
+        let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
     }
 }
 

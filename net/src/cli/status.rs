@@ -5,14 +5,15 @@ use std::time::Duration;
 use anyhow::bail;
 use milena_wire::Response;
 use milena_wire::messages::{
-    DescribeClusterRequest, DescribeClusterResponse, describe_cluster::ENDPOINT_TYPE_CONTROLLERS,
+    DescribeClusterRequest, DescribeClusterResponse,
+    describe_cluster::{DescribeClusterBroker, ENDPOINT_TYPE_CONTROLLERS},
     describe_topic_partitions::DescribeTopicPartitionsResponsePartition,
 };
 use serde_json::{Value, json};
 
-use super::Failure;
-use super::arguments::{ClientOptions, Format};
+use super::arguments::ClientOptions;
 use super::topic::{partition_json, partitions};
+use super::{Failure, output, table};
 use crate::client::Client;
 
 type Partition = (String, DescribeTopicPartitionsResponsePartition);
@@ -45,77 +46,60 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
         let min = min_isr.get(topic).copied().unwrap_or(1).min(p.replica_nodes.len());
         p.leader_id >= 0 && p.isr_nodes.len() <= min && p.replica_nodes.len() > min
     });
-    match options.format {
-        Format::Json => {
-            let json = |partitions: &[&Partition]| -> Vec<Value> {
-                partitions.iter().map(|(topic, p)| partition_json(topic, p)).collect()
+    let human = || {
+        let mut lines = vec![format!("cluster {}", cluster.cluster_id)];
+        lines.push(match active {
+            -1 => "active controller: none".into(),
+            id => format!("active controller: node {id}"),
+        });
+        let nodes = |cluster: &DescribeClusterResponse, fenced, well| -> Vec<Vec<String>> {
+            let row = |node: &DescribeClusterBroker| {
+                let state = if node.is_fenced { fenced } else { well };
+                let address = format!("{}:{}", node.host, node.port);
+                vec![node.broker_id.to_string(), address, String::from(state)]
             };
-            println!(
-                "{}",
-                json!({
-                    "cluster": cluster.cluster_id,
-                    "controller": (active >= 0).then_some(active),
-                    "controllers": controllers.as_ref().map(nodes_json),
-                    "brokers": nodes_json(&live(&cluster, false)),
-                    "fenced_brokers": nodes_json(&live(&cluster, true)),
-                    "partitions": all.len(),
-                    "offline": json(&offline),
-                    "under_replicated": json(&under_replicated),
-                    "at_min_isr": json(&at_min),
-                })
-            );
+            cluster.brokers.iter().map(row).collect()
+        };
+        if let Some(controllers) = &controllers {
+            lines.push(String::new());
+            let rows = nodes(controllers, "observer: it follows and does not vote", "voter");
+            lines.extend(table(&["controller", "address", "state"], rows.into_iter()));
         }
-        Format::Human => {
-            println!("cluster {}", cluster.cluster_id);
-            match active {
-                -1 => println!("active controller: none"),
-                id => println!("active controller: node {id}"),
-            }
-            if let Some(controllers) = &controllers {
-                println!();
-                let rows = controllers.brokers.iter().map(|node| {
-                    let state = if node.is_fenced {
-                        "observer: it follows and does not vote"
-                    } else {
-                        "voter"
-                    };
-                    vec![
-                        node.broker_id.to_string(),
-                        format!("{}:{}", node.host, node.port),
-                        state.into(),
-                    ]
-                });
-                super::table(&["controller", "address", "state"], rows);
-            }
-            println!();
-            let rows = cluster.brokers.iter().map(|broker| {
-                let state = if broker.is_fenced { "fenced" } else { "in service" };
-                vec![
-                    broker.broker_id.to_string(),
-                    format!("{}:{}", broker.host, broker.port),
-                    state.into(),
-                ]
-            });
-            super::table(&["broker", "address", "state"], rows);
-            println!();
-            println!(
-                "partitions: {} in all, {} offline, {} under-replicated, {} at min ISR",
-                all.len(),
-                offline.len(),
-                under_replicated.len(),
-                at_min.len()
-            );
-            for (topic, p) in &under_replicated {
-                let leader = if p.leader_id < 0 { "none".into() } else { p.leader_id.to_string() };
-                let (isr, replicas) = (&p.isr_nodes, &p.replica_nodes);
-                println!(
-                    "  {topic}-{}: leader {leader}, isr {isr:?} of {replicas:?}",
-                    p.partition_index
-                );
-            }
-        }
-    }
-    Ok(())
+        lines.push(String::new());
+        let rows = nodes(&cluster, "fenced", "in service");
+        lines.extend(table(&["broker", "address", "state"], rows.into_iter()));
+        lines.push(String::new());
+        lines.push(format!(
+            "partitions: {} in all, {} offline, {} under-replicated, {} at min ISR",
+            all.len(),
+            offline.len(),
+            under_replicated.len(),
+            at_min.len()
+        ));
+        lines.extend(under_replicated.iter().map(|(topic, p)| {
+            let leader = if p.leader_id < 0 { "none".into() } else { p.leader_id.to_string() };
+            let (isr, replicas) = (&p.isr_nodes, &p.replica_nodes);
+            format!("  {topic}-{}: leader {leader}, isr {isr:?} of {replicas:?}", p.partition_index)
+        }));
+        lines.join("\n")
+    };
+    let json = || {
+        let json = |partitions: &[&Partition]| -> Vec<Value> {
+            partitions.iter().map(|(topic, p)| partition_json(topic, p)).collect()
+        };
+        json!({
+            "cluster": cluster.cluster_id,
+            "controller": (active >= 0).then_some(active),
+            "controllers": controllers.as_ref().map(nodes_json),
+            "brokers": nodes_json(&live(&cluster, false)),
+            "fenced_brokers": nodes_json(&live(&cluster, true)),
+            "partitions": all.len(),
+            "offline": json(&offline),
+            "under_replicated": json(&under_replicated),
+            "at_min_isr": json(&at_min),
+        })
+    };
+    output(options.format, human, json)
 }
 
 fn live(cluster: &DescribeClusterResponse, fenced: bool) -> DescribeClusterResponse {

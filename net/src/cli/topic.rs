@@ -14,8 +14,8 @@ use milena_wire::messages::{
 use milena_wire::{ErrorCode, Request, Response};
 use serde_json::{Value, json};
 
-use super::arguments::{ClientOptions, Format, TopicCommand};
-use super::{Failure, output};
+use super::arguments::{ClientOptions, TopicCommand};
+use super::{Failure, output, table};
 use crate::client::{Client, check, is_passing};
 
 /// `source` of a configuration that was set on the topic.
@@ -94,8 +94,7 @@ fn create(
             )
         },
         || json!({"topic": name, "id": topic.topic_id.to_string(), "partitions": partitions, "replication_factor": replication_factor}),
-    );
-    Ok(())
+    )
 }
 
 fn list(options: &ClientOptions) -> Result<(), Failure> {
@@ -110,24 +109,19 @@ fn list(options: &ClientOptions) -> Result<(), Failure> {
         })
         .collect();
     topics.sort();
-    match options.format {
-        Format::Human => {
-            let rows = topics.iter().map(|(name, _, partitions, replicas)| {
-                vec![name.clone(), partitions.to_string(), replicas.to_string()]
-            });
-            super::table(&["topic", "partitions", "replicas"], rows);
-        }
-        Format::Json => {
-            let topics: Vec<Value> = topics
-                .iter()
-                .map(|(name, id, partitions, replicas)| {
-                    json!({"topic": name, "id": id, "partitions": partitions, "replication_factor": replicas})
-                })
-                .collect();
-            println!("{}", Value::from(topics));
-        }
-    }
-    Ok(())
+    let human = || {
+        let rows = topics.iter().map(|(name, _, partitions, replicas)| {
+            vec![name.clone(), partitions.to_string(), replicas.to_string()]
+        });
+        table(&["topic", "partitions", "replicas"], rows).join("\n")
+    };
+    let json = || {
+        let topics = topics.iter().map(|(name, id, partitions, replicas)| {
+            json!({"topic": name, "id": id, "partitions": partitions, "replication_factor": replicas})
+        });
+        topics.collect::<Vec<Value>>().into()
+    };
+    output(options.format, human, json)
 }
 
 /// Partitions of one topic or of all, page by page.
@@ -189,47 +183,43 @@ fn describe(name: &str, options: &ClientOptions) -> Result<(), Failure> {
     };
     let configs = answer.results.into_iter().next().context("the broker left the topic out")?;
     check(configs.error_code, configs.error_message.as_deref())?;
-    match options.format {
-        Format::Human => {
-            println!("topic {name}, id {}", topic.topic_id);
-            let ids = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
-            let rows = topic.partitions.iter().map(|p| {
-                let leader = if p.leader_id < 0 { "none".into() } else { p.leader_id.to_string() };
-                vec![
-                    p.partition_index.to_string(),
-                    leader,
-                    p.leader_epoch.to_string(),
-                    ids(&p.replica_nodes),
-                    ids(&p.isr_nodes),
-                    ids(p.eligible_leader_replicas.as_deref().unwrap_or_default()),
-                ]
-            });
-            super::table(&["partition", "leader", "epoch", "replicas", "isr", "elr"], rows);
-            let rows = configs.configs.iter().map(|config| {
-                let set = if config.config_source == SET_ON_TOPIC { "set" } else { "default" };
-                vec![config.name.clone(), config.value.clone().unwrap_or_default(), set.into()]
-            });
-            println!();
-            super::table(&["configuration", "value", ""], rows);
-        }
-        Format::Json => {
-            let partitions: Vec<Value> =
-                topic.partitions.iter().map(|p| partition_json(name, p)).collect();
-            let configs: serde_json::Map<String, Value> = configs
-                .configs
-                .iter()
-                .map(|config| {
-                    let set = config.config_source == SET_ON_TOPIC;
-                    (config.name.clone(), json!({"value": config.value, "set": set}))
-                })
-                .collect();
-            println!(
-                "{}",
-                json!({"topic": name, "id": topic.topic_id.to_string(), "partitions": partitions, "configs": configs})
-            );
-        }
-    }
-    Ok(())
+    let human = || {
+        let mut lines = vec![format!("topic {name}, id {}", topic.topic_id)];
+        let ids = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+        let rows = topic.partitions.iter().map(|p| {
+            let leader = if p.leader_id < 0 { "none".into() } else { p.leader_id.to_string() };
+            vec![
+                p.partition_index.to_string(),
+                leader,
+                p.leader_epoch.to_string(),
+                ids(&p.replica_nodes),
+                ids(&p.isr_nodes),
+                ids(p.eligible_leader_replicas.as_deref().unwrap_or_default()),
+            ]
+        });
+        lines.extend(table(&["partition", "leader", "epoch", "replicas", "isr", "elr"], rows));
+        let rows = configs.configs.iter().map(|config| {
+            let set = if config.config_source == SET_ON_TOPIC { "set" } else { "default" };
+            vec![config.name.clone(), config.value.clone().unwrap_or_default(), set.into()]
+        });
+        lines.push(String::new());
+        lines.extend(table(&["configuration", "value", ""], rows));
+        lines.join("\n")
+    };
+    let json = || {
+        let partitions: Vec<Value> =
+            topic.partitions.iter().map(|p| partition_json(name, p)).collect();
+        let configs: serde_json::Map<String, Value> = configs
+            .configs
+            .iter()
+            .map(|config| {
+                let set = config.config_source == SET_ON_TOPIC;
+                (config.name.clone(), json!({"value": config.value, "set": set}))
+            })
+            .collect();
+        json!({"topic": name, "id": topic.topic_id.to_string(), "partitions": partitions, "configs": configs})
+    };
+    output(options.format, human, json)
 }
 
 fn delete(name: &str, options: &ClientOptions) -> Result<(), Failure> {
@@ -255,6 +245,5 @@ fn delete(name: &str, options: &ClientOptions) -> Result<(), Failure> {
         options.format,
         || format!("topic {name} deleted"),
         || json!({"topic": name, "deleted": true}),
-    );
-    Ok(())
+    )
 }

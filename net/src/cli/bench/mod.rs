@@ -13,9 +13,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::Failure;
-use super::arguments::{Bench, Format};
-use super::serve;
+use super::arguments::Bench;
+use super::{Failure, output, serve};
 use crate::node::{self, Running};
 use crate::runtime;
 use limits::{Limits, VOID_BELOW_US, micros};
@@ -51,11 +50,8 @@ pub fn run(bench: &Bench) -> Result<(), Failure> {
     for nodes in &bench.nodes {
         all.push(measure(bench, &directory.0, usize::from(*nodes))?);
     }
-    match bench.format {
-        Format::Human => print_human(bench, &limits, &all),
-        Format::Json => println!("{}", to_json(bench, &limits, &all)),
-    }
-    Ok(())
+    let human = || to_lines(bench, &limits, &all).join("\n");
+    output(bench.format, human, || to_json(bench, &limits, &all))
 }
 
 fn measure(bench: &Bench, directory: &Path, nodes: usize) -> Result<Figures, Failure> {
@@ -94,40 +90,40 @@ fn measure(bench: &Bench, directory: &Path, nodes: usize) -> Result<Figures, Fai
     Ok(Figures { nodes, lone, fdatasync, loads })
 }
 
-fn print_human(bench: &Bench, limits: &Limits, all: &[Figures]) {
+fn to_lines(bench: &Bench, limits: &Limits, all: &[Figures]) -> Vec<String> {
     let sync = micros(&limits.fdatasync, 50.0);
     let trip = micros(&limits.round_trip, 50.0);
-    println!(
+    let mut lines = vec![format!(
         "limits: fdatasync of 4 KiB on a recycled file p50 {sync:.0} us p99 {:.0} us ({}); loopback round trip p50 \
          {trip:.0} us p99 {:.0} us; CRC-32C {:.1} GB/s",
         micros(&limits.fdatasync, 99.0),
         limits.file_system,
         micros(&limits.round_trip, 99.0),
         limits.crc_bytes_per_second / 1e9,
-    );
+    )];
     if sync < VOID_BELOW_US {
-        println!(
+        lines.push(format!(
             "void: an fdatasync in under {VOID_BELOW_US} us reaches no disk; every figure below that contains one means nothing"
-        );
+        ));
     }
-    println!(
+    lines.push(format!(
         "load: {} partitions, one client each with {IN_FLIGHT} batches of {} bytes in flight, {} shards per node, acks=all \
          with fsync, {} s each",
         bench.partitions, bench.batch_bytes, bench.tuning.shards, bench.seconds
-    );
+    ));
     for figures in all {
         let nodes = figures.nodes;
         let (p50, p99) = (micros(&figures.lone, 50.0), micros(&figures.lone, 99.0));
         let floor = micros(&figures.fdatasync, 50.0) + trip;
-        println!(
+        lines.push(format!(
             "{nodes} nodes, lone record of 100 B: p50 {p50:.0} us, p99 {p99:.0} us; {:.2} x (fdatasync {:.0} us + round trip \
              {trip:.0} us)",
             p50 / floor,
             micros(&figures.fdatasync, 50.0),
-        );
+        ));
         for load in &figures.loads {
             let megabytes = load.produce.bytes as f64 / 1e6;
-            println!(
+            lines.push(format!(
                 "{nodes} nodes, {} B: produce {:.1} MB/s, {:.0} records/s; consume {:.1} MB/s; {:.2} fdatasyncs per \
                  acknowledged MB",
                 load.record_bytes,
@@ -135,9 +131,10 @@ fn print_human(bench: &Bench, limits: &Limits, all: &[Figures]) {
                 load.produce.records_per_second(),
                 load.consume.megabytes_per_second(),
                 load.fdatasyncs as f64 / megabytes,
-            );
+            ));
         }
     }
+    lines
 }
 
 fn to_json(bench: &Bench, limits: &Limits, all: &[Figures]) -> Value {
