@@ -15,7 +15,7 @@ use milena_core::shard::Shard;
 use milena_core::{
     Boot, BrokerEpoch, ClientId, Config, Instant, NodeId, Now, ReplicaIncarnation, TopicId, config,
 };
-use milena_wire::batch::{BatchBuilder, Compression, records};
+use milena_wire::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN, records};
 use milena_wire::messages::fetch::{FetchPartition, FetchTopic};
 use milena_wire::messages::list_offsets::{
     EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, ListOffsetsPartition, ListOffsetsTopic, MAX_TIMESTAMP,
@@ -523,6 +523,53 @@ fn what_is_wrong_with_a_produce_is_said_by_partition() {
     let id = broker.send(7, 9, MetadataRequest { topics: Some(topics), ..Default::default() });
     assert!(!broker.answered(id));
     assert_eq!(broker.closed, [ClientId(0), ClientId(7)]);
+}
+
+/// A copy of a batch whose header says something else, with a checksum that fits.
+fn lying(batch: &Bytes, lie: impl FnOnce(&mut BatchHeader)) -> Bytes {
+    let mut header = BatchHeader::parse(batch).expect("a batch");
+    lie(&mut header);
+    let mut bytes = [&header.to_bytes(), &batch[HEADER_LEN..]].concat();
+    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[21..]) as u32;
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+#[test]
+fn records_are_opened_before_they_are_stored() {
+    let mut broker = Broker1::new();
+    for compression in Compression::ALL {
+        let mut three = BatchBuilder::new(0, -1, compression);
+        for i in 0..3 {
+            three.append(i, None, Some(b"value"), &[]);
+        }
+        let three = three.build();
+        let mut zeros = BatchBuilder::new(0, -1, compression);
+        // More than any batch of this topic may hold when it is opened.
+        zeros.append(0, None, Some(&vec![0; 2 << 20]), &[]);
+        let count = lying(&three, |header| header.records_count = 2);
+        let fewer = lying(&three, |header| {
+            (header.records_count, header.last_offset_delta) = (2, 1);
+        });
+        let more = lying(&three, |header| {
+            (header.records_count, header.last_offset_delta) = (4, 3);
+        });
+        let mut garbage = three.to_vec();
+        garbage[HEADER_LEN..].fill(0x55);
+        let garbage = lying(&garbage.into(), |_| ());
+        let codec = lying(&three, |header| header.attributes = header.attributes % 4 + 1);
+        let data = [count, fewer, more, garbage, codec, zeros.build(), three];
+        let id = broker.produce(9, -1, (0..).zip(data).collect());
+        let said = errors(&broker.produced(id));
+        for (partition, code, offset) in &said[..5] {
+            let damaged = [ErrorCode::INVALID_RECORD, ErrorCode::CORRUPT_MESSAGE];
+            assert!(damaged.contains(code), "{compression:?}: {said:?}");
+            assert_eq!(*offset, -1, "{compression:?}: partition {partition} took it");
+        }
+        assert_eq!(said[5].1, ErrorCode::MESSAGE_TOO_LARGE, "{compression:?}: {said:?}");
+        let base = 3 * i64::from(compression as i16);
+        assert_eq!(said[6], (6, ErrorCode::NONE, base), "{compression:?}");
+    }
 }
 
 #[test]

@@ -148,10 +148,10 @@ pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
 
 /// Checks one whole batch as a producer may send it: as [`validate`], and with as many records as offsets, no control
 /// batch, a known codec, and a sequence if it has a producer id. The base offset may be anything: the leader assigns it.
-/// Records that are not compressed are checked one by one; compressed ones only [`records`] can judge.
+/// The records are checked one by one; compressed ones may have `limit` bytes, of which few are in memory at a time.
 ///
 /// A sequence without a producer id is accepted, since some clients always write zero.
-pub fn validate_produce(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
+pub fn validate_produce(bytes: &[u8], limit: DecompressLimit) -> Result<BatchHeader, BatchError> {
     let header = validate_intact(bytes)?;
     if i64::from(header.records_count) != i64::from(header.last_offset_delta) + 1 {
         return Err(BatchError::Count { count: header.records_count });
@@ -162,9 +162,7 @@ pub fn validate_produce(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     if header.producer_id >= 0 && header.base_sequence < 0 {
         return Err(BatchError::Sequence(header.base_sequence));
     }
-    if header.compression()? == Compression::None {
-        records::check(&header, &bytes[HEADER_LEN..])?;
-    }
+    records::check(&header, &bytes[HEADER_LEN..], limit)?;
     Ok(header)
 }
 

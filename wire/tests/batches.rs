@@ -26,7 +26,7 @@ fn batch(base_offset: i64, compression: Compression, count: i64) -> Bytes {
 fn built_batches_are_valid_and_open_again() {
     for compression in Compression::ALL {
         let batch = batch(40, compression, 3_000);
-        let header = validate_produce(&batch).expect("valid");
+        let header = validate_produce(&batch, LIMIT).expect("valid");
         assert_eq!(validate(&batch), Ok(header));
         assert_eq!(
             (header.last_offset(), header.next_offset(), header.size()),
@@ -97,7 +97,7 @@ fn altered(batch: &Bytes, alter: impl FnOnce(&mut BatchHeader)) -> Bytes {
 fn what_a_producer_may_not_send() {
     let batch = batch(0, Compression::None, 3);
     let produce =
-        |alter: fn(&mut BatchHeader)| validate_produce(&altered(&batch, alter)).map(|_| ());
+        |alter: fn(&mut BatchHeader)| validate_produce(&altered(&batch, alter), LIMIT).map(|_| ());
     assert_eq!(produce(|_| ()), Ok(()));
     assert_eq!(produce(|header| header.base_offset = i64::MAX), Ok(()));
     assert_eq!(produce(|header| header.base_sequence = 0), Ok(()));
@@ -125,7 +125,7 @@ fn what_a_producer_may_not_send() {
     // Compaction leaves gaps, and batches without a record.
     assert!(validate(&altered(&batch, |header| header.last_offset_delta = 7)).is_ok());
     assert_eq!(
-        validate_produce(&[&batch[..], &[0]].concat()).map(|_| ()),
+        validate_produce(&[&batch[..], &[0]].concat(), LIMIT).map(|_| ()),
         Err(BatchError::Length(BatchHeader::parse(&batch).expect("valid").batch_length))
     );
 }

@@ -20,6 +20,8 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 /// What the largest struct of a message takes in memory per byte of its shortest form, with room to spare.
 const MEMORY_PER_BYTE: usize = 64;
+/// How the Java library's frame of Snappy begins.
+const SNAPPY_HEAD: &[u8] = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
 /// What else may be allocated meanwhile, by the test harness too.
 const SLACK: usize = 128 << 10;
 
@@ -235,6 +237,38 @@ fn small_batch(compression: Compression) -> Bytes {
     builder.build()
 }
 
+/// Bytes in each of the ways in which a producer may compress them.
+fn compressed(bytes: &[u8]) -> Vec<(Compression, Vec<u8>)> {
+    use std::io::Write;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).expect("into memory");
+    let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    lz4.write_all(bytes).expect("into memory");
+    let bare = snap::raw::Encoder::new().compress_vec(bytes).expect("into memory");
+    let framed = bytes.chunks(32 << 10).fold(SNAPPY_HEAD.to_vec(), |mut framed, block| {
+        let block = snap::raw::Encoder::new().compress_vec(block).expect("into memory");
+        framed.extend_from_slice(&(block.len() as i32).to_be_bytes());
+        framed.extend_from_slice(&block);
+        framed
+    });
+    vec![
+        (Compression::Gzip, gzip.finish().expect("into memory")),
+        (Compression::Snappy, bare),
+        (Compression::Snappy, framed),
+        (Compression::Lz4, lz4.finish().expect("into memory")),
+        (Compression::Zstd, zstd::encode_all(bytes, 3).expect("into memory")),
+    ]
+}
+
+/// Checks a batch as a producer's, within bounds that are the codec's and know nothing of the output.
+fn produced(batch: &Bytes, limit: usize) -> Result<(), BatchError> {
+    let (result, memory) = measured(|| validate_produce(batch, DecompressLimit(limit)).map(|_| ()));
+    // LZ4 holds blocks of 4 MiB, and a bare block of Snappy 22 times its bytes.
+    let bound = (13 << 20) + 22 * batch.len() + SLACK;
+    assert!(memory <= bound, "{memory} bytes of memory for a batch of {}", batch.len());
+    result
+}
+
 /// Opens a batch and counts its records, within bounds.
 fn open(batch: &Bytes, limit: usize) -> Result<usize, BatchError> {
     let (result, memory) = measured(|| {
@@ -331,6 +365,85 @@ fn offsets_within_a_batch_ascend() {
     assert_eq!(open_two(1, 2), Err(BatchError::Record));
 }
 
+/// Whatever a producer compressed is looked at: a header that lies about it, and what is no record, is refused.
+#[test]
+fn compressed_records_are_opened() {
+    let _alone = alone();
+    let batch = small_batch(Compression::None);
+    let records = &batch[HEADER_LEN..];
+    let as_sent = |compression: Compression, body: &[u8], count: i32| {
+        let forged = forged(&batch, body, |header| {
+            header.attributes = compression as i16;
+            (header.records_count, header.last_offset_delta) = (count, count - 1);
+        });
+        produced(&forged, 1 << 20)
+    };
+    for (compression, body) in compressed(records) {
+        assert_eq!(as_sent(compression, &body, 20), Ok(()), "{compression:?}");
+        for lie in [1, 19, 21, i32::MAX] {
+            let refused = Err(BatchError::Record);
+            assert_eq!(as_sent(compression, &body, lie), refused, "{compression:?}: {lie} records");
+        }
+        let cut = as_sent(compression, &body[..body.len() - 9], 20);
+        assert!(cut.is_err(), "{compression:?}: cut short");
+        for garbage in [b"0123456789abcdef".as_slice(), &[0; 16]] {
+            let refused = as_sent(compression, garbage, 20);
+            assert!(refused.is_err(), "{compression:?}: {garbage:?} for records");
+            let refused = as_sent(compression, &[&body, garbage].concat(), 20);
+            assert!(refused.is_err(), "{compression:?}: {garbage:?} behind the records");
+        }
+    }
+    // Three records whose offsets count 0, 2, 1; whose second is too short by one; with a fourth one behind them.
+    let record = |offset: u8| [12, 0, 0, 2 * offset, 1, 1, 0];
+    let sound = [record(0), record(1), record(2)].concat();
+    let unordered = [record(0), record(2), record(1)].concat();
+    let repeated = [record(0), record(1), record(1)].concat();
+    let mut short = sound.clone();
+    short[7] = 10;
+    let more = [&sound[..], &record(3)].concat();
+    for (records, expected) in [
+        (&sound, Ok(())),
+        (&unordered, Err(BatchError::Record)),
+        (&repeated, Err(BatchError::Record)),
+        (&short, Err(BatchError::Record)),
+        (&more, Err(BatchError::Record)),
+    ] {
+        assert_eq!(as_sent(Compression::None, records, 3), expected, "{records:?}");
+        for (compression, body) in compressed(records) {
+            let seen = as_sent(compression, &body, 3);
+            assert_eq!(seen, expected, "{compression:?}: {records:?}");
+        }
+    }
+}
+
+/// Checking takes memory for a window, not for what comes out: neither for large values nor for headers without number.
+#[test]
+fn bombs_from_producers() {
+    let _alone = alone();
+    let (zeros, headers) = (32 << 20, 1 << 20);
+    let varint = |value: usize| -> Vec<u8> {
+        let groups = (0..5).map(|group| (2 * value >> (7 * group)) as u8 & 0x7f);
+        groups.enumerate().map(|(i, group)| if i < 4 { group | 0x80 } else { group }).collect()
+    };
+    // Attributes, timestamp, offset, null key; a value of many zeros, or many headers without name and value.
+    let value = [&[0, 0, 0, 1][..], &varint(zeros), &vec![0; zeros], &[0]].concat();
+    let names = [&[0, 0, 0, 1, 1][..], &varint(headers), &[0, 1].repeat(headers)].concat();
+    for record in [value, names] {
+        let records = [varint(record.len()), record].concat();
+        for (compression, body) in compressed(&records) {
+            let bomb = forged(&small_batch(Compression::None), &body, |header| {
+                header.attributes = compression as i16;
+                (header.records_count, header.last_offset_delta) = (1, 0);
+            });
+            assert!(bomb.len() < 4 << 20, "{compression:?}: {}", bomb.len());
+            assert_eq!(produced(&bomb, records.len()), Ok(()), "{compression:?}");
+            let limit = records.len() - 1;
+            let refused = Err(BatchError::TooLarge(limit));
+            assert_eq!(produced(&bomb, limit), refused, "{compression:?}");
+        }
+    }
+}
+
 #[test]
 fn bombs() {
     let _alone = alone();
@@ -357,7 +470,7 @@ fn snappy_sizes_are_not_believed() {
         assert!(memory < 1 << 20, "{memory} bytes of memory");
         result
     };
-    let magic = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
+    let magic = SNAPPY_HEAD;
     // A bare block that claims 60 MB, the same in a frame, and blocks longer than what is there.
     let claim = [0x80, 0x8e, 0xce, 0x1c, 0];
     assert_eq!(open_body(&claim), Err(BatchError::Decompress));
@@ -483,7 +596,7 @@ proptest! {
             let mut damaged = batch.to_vec();
             mutate(&mut damaged, source);
             let damaged = Bytes::from(damaged);
-            let _any_result = validate_produce(&damaged);
+            let _any_result = produced(&damaged, 1 << 20);
             let walked: usize = batches(&damaged).flatten().map(|(_, bytes)| bytes.len()).sum();
             prop_assert!(walked <= damaged.len());
             let _any_result = open(&damaged, 1 << 20);
@@ -497,7 +610,7 @@ proptest! {
                     header.last_offset_delta = [19, i32::MAX, -1, i32::MIN][source.below(4) as usize];
                 }
             });
-            if let Ok(header) = validate_produce(&forged) {
+            if let Ok(header) = validate_produce(&forged, DecompressLimit(1 << 20)) {
                 prop_assert!(header.next_offset() >= header.base_offset);
             }
             let _any_result = open(&forged, 1 << 20);

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use milena_wire::batch::{self, BatchHeader, Compression, DecompressLimit, record_iterator};
+use milena_wire::batch::{self, BatchHeader, Compression, DecompressLimit};
 use milena_wire::messages::produce::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData,
     PartitionProduceResponse, TopicProduceResponse,
@@ -31,8 +31,10 @@ const ZSTD_VERSION: i16 = 7;
 const LEADER_VERSION: i16 = 10;
 /// Record bytes that wait for room in the store, per shard, as a share of the memory it may use.
 const STALLED_SHARE: u64 = 8;
-/// What a batch may hold decompressed, as a multiple of the largest batch taken.
+/// What a batch may hold decompressed, as a multiple of the largest batch taken and in bytes: the time for which a client
+/// may keep a shard busy opening what it sent.
 const DECOMPRESSED_RATIO: usize = 64;
+const DECOMPRESSED_BYTES: usize = 256 << 20;
 
 /// A produce part whose batches are appended.
 #[derive(Debug)]
@@ -422,7 +424,10 @@ fn check(version: i16, records: Bytes, bytes_max: u32) -> Result<(BatchHeader, B
     if records.len() > bytes_max as usize {
         return Err(ErrorCode::MESSAGE_TOO_LARGE.into());
     }
-    let header = batch::validate_produce(&records).map_err(described)?;
+    let opened_max =
+        (bytes_max as usize).saturating_mul(DECOMPRESSED_RATIO).min(DECOMPRESSED_BYTES);
+    let header =
+        batch::validate_produce(&records, DecompressLimit(opened_max)).map_err(described)?;
     if header.producer_id >= 0 || header.is_transactional() {
         return Err(invalid(
             "idempotent and transactional producers are not supported: set enable.idempotence=false",
@@ -431,13 +436,6 @@ fn check(version: i16, records: Bytes, bytes_max: u32) -> Result<(BatchHeader, B
     let compression = header.compression().map_err(described)?;
     if compression == Compression::Zstd && version < ZSTD_VERSION {
         return Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE.into());
-    }
-    // Those that are not compressed have been looked at already.
-    if compression != Compression::None {
-        let limit = DecompressLimit((bytes_max as usize).saturating_mul(DECOMPRESSED_RATIO));
-        for record in record_iterator(&records, limit).map_err(described)? {
-            record.map_err(described)?;
-        }
     }
     Ok((header, records))
 }

@@ -6,7 +6,7 @@
 
 use std::{
     borrow::Cow,
-    io::{Read, Write},
+    io::{self, Read, Write},
 };
 
 use super::BatchError;
@@ -87,35 +87,76 @@ impl Compression {
         }
     }
 
-    /// Decompresses records into at most `limit` bytes.
-    pub(super) fn decompress(
+    /// Decompresses records as they are read, at most `limit` bytes of them; an error of the reader that is no
+    /// [`BatchError`] is one of the codec. Memory goes to windows and blocks, not to the output.
+    pub(super) fn reader(
         self,
         compressed: &[u8],
         limit: DecompressLimit,
-    ) -> Result<Vec<u8>, BatchError> {
-        match self {
-            Compression::None => read_limited(compressed, limit),
-            Compression::Gzip => read_limited(flate2::read::MultiGzDecoder::new(compressed), limit),
-            Compression::Snappy => snappy_decompress(compressed, limit),
-            Compression::Lz4 => read_limited(lz4_flex::frame::FrameDecoder::new(compressed), limit),
+    ) -> Result<impl Read + '_, BatchError> {
+        let reader: Box<dyn Read + '_> = match self {
+            Compression::None => Box::new(compressed),
+            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(compressed)),
+            Compression::Snappy => Box::new(SnappyReader::new(compressed, limit)?),
+            Compression::Lz4 => Box::new(Lz4Reader(lz4_flex::frame::FrameDecoder::new(compressed))),
             Compression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)
                     .map_err(|_| BatchError::Decompress)?;
                 let window = limit.0.checked_next_power_of_two().map_or(u32::MAX, usize::ilog2);
                 let window = window.clamp(*ZSTD_WINDOW_LOG.start(), *ZSTD_WINDOW_LOG.end());
                 decoder.window_log_max(window).map_err(|_| BatchError::Decompress)?;
-                read_limited(decoder, limit)
+                Box::new(decoder)
             }
-        }
+        };
+        Ok(Limited { reader, limit, read: 0 })
+    }
+
+    /// Decompresses records into at most `limit` bytes.
+    pub(super) fn decompress(
+        self,
+        compressed: &[u8],
+        limit: DecompressLimit,
+    ) -> Result<Vec<u8>, BatchError> {
+        let mut output = Vec::new();
+        self.reader(compressed, limit)?.read_to_end(&mut output).map_err(read_error)?;
+        Ok(output)
     }
 }
 
-fn read_limited(from: impl Read, limit: DecompressLimit) -> Result<Vec<u8>, BatchError> {
-    let mut output = Vec::new();
-    // One byte more than allowed tells an output of exactly the limit from a larger one.
-    let read_max = (limit.0 as u64).saturating_add(1);
-    from.take(read_max).read_to_end(&mut output).map_err(|_| BatchError::Decompress)?;
-    if output.len() > limit.0 { Err(BatchError::TooLarge(limit.0)) } else { Ok(output) }
+/// What a failed read of records means.
+pub(super) fn read_error(error: io::Error) -> BatchError {
+    error.downcast().unwrap_or(BatchError::Decompress)
+}
+
+/// A reader that fails where more comes than the limit.
+struct Limited<R> {
+    reader: R,
+    limit: DecompressLimit,
+    read: usize,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.read += read;
+        if self.read > self.limit.0 {
+            return Err(io::Error::other(BatchError::TooLarge(self.limit.0)));
+        }
+        Ok(read)
+    }
+}
+
+/// One LZ4 frame and nothing behind it.
+struct Lz4Reader<'a>(lz4_flex::frame::FrameDecoder<&'a [u8]>);
+
+impl Read for Lz4Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.0.read(buffer)?;
+        if read == 0 && !buffer.is_empty() && !self.0.get_ref().is_empty() {
+            return Err(io::Error::other(BatchError::Decompress));
+        }
+        Ok(read)
+    }
 }
 
 fn snappy_compress(records: &[u8]) -> Vec<u8> {
@@ -131,42 +172,56 @@ fn snappy_compress(records: &[u8]) -> Vec<u8> {
     output
 }
 
-fn snappy_decompress(compressed: &[u8], limit: DecompressLimit) -> Result<Vec<u8>, BatchError> {
-    let mut output = Vec::new();
-    if !compressed.starts_with(SNAPPY_MAGIC) {
-        snappy_block(compressed, limit, &mut output)?;
-        return Ok(output);
-    }
-    let mut rest = compressed.get(SNAPPY_HEADER_LEN..).ok_or(BatchError::Decompress)?;
-    while !rest.is_empty() {
-        let (length, tail) = rest.split_first_chunk::<4>().ok_or(BatchError::Decompress)?;
-        let length =
-            usize::try_from(i32::from_be_bytes(*length)).map_err(|_| BatchError::Decompress)?;
-        let (block, tail) = tail.split_at_checked(length).ok_or(BatchError::Decompress)?;
-        snappy_block(block, limit, &mut output)?;
-        rest = tail;
-    }
-    Ok(output)
+/// Snappy's blocks, one after the other.
+struct SnappyReader<'a> {
+    rest: &'a [u8],
+    framed: bool,
+    limit: DecompressLimit,
+    block: Vec<u8>,
+    /// How much of the block has been read.
+    position: usize,
 }
 
-/// Appends one decompressed block. Its declared size is believed only as far as its bytes could reach.
-fn snappy_block(
-    block: &[u8],
-    limit: DecompressLimit,
-    output: &mut Vec<u8>,
-) -> Result<(), BatchError> {
-    let size = snap::raw::decompress_len(block).map_err(|_| BatchError::Decompress)?;
-    if size > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
-        return Err(BatchError::Decompress);
+impl<'a> SnappyReader<'a> {
+    fn new(compressed: &'a [u8], limit: DecompressLimit) -> Result<SnappyReader<'a>, BatchError> {
+        let framed = compressed.starts_with(SNAPPY_MAGIC);
+        let start = if framed { SNAPPY_HEADER_LEN } else { 0 };
+        let rest = compressed.get(start..).ok_or(BatchError::Decompress)?;
+        Ok(SnappyReader { rest, framed, limit, block: Vec::new(), position: 0 })
     }
-    let start = output.len();
-    if size > limit.0 - start {
-        return Err(BatchError::TooLarge(limit.0));
+
+    /// Decompresses the next block. Its declared size is believed only as far as its bytes could reach.
+    fn next_block(&mut self) -> Result<(), BatchError> {
+        let mut block = std::mem::take(&mut self.rest);
+        if self.framed {
+            let (length, tail) = block.split_first_chunk::<4>().ok_or(BatchError::Decompress)?;
+            let length =
+                usize::try_from(i32::from_be_bytes(*length)).map_err(|_| BatchError::Decompress)?;
+            (block, self.rest) = tail.split_at_checked(length).ok_or(BatchError::Decompress)?;
+        }
+        let size = snap::raw::decompress_len(block).map_err(|_| BatchError::Decompress)?;
+        if size > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
+            return Err(BatchError::Decompress);
+        }
+        if size > self.limit.0 {
+            return Err(BatchError::TooLarge(self.limit.0));
+        }
+        self.block.resize(size, 0);
+        self.position = 0;
+        snap::raw::Decoder::new()
+            .decompress(block, &mut self.block)
+            .map_err(|_| BatchError::Decompress)?;
+        Ok(())
     }
-    output.resize(start + size, 0);
-    let written = snap::raw::Decoder::new()
-        .decompress(block, &mut output[start..])
-        .map_err(|_| BatchError::Decompress)?;
-    output.truncate(start + written);
-    Ok(())
+}
+
+impl Read for SnappyReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.position == self.block.len() && !self.rest.is_empty() {
+            self.next_block().map_err(io::Error::other)?;
+        }
+        let read = (&self.block[self.position..]).read(buffer)?;
+        self.position += read;
+        Ok(read)
+    }
 }

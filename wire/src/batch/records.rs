@@ -1,16 +1,21 @@
 //! Opening a batch: its records one by one.
 //!
 //! A declared length is held against the bytes of its record, and a record against those of the batch; keys and values
-//! are slices of the (decompressed) batch.
+//! are slices of the (decompressed) batch. Who only wants to know whether they are sound needs none of them in memory.
 
+use std::io::{BufRead, BufReader};
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, buf::Reader};
 
+use super::compression::read_error;
 use super::{
     BatchError, BatchHeader, Compression, DecompressLimit, HEADER_LEN, RECORD_SIZE_MIN,
     TimestampType,
 };
+
+/// Decompressed bytes that are looked at together.
+const WINDOW_BYTES: usize = 32 << 10;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +37,7 @@ pub struct RecordIterator {
     header: BatchHeader,
     /// All records, decompressed.
     bytes: Bytes,
-    walk: Walk,
+    walk: Walk<Reader<Bytes>>,
 }
 
 /// The records of a batch, in order, checked as they are read: consistent lengths, ascending offsets within the
@@ -56,7 +61,11 @@ pub fn record_iterator(
         Compression::None => body,
         compression => compression.decompress(&body, limit)?.into(),
     };
-    let walk = Walk::new(&header, &bytes)?;
+    let count = header.records_count;
+    if count < 0 || count as usize > bytes.len() / RECORD_SIZE_MIN {
+        return Err(BatchError::Count { count });
+    }
+    let walk = Walk::new(&header, bytes.clone().reader())?;
     Ok(RecordIterator { header, bytes, walk })
 }
 
@@ -79,9 +88,7 @@ impl Iterator for RecordIterator {
         let header = &self.header;
         let mut headers = Vec::new();
         let share = |range: Range<usize>| self.bytes.slice(range);
-        let fields = self
-            .walk
-            .next(&self.bytes, |name, value| headers.push((share(name), value.map(share))));
+        let fields = self.walk.next(|name, value| headers.push((share(name), value.map(share))));
         let record = fields.and_then(|fields| {
             let offset = header
                 .base_offset
@@ -103,13 +110,20 @@ impl Iterator for RecordIterator {
     }
 }
 
-/// Checks the records of an uncompressed batch as [`record_iterator`] would, without taking them out.
-pub(super) fn check(header: &BatchHeader, records: &[u8]) -> Result<(), BatchError> {
-    let mut walk = Walk::new(header, records)?;
-    while !walk.is_done() {
-        walk.next(records, |_name, _value| ())?;
+/// Checks the records of a batch as [`record_iterator`] would, without taking them out: however many bytes they have, only
+/// a window of them is in memory.
+pub(super) fn check(
+    header: &BatchHeader,
+    records: &[u8],
+    limit: DecompressLimit,
+) -> Result<(), BatchError> {
+    match header.compression()? {
+        Compression::None => Walk::new(header, records)?.check(),
+        compression => {
+            let reader = compression.reader(records, limit)?;
+            Walk::new(header, BufReader::with_capacity(WINDOW_BYTES, reader))?.check()
+        }
     }
-    Ok(())
 }
 
 /// Where the fields of a record lie.
@@ -121,46 +135,52 @@ struct RecordFields {
 }
 
 /// A walk over records that lie one after another.
-struct Walk {
-    position: usize,
+struct Walk<R> {
+    cursor: Cursor<R>,
     records_left: i32,
     /// The least offset delta the next record may have.
     offset_delta_min: i32,
     offset_delta_max: i32,
 }
 
-impl Walk {
-    fn new(header: &BatchHeader, records: &[u8]) -> Result<Walk, BatchError> {
+impl<R: BufRead> Walk<R> {
+    fn new(header: &BatchHeader, records: R) -> Result<Walk<R>, BatchError> {
         let count = header.records_count;
-        if count < 0 || count as usize > records.len() / RECORD_SIZE_MIN {
+        if count < 0 {
             return Err(BatchError::Count { count });
         }
-        if count == 0 && !records.is_empty() {
-            return Err(BatchError::Record);
-        }
+        let cursor = Cursor { reader: records, position: 0, end: usize::MAX };
         let offset_delta_max = header.last_offset_delta;
-        Ok(Walk { position: 0, records_left: count, offset_delta_min: 0, offset_delta_max })
+        let mut walk = Walk { cursor, records_left: count, offset_delta_min: 0, offset_delta_max };
+        if count == 0 {
+            walk.cursor.expect_end()?;
+        }
+        Ok(walk)
     }
 
     fn is_done(&self) -> bool {
         self.records_left == 0
     }
 
+    fn check(mut self) -> Result<(), BatchError> {
+        while !self.is_done() {
+            self.next(|_name, _value| ())?;
+        }
+        Ok(())
+    }
+
     /// Reads a record; `on_header` sees where name and value of each of its headers lie. An error ends the walk.
     fn next(
         &mut self,
-        records: &[u8],
         mut on_header: impl FnMut(Range<usize>, Option<Range<usize>>),
     ) -> Result<RecordFields, BatchError> {
         self.records_left -= 1;
-        let mut outer = Cursor { bytes: records, position: self.position };
-        let size = outer.varint32()?;
-        let record = outer.take(size)?;
-        self.position = record.end;
-        if self.records_left == 0 && self.position < records.len() {
-            return Err(BatchError::Record);
-        }
-        let mut cursor = Cursor { bytes: &records[..record.end], position: record.start };
+        let cursor = &mut self.cursor;
+        let size = cursor.varint32()?;
+        cursor.end = usize::try_from(size)
+            .ok()
+            .and_then(|size| cursor.position.checked_add(size))
+            .ok_or(BatchError::Record)?;
         let _attributes = cursor.take(1)?;
         let timestamp_delta = cursor.varint64()?;
         let offset_delta = cursor.varint32()?;
@@ -179,32 +199,53 @@ impl Walk {
             let name = cursor.nullable()?.ok_or(BatchError::Record)?;
             on_header(name, cursor.nullable()?);
         }
-        if cursor.remaining() > 0 {
+        if cursor.position < cursor.end {
             return Err(BatchError::Record);
+        }
+        cursor.end = usize::MAX;
+        if self.records_left == 0 {
+            cursor.expect_end()?;
         }
         Ok(RecordFields { timestamp_delta, offset_delta, key, value })
     }
 }
 
-/// A position that never passes the end of `bytes`.
-struct Cursor<'a> {
-    bytes: &'a [u8],
+/// A position that never passes the end of what is read, nor `end`.
+struct Cursor<R> {
+    reader: R,
     position: usize,
+    /// Of the record that is being read.
+    end: usize,
 }
 
-impl Cursor<'_> {
-    fn remaining(&self) -> usize {
-        self.bytes.len() - self.position
+impl<R: BufRead> Cursor<R> {
+    fn expect_end(&mut self) -> Result<(), BatchError> {
+        match self.reader.fill_buf().map_err(read_error)? {
+            [] => Ok(()),
+            _ => Err(BatchError::Record),
+        }
     }
 
     fn take(&mut self, size: i32) -> Result<Range<usize>, BatchError> {
-        let size = usize::try_from(size).map_err(|_| BatchError::Record)?;
-        if size > self.remaining() {
+        let mut left = usize::try_from(size).map_err(|_| BatchError::Record)?;
+        if left > self.end - self.position {
             return Err(BatchError::Record);
         }
         let start = self.position;
-        self.position += size;
+        while left > 0 {
+            let there = self.reader.fill_buf().map_err(read_error)?.len();
+            if there == 0 {
+                return Err(BatchError::Record);
+            }
+            self.consume(there.min(left));
+            left -= there.min(left);
+        }
         Ok(start..self.position)
+    }
+
+    fn consume(&mut self, size: usize) {
+        self.reader.consume(size);
+        self.position += size;
     }
 
     fn nullable(&mut self) -> Result<Option<Range<usize>>, BatchError> {
@@ -226,14 +267,16 @@ impl Cursor<'_> {
     /// A zigzag variable-length integer of at most `groups_max` bytes.
     fn zigzag(&mut self, groups_max: usize) -> Result<i64, BatchError> {
         let mut value = 0u64;
-        for (index, &byte) in self.bytes[self.position..].iter().take(groups_max).enumerate() {
+        for index in 0..groups_max.min(self.end - self.position) {
+            let there = self.reader.fill_buf().map_err(read_error)?;
+            let Some(&byte) = there.first() else { break };
             // Ten groups hold 70 bits: the tenth may bring only one.
             if index == 9 && byte > 1 {
                 return Err(BatchError::Record);
             }
+            self.consume(1);
             value |= u64::from(byte & 0x7f) << (7 * index);
             if byte < 0x80 {
-                self.position += index + 1;
                 return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
             }
         }
