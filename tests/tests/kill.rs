@@ -10,6 +10,7 @@ use milena_tests::Cluster;
 use rdkafka::ClientConfig;
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -32,6 +33,25 @@ impl Draw {
 
 fn payload(number: u64) -> String {
     format!("{number:012}:{}", "x".repeat((number % 97) as usize))
+}
+
+/// Three nodes with the topic, whose unsynced writes are treated so.
+fn cluster(unsynced: &str) -> Result<Cluster> {
+    let cluster = Cluster::start(3, &[("MILENA_UNSYNCED", unsynced)])?;
+    let partitions = PARTITIONS.to_string();
+    let create = ["topic", "create", "kept", "--replication-factor", "3", "--partitions"];
+    cluster.must(&[&create[..], &[&partitions]].concat())?;
+    Ok(cluster)
+}
+
+/// Gives the producer the record of a number.
+fn send(producer: &ThreadedProducer<Reports>, number: u64) -> Result<(), KafkaError> {
+    let value = payload(number);
+    let record = BaseRecord::with_opaque_to("kept", Box::new(number))
+        .partition(number as i32 % PARTITIONS)
+        .key("")
+        .payload(&value);
+    producer.send(record).map_err(|(error, _)| error)
 }
 
 /// Everything in the topic, by partition and offset.
@@ -85,17 +105,7 @@ fn missing(cluster: &Cluster, reports: &Reports) -> Result<Vec<(u64, i32, i64)>>
 
 #[test]
 fn fifty_kills_lose_nothing_that_was_acknowledged() -> Result<()> {
-    let mut cluster = Cluster::start(3, &[("MILENA_UNSYNCED", "memory")])?;
-    let partitions = PARTITIONS.to_string();
-    cluster.must(&[
-        "topic",
-        "create",
-        "kept",
-        "--partitions",
-        &partitions,
-        "--replication-factor",
-        "3",
-    ])?;
+    let mut cluster = cluster("memory")?;
 
     let seed = std::env::var("MILENA_KILL_SEED")
         .ok()
@@ -122,12 +132,7 @@ fn fifty_kills_lose_nothing_that_was_acknowledged() -> Result<()> {
             );
             let outstanding = sent as usize - reports.all().len();
             if outstanding < 500 {
-                let value = payload(sent);
-                let record = BaseRecord::with_opaque_to("kept", Box::new(sent))
-                    .partition(sent as i32 % PARTITIONS)
-                    .key("")
-                    .payload(&value);
-                if producer.send(record).is_ok() {
+                if send(&producer, sent).is_ok() {
                     sent += 1;
                 }
             } else {
@@ -155,26 +160,11 @@ fn fifty_kills_lose_nothing_that_was_acknowledged() -> Result<()> {
 /// The proof that the test above can fail: a file layer that answers syncs without doing them loses acknowledged records.
 #[test]
 fn a_driver_that_skips_its_syncs_is_caught() -> Result<()> {
-    let mut cluster = Cluster::start(3, &[("MILENA_UNSYNCED", "memory-and-skip-syncs")])?;
-    let partitions = PARTITIONS.to_string();
-    cluster.must(&[
-        "topic",
-        "create",
-        "kept",
-        "--partitions",
-        &partitions,
-        "--replication-factor",
-        "3",
-    ])?;
+    let mut cluster = cluster("memory-and-skip-syncs")?;
     let reports = Reports::default();
     let producer: ThreadedProducer<Reports> = producer(&cluster, &[], reports.clone());
     for number in 0..200 {
-        let value = payload(number);
-        let record = BaseRecord::with_opaque_to("kept", Box::new(number))
-            .partition(number as i32 % PARTITIONS)
-            .key("")
-            .payload(&value);
-        producer.send(record).map_err(|(error, _)| error)?;
+        send(&producer, number)?;
     }
     producer.flush(Duration::from_secs(30))?;
     ensure!(
