@@ -98,6 +98,20 @@ impl Node {
         self.environment.push((name.into(), value.into()));
     }
 
+    /// Sets a flag that it was started with to another value, from the next start on.
+    pub fn set_flag(&mut self, name: &str, value: &str) {
+        let place = self.arguments.iter().position(|argument| argument == name);
+        self.arguments[place.expect("it was started with that flag") + 1] = value.into();
+    }
+
+    /// Names of its process's threads.
+    pub fn threads(&self) -> Result<Vec<String>> {
+        let pid = self.pid().context("it runs")?;
+        std::fs::read_dir(format!("/proc/{pid}/task"))?
+            .map(|task| Ok(std::fs::read_to_string(task?.path().join("comm"))?.trim().into()))
+            .collect()
+    }
+
     /// Whether its process runs.
     pub fn runs(&mut self) -> bool {
         self.process.as_mut().is_some_and(|p| matches!(p.try_wait(), Ok(None)))
@@ -127,10 +141,19 @@ pub struct Cluster {
 impl Cluster {
     /// `count` nodes, each broker and controller, started, with variables in their environment.
     pub fn start(count: usize, environment: &[(&str, &str)]) -> Result<Cluster> {
-        Cluster::start_in(tempfile::tempdir()?, count, environment, &[])
+        Cluster::start_with(count, environment, &[])
     }
 
-    /// The same with `node-ID` of a directory as their data, and more flags.
+    /// The same, with more flags.
+    pub fn start_with(
+        count: usize,
+        environment: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Result<Cluster> {
+        Cluster::start_in(tempfile::tempdir()?, count, environment, flags)
+    }
+
+    /// The same with `node-ID` of a directory as their data.
     pub fn start_in(
         directory: tempfile::TempDir,
         count: usize,

@@ -1,74 +1,17 @@
 //! librdkafka against three real processes: every acks, every codec, headers, timestamps, offsets and times.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use milena_tests::Cluster;
-use rdkafka::ClientConfig;
-use rdkafka::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::consumer::Consumer;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 mod common;
-use common::{Reports, producer};
-
-fn consumer(cluster: &Cluster) -> BaseConsumer {
-    ClientConfig::new()
-        .set("bootstrap.servers", cluster.bootstrap())
-        .set("group.id", "none")
-        .set("enable.auto.commit", "false")
-        .set("auto.offset.reset", "error")
-        .create()
-        .expect("a consumer")
-}
-
-/// One record as a consumer saw it.
-#[derive(Debug, PartialEq)]
-struct Seen {
-    offset: i64,
-    timestamp: i64,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Option<Vec<u8>>)>,
-}
-
-/// Reads `count` records of a partition from an offset on, by assignment.
-fn read(
-    cluster: &Cluster,
-    topic: &str,
-    partition: i32,
-    from: Offset,
-    count: usize,
-) -> Result<Vec<Seen>> {
-    let consumer = consumer(cluster);
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, partition, from)?;
-    consumer.assign(&list)?;
-    let (mut seen, end) = (Vec::new(), Instant::now() + Duration::from_secs(30));
-    while seen.len() < count {
-        ensure!(
-            Instant::now() < end,
-            "read {} of {count} records of {topic}-{partition}",
-            seen.len()
-        );
-        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
-            let message = message?;
-            seen.push(Seen {
-                offset: message.offset(),
-                timestamp: message.timestamp().to_millis().unwrap_or(-1),
-                key: message.key().map(<[u8]>::to_vec),
-                value: message.payload().map(<[u8]>::to_vec),
-                headers: message.headers().map_or(Vec::new(), |h| {
-                    h.iter().map(|h| (h.key.to_string(), h.value.map(<[u8]>::to_vec))).collect()
-                }),
-            });
-        }
-    }
-    Ok(seen)
-}
+use common::{Reports, consumer, producer, read};
 
 /// The attributes' codec bits of every batch in every segment and journal file of the cluster that holds `needle`-free
 /// bytes of this topic: what really lies on disk.
@@ -140,7 +83,7 @@ fn librdkafka_produces_and_consumes_everything() -> Result<()> {
         let seen = read(&cluster, "letters", partition, Offset::Beginning, 100)?;
         for (i, record) in seen.iter().enumerate() {
             let value = (i != 7).then(|| format!("v{i}").into_bytes());
-            let expected = Seen {
+            let expected = common::Seen {
                 offset: i as i64,
                 timestamp: 1_000_000_000_000 + i as i64,
                 key: Some(format!("k{i}").into_bytes()),

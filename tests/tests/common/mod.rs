@@ -1,13 +1,16 @@
-//! librdkafka with its delivery reports kept.
+//! librdkafka with its delivery reports kept, and what its consumer sees.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use milena_tests::Cluster;
 use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Headers};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientConfig, Message};
 
 /// One delivery report: the number that the record was sent with, and where it went.
@@ -70,4 +73,68 @@ pub fn send_one(cluster: &Cluster, topic: &str, value: &str) -> Result<(i32, i64
         .map_err(|(error, _)| error)?;
     producer.flush(Duration::from_secs(10)).ok();
     reports.all().pop().expect("every record gets a report").1
+}
+
+/// A consumer against the cluster, which takes what it is assigned.
+#[allow(dead_code, reason = "each test binary uses its share of this module")]
+pub fn consumer(cluster: &Cluster) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap())
+        .set("group.id", "none")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .create()
+        .expect("a consumer")
+}
+
+/// One record as a consumer saw it.
+#[derive(Debug, PartialEq)]
+#[allow(dead_code, reason = "each test binary uses its share of this module")]
+pub struct Seen {
+    /// Where it lies.
+    pub offset: i64,
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// Reads `count` records of a partition from an offset on, by assignment.
+#[allow(dead_code, reason = "each test binary uses its share of this module")]
+pub fn read(
+    cluster: &Cluster,
+    topic: &str,
+    partition: i32,
+    from: Offset,
+    count: usize,
+) -> anyhow::Result<Vec<Seen>> {
+    let consumer = consumer(cluster);
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, from)?;
+    consumer.assign(&list)?;
+    let (mut seen, end) = (Vec::new(), Instant::now() + Duration::from_secs(30));
+    while seen.len() < count {
+        ensure!(
+            Instant::now() < end,
+            "read {} of {count} records of {topic}-{partition}",
+            seen.len()
+        );
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            let message = message?;
+            seen.push(Seen {
+                offset: message.offset(),
+                timestamp: message.timestamp().to_millis().unwrap_or(-1),
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+                headers: message.headers().map_or(Vec::new(), |h| {
+                    h.iter().map(|h| (h.key.to_string(), h.value.map(<[u8]>::to_vec))).collect()
+                }),
+            });
+        }
+    }
+    Ok(seen)
 }
