@@ -20,6 +20,10 @@ use milena_core::{
 };
 use milena_wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use milena_wire::messages::delete_topics::DeleteTopicsRequest;
+use milena_wire::messages::describe_quorum::{
+    DescribeQuorumPartition, DescribeQuorumRequest, DescribeQuorumResponse, DescribeQuorumTopic,
+    METADATA_TOPIC, QuorumReplica,
+};
 use milena_wire::{ErrorCode, Request, Response};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -295,6 +299,21 @@ impl World {
         response.topics[0].error_code
     }
 
+    /// Asks a node about the quorum, and about another log, and waits.
+    fn describe(&mut self, node: i32, id: u64) -> DescribeQuorumResponse {
+        let topic = |name: &str, partition_index| DescribeQuorumTopic {
+            topic_name: name.into(),
+            partitions: vec![DescribeQuorumPartition { partition_index }],
+        };
+        let topics = vec![topic(METADATA_TOPIC, 0), topic(METADATA_TOPIC, 1), topic("t", 0)];
+        self.administer(node, id, DescribeQuorumRequest { topics }.into());
+        self.until("described", 2 * SECOND, |world| world.answer(node, id).is_some());
+        match self.answer(node, id) {
+            Some(Response::DescribeQuorum(response)) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn partition(&self, node: i32, name: &str) -> Partition {
         self.image(node).topic(name).expect("there is such a topic").partitions[0].clone()
     }
@@ -437,6 +456,63 @@ fn an_empty_disk_comes_back_without_a_seat() {
     assert_ne!(world.image(leader.0).brokers[&leader].incarnation, before);
     let partition = world.partition(leader.0, "t");
     assert!(!partition.isr.contains(&leader) && !partition.elr.contains(&leader));
+}
+
+#[test]
+fn any_node_describes_the_quorum_as_its_leader_sees_it() {
+    let mut world = World::new(3, 9);
+    world.until("serving", 20 * SECOND, World::all_serve);
+    world.pass(SECOND);
+    let leader = world.active().unwrap();
+    let ids = |some: &[QuorumReplica]| some.iter().map(|r| r.replica_id).collect::<Vec<_>>();
+    for node in 1..=3 {
+        let answer = world.describe(node, 1);
+        assert_eq!(answer.error_code, ErrorCode::NONE);
+        assert_eq!(answer.nodes.iter().map(|n| n.node_id).collect::<Vec<_>>(), [1, 2, 3]);
+        let listener = &answer.nodes[1].listeners[0];
+        assert_eq!((&*listener.host, listener.port), ("localhost", 7002));
+        let told = &answer.topics[0].partitions[0];
+        assert_eq!((told.error_code, told.leader_id), (ErrorCode::NONE, leader));
+        let quorum = world.up[&leader].metadata.view().quorum.view();
+        assert_eq!((told.leader_epoch, told.high_watermark), (quorum.term, quorum.commit));
+        let mut voters = ids(&told.current_voters);
+        voters.sort_unstable();
+        assert_eq!((voters, ids(&told.observers)), (vec![1, 2, 3], vec![]));
+        for voter in &told.current_voters {
+            assert_eq!(voter.log_end_offset, quorum.log_end, "{voter:?}");
+            let disk = quorum.voters[&NodeId(voter.replica_id)];
+            assert_eq!(voter.replica_directory_id.0, disk.0.to_be_bytes());
+            assert_eq!(voter.last_caught_up_timestamp, voter.last_fetch_timestamp);
+        }
+        for other in &answer.topics[1..] {
+            let code = other.partitions[0].error_code;
+            assert_eq!(code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        }
+    }
+
+    // A disk that was replaced observes beside the lost one, which still counts.
+    let replaced = leader % 3 + 1;
+    let lost = world.image(leader).brokers[&NodeId(replaced)].incarnation;
+    world.stop(replaced);
+    world.disks.insert(replaced, InstantDisk::default());
+    world.start(replaced);
+    let new = |w: &World| w.image(leader).brokers[&NodeId(replaced)].incarnation != lost;
+    world.until("registered", 30 * SECOND, |w| new(w) && w.all_serve());
+    world.pass(SECOND);
+    let answer = world.describe(replaced, 2);
+    let told = &answer.topics[0].partitions[0];
+    assert_eq!(ids(&told.observers), [replaced]);
+    assert_eq!(told.observers[0].log_end_offset, told.high_watermark);
+    let voter = told.current_voters.iter().find(|voter| voter.replica_id == replaced).unwrap();
+    assert_eq!(voter.replica_directory_id.0, lost.0.to_be_bytes());
+    assert!(voter.log_end_offset < told.high_watermark, "{voter:?}");
+    assert_eq!(voter.last_caught_up_timestamp, -1);
+
+    // Without a leader the client is told so, and where the controllers are.
+    world.stop(leader);
+    let answer = world.describe(replaced, 3);
+    assert_eq!(answer.error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    assert_eq!((answer.topics.len(), answer.nodes.len()), (0, 3));
 }
 
 #[test]

@@ -11,11 +11,12 @@ use crate::{
     messages::{
         ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
         DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest, DescribeClusterResponse,
-        DescribeConfigsRequest, DescribeConfigsResponse, DescribeTopicPartitionsRequest,
-        DescribeTopicPartitionsResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
-        FindCoordinatorResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
-        MetadataResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
-        ProduceRequest, ProduceResponse, api_versions::ApiVersion,
+        DescribeConfigsRequest, DescribeConfigsResponse, DescribeQuorumRequest,
+        DescribeQuorumResponse, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
+        FetchRequest, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse,
+        ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
+        OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse,
+        api_versions::ApiVersion,
     },
 };
 
@@ -169,6 +170,7 @@ apis! {
     DeleteTopics = 20 (DeleteTopicsRequest, DeleteTopicsResponse),
     OffsetForLeaderEpoch = 23 (OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse),
     DescribeConfigs = 32 (DescribeConfigsRequest, DescribeConfigsResponse),
+    DescribeQuorum = 55 (DescribeQuorumRequest, DescribeQuorumResponse),
     DescribeCluster = 60 (DescribeClusterRequest, DescribeClusterResponse),
     DescribeTopicPartitions = 75 (DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse),
 }

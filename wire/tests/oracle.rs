@@ -76,6 +76,7 @@ oracle! {
     DeleteTopics DeleteTopicsRequest DeleteTopicsResponse,
     OffsetForLeaderEpoch OffsetForLeaderEpochRequest OffsetForLeaderEpochResponse,
     DescribeConfigs DescribeConfigsRequest DescribeConfigsResponse,
+    DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse,
     DescribeCluster DescribeClusterRequest DescribeClusterResponse,
     DescribeTopicPartitions DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse,
 }

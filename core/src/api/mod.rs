@@ -8,12 +8,14 @@ mod cluster;
 mod configs;
 mod metadata;
 mod partitions;
+mod quorum;
 mod versions;
 
 pub use cluster::{describe_cluster, describe_controllers};
 pub use configs::describe_configs;
 pub use metadata::metadata;
 pub use partitions::describe_topic_partitions;
+pub use quorum::describe_quorum;
 pub use versions::{api_versions, find_coordinator};
 
 use std::collections::BTreeSet;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Refusal;
 use crate::local::AlterPartition;
+use crate::quorum::QuorumDescription;
 use crate::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, TopicId};
 
 /// Between a broker and the active controller.
@@ -55,6 +56,18 @@ pub enum ControllerMessage {
         end: Offset,
         /// For each topic asked about, in the order of the request.
         topics: Vec<Result<TopicSummary, Refusal>>,
+    },
+    /// When a client asks about the quorum.
+    DescribeQuorum {
+        /// Number of the question, from the broker that asks.
+        id: u64,
+    },
+    /// The answer of the quorum's leader to [`ControllerMessage::DescribeQuorum`]; whoever else is asked says nothing.
+    QuorumDescribed {
+        /// Number of the question.
+        id: u64,
+        /// What it knows.
+        description: QuorumDescription,
     },
 }
 

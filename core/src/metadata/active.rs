@@ -161,9 +161,10 @@ impl Active {
                 clients.answers.insert(id, None);
                 Ask::Administer { from, epoch, id, request }
             }
-            ControllerMessage::Registered { .. } | ControllerMessage::Administered { .. } => {
-                return None;
-            }
+            ControllerMessage::Registered { .. }
+            | ControllerMessage::Administered { .. }
+            | ControllerMessage::DescribeQuorum { .. }
+            | ControllerMessage::QuorumDescribed { .. } => return None,
         };
         if self.queue.len() < QUEUE_MAX {
             self.queue.push_back(ask);

@@ -20,9 +20,10 @@ use rand_core::{Rng, SeedableRng};
 use super::active::Active;
 use super::admin::{Admin, Asker};
 use super::broker::{Lifecycle, Turn};
+use super::describe::{Described, Describing};
 use super::{DecodeError, Image, decode_records, encode_records};
 use crate::api::admin::{admin_request, admin_response};
-use crate::api::describe_controllers;
+use crate::api::{describe_controllers, describe_quorum};
 use crate::controller::message::{ControllerMessage, Damage};
 use crate::local::LocalMessage;
 use crate::peer::PeerMessage;
@@ -48,6 +49,7 @@ pub struct Metadata {
     /// What of the quorum and the image the broker last spoke in view of.
     seen: Option<Seen>,
     admin: Admin,
+    describing: Describing,
     /// Messages from this node's broker to its own controller and back.
     loopback: VecDeque<ControllerMessage>,
     rng: ChaCha8Rng,
@@ -105,6 +107,7 @@ impl Metadata {
             broker,
             seen: None,
             admin: Admin::default(),
+            describing: Describing::default(),
             loopback: VecDeque::new(),
             rng,
             halted: false,
@@ -314,6 +317,9 @@ impl Metadata {
             let response = admin_response(&self.config, &done.request, done.topics);
             out.local(shard, LocalMessage::Administered { client, id, response });
         }
+        while let Some(described) = self.describing.overdue(now.mono, &self.config) {
+            say_described(described, out);
+        }
     }
 
     fn send_to_controller(&mut self, message: ControllerMessage, out: &mut Outputs) {
@@ -392,6 +398,15 @@ impl Metadata {
             ControllerMessage::Administered { epoch, id, end, topics } => {
                 self.admin.on_answer(epoch, id, end, topics);
             }
+            ControllerMessage::DescribeQuorum { id } => {
+                if let Some(description) = self.quorum.describe(now) {
+                    self.send(from, ControllerMessage::QuorumDescribed { id, description }, out);
+                }
+            }
+            ControllerMessage::QuorumDescribed { id, description } => {
+                let described = self.describing.on_answer(&self.config, id, &description);
+                described.into_iter().for_each(|described| say_described(described, out));
+            }
             message @ (ControllerMessage::Register(_)
             | ControllerMessage::Heartbeat { .. }
             | ControllerMessage::AlterPartition(_)
@@ -428,6 +443,23 @@ impl Metadata {
                 let response = response.into();
                 out.local(from, LocalMessage::Administered { client, id, response });
             }
+            LocalMessage::Administer {
+                client,
+                id,
+                request: Request::DescribeQuorum(request),
+                ..
+            } => {
+                let asker = Asker { shard: from, client, id };
+                match self.describing.begin(now.mono, asker, request) {
+                    Ok(id) => {
+                        self.send_to_controller(ControllerMessage::DescribeQuorum { id }, out);
+                    }
+                    Err(request) => {
+                        let none = describe_quorum(&self.config, &request, None);
+                        say_described((asker, none), out);
+                    }
+                }
+            }
             LocalMessage::Administer { client, id, version: _, request, context: _ } => {
                 let asker = Asker { shard: from, client, id };
                 let rng = &mut self.rng;
@@ -458,6 +490,11 @@ impl Metadata {
     }
 }
 
+fn say_described((asker, response): Described, out: &mut Outputs) {
+    let Asker { shard, client, id } = asker;
+    out.local(shard, LocalMessage::Administered { client, id, response: response.into() });
+}
+
 impl Machine for Metadata {
     fn step(&mut self, now: Now, input: Input, out: &mut Outputs) {
         if self.halted {
@@ -485,6 +522,7 @@ impl Machine for Metadata {
             (speak_at, Timer::BrokerHeartbeat),
             (look_at, Timer::Controller),
             (self.admin.next_timeout(), Timer::Retry),
+            (self.describing.next_timeout(), Timer::Retry),
         ];
         let own = own.into_iter().filter_map(|(at, timer)| Some((at?, timer)));
         own.chain(self.quorum.next_timeout()).chain(self.store.next_timeout()).min()

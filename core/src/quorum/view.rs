@@ -1,10 +1,11 @@
 //! What may be looked at from outside: for metrics, traces and checkers. And what must always hold.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::message::{FoundingRecord, Voter, Voters};
 use super::{Quorum, Role, RoleName};
-use crate::{Epoch, Incarnation, NodeId, Offset};
+use crate::{Epoch, Incarnation, NodeId, Now, Offset, Timestamp};
 
 /// A node's part in the quorum at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,7 +50,53 @@ pub struct QuorumView {
     pub hollow_until: Option<Offset>,
 }
 
+/// The quorum as its leader sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QuorumDescription {
+    /// Who leads.
+    pub leader: NodeId,
+    /// In which term.
+    pub term: Epoch,
+    /// Everything below is committed.
+    pub commit: Offset,
+    /// Offset after the last record.
+    pub end: Offset,
+    /// The voters in force, the leader among them.
+    pub voters: Vec<FollowerDescription>,
+    /// Who else follows.
+    pub observers: Vec<FollowerDescription>,
+}
+
+/// A replica of the metadata log as its leader sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FollowerDescription {
+    /// Which.
+    pub replica: Voter,
+    /// Offset after the last record that it is known to have.
+    pub end: Offset,
+    /// When it was last heard, or its silence began to count.
+    pub heard: Timestamp,
+}
+
 impl Quorum {
+    /// What a leader knows of all; none where this node does not lead.
+    pub fn describe(&self, now: Now) -> Option<QuorumDescription> {
+        let Role::Leader(leading) = &self.role else { return None };
+        let end = self.log.end();
+        let known = leading.progress.iter().map(|(replica, progress)| FollowerDescription {
+            replica: *replica,
+            end: progress.matched,
+            heard: now.wall - now.mono.ms_since(progress.heard) as Timestamp,
+        });
+        let own = FollowerDescription { replica: self.me, end, heard: now.wall };
+        let votes =
+            |replica: &Voter| self.log.voters().get(&replica.node) == Some(&replica.incarnation);
+        let (voters, observers) =
+            std::iter::once(own).chain(known).partition(|follower| votes(&follower.replica));
+        let (leader, term, commit) = (self.me.node, self.state.term, self.commit);
+        Some(QuorumDescription { leader, term, commit, end, voters, observers })
+    }
+
     /// This node's part at this moment.
     pub fn view(&self) -> QuorumView {
         QuorumView {

@@ -385,6 +385,7 @@ impl Shard {
             }
             request @ (Request::CreateTopics(_)
             | Request::DeleteTopics(_)
+            | Request::DescribeQuorum(_)
             | Request::DescribeCluster(_)) => {
                 let message = LocalMessage::Administer { client, id, version, request, context };
                 out.local(Place::Metadata, message);
@@ -411,6 +412,7 @@ impl Shard {
             | Request::CreateTopics(_)
             | Request::DeleteTopics(_)
             | Request::DescribeConfigs(_)
+            | Request::DescribeQuorum(_)
             | Request::DescribeCluster(_)
             | Request::DescribeTopicPartitions(_) => {
                 panic!("only what has partitions is scattered")
@@ -689,6 +691,7 @@ fn elements(request: &Request) -> usize {
         Request::DeleteTopics(r) => r.topics.len() + r.topic_names.len(),
         Request::DescribeConfigs(r) => r.resources.len(),
         Request::DescribeTopicPartitions(r) => r.topics.len(),
+        Request::DescribeQuorum(r) => r.topics.iter().map(|t| t.partitions.len()).sum(),
         Request::ApiVersions(_) | Request::DescribeCluster(_) => 0,
     }
 }

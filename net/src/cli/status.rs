@@ -5,8 +5,11 @@ use std::time::Duration;
 use anyhow::bail;
 use milena_wire::Response;
 use milena_wire::messages::{
-    DescribeClusterRequest, DescribeClusterResponse,
-    describe_cluster::{DescribeClusterBroker, ENDPOINT_TYPE_CONTROLLERS},
+    DescribeClusterResponse, DescribeQuorumRequest,
+    describe_cluster::DescribeClusterBroker,
+    describe_quorum::{
+        DescribeQuorumPartition, DescribeQuorumTopic, METADATA_TOPIC, QuorumReplica,
+    },
     describe_topic_partitions::DescribeTopicPartitionsResponsePartition,
 };
 use serde_json::{Value, json};
@@ -25,9 +28,8 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
         Duration::from_secs(5),
     );
     let cluster = client.cluster()?;
-    let controllers = controllers(&mut client).ok();
-    // A broker names any broker as the controller for clients' requests; the controllers know which of them is active.
-    let active = controllers.as_ref().map_or(-1, |controllers| controllers.controller_id);
+    let quorum = quorum(&mut client)?;
+    let (active, controllers) = (quorum.leader_id, &quorum.controllers);
     let topics = partitions(&mut client, None)?;
     let all: Vec<Partition> = topics
         .into_iter()
@@ -52,22 +54,16 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
             -1 => "active controller: none".into(),
             id => format!("active controller: node {id}"),
         });
-        let nodes = |cluster: &DescribeClusterResponse, fenced, well| -> Vec<Vec<String>> {
-            let row = |node: &DescribeClusterBroker| {
-                let state = if node.is_fenced { fenced } else { well };
-                let address = format!("{}:{}", node.host, node.port);
-                vec![node.broker_id.to_string(), address, String::from(state)]
-            };
-            cluster.brokers.iter().map(row).collect()
-        };
-        if let Some(controllers) = &controllers {
-            lines.push(String::new());
-            let rows = nodes(controllers, "observer: it follows and does not vote", "voter");
-            lines.extend(table(&["controller", "address", "state"], rows.into_iter()));
-        }
         lines.push(String::new());
-        let rows = nodes(&cluster, "fenced", "in service");
-        lines.extend(table(&["broker", "address", "state"], rows.into_iter()));
+        let rows = controllers.iter().map(|controller| controller.row(active));
+        lines.extend(table(&["controller", "address", "state", "log end", "behind"], rows));
+        lines.push(String::new());
+        let rows = cluster.brokers.iter().map(|broker| {
+            let state = if broker.is_fenced { "fenced" } else { "in service" };
+            let address = format!("{}:{}", broker.host, broker.port);
+            vec![broker.broker_id.to_string(), address, state.into()]
+        });
+        lines.extend(table(&["broker", "address", "state"], rows));
         lines.push(String::new());
         lines.push(format!(
             "partitions: {} in all, {} offline, {} under-replicated, {} at min ISR",
@@ -90,7 +86,8 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
         json!({
             "cluster": cluster.cluster_id,
             "controller": (active >= 0).then_some(active),
-            "controllers": controllers.as_ref().map(nodes_json),
+            "controllers": controllers.iter().map(Controller::json).collect::<Vec<_>>(),
+            "metadata": {"epoch": quorum.epoch, "high_watermark": quorum.high_watermark},
             "brokers": nodes_json(&live(&cluster, false)),
             "fenced_brokers": nodes_json(&live(&cluster, true)),
             "partitions": all.len(),
@@ -109,33 +106,102 @@ fn live(cluster: &DescribeClusterResponse, fenced: bool) -> DescribeClusterRespo
 }
 
 fn nodes_json(cluster: &DescribeClusterResponse) -> Vec<Value> {
-    cluster
-        .brokers
-        .iter()
-        .map(|broker| {
-            let observer =
-                (cluster.endpoint_type == ENDPOINT_TYPE_CONTROLLERS).then_some(broker.is_fenced);
-            let mut node =
-                json!({"id": broker.broker_id, "host": broker.host, "port": broker.port});
-            if let Some(observer) = observer {
-                node["observer"] = observer.into();
-            }
-            node
-        })
-        .collect()
+    let node = |broker: &DescribeClusterBroker| json!({"id": broker.broker_id, "host": broker.host, "port": broker.port});
+    cluster.brokers.iter().map(node).collect()
 }
 
-/// The controllers. One that lost its disk and only observes is marked as a fenced broker would be.
-fn controllers(client: &mut Client) -> anyhow::Result<DescribeClusterResponse> {
-    let request = DescribeClusterRequest {
-        endpoint_type: ENDPOINT_TYPE_CONTROLLERS,
-        include_fenced_brokers: true,
-        ..Default::default()
-    };
-    match client.any(&request.into())? {
-        Response::DescribeCluster(answer) if answer.error_code.is_none() => Ok(answer),
-        _ => bail!("this broker does not list controllers"),
+/// The metadata quorum.
+struct Quorum {
+    /// -1 while there is none, as the next two.
+    leader_id: i32,
+    epoch: i32,
+    high_watermark: i64,
+    controllers: Vec<Controller>,
+}
+
+struct Controller {
+    id: i32,
+    host: String,
+    port: u16,
+    /// What the leader knows of its log, if there is a leader.
+    replica: Option<QuorumReplica>,
+    /// Whether that replica lost its disk and only observes.
+    observer: bool,
+    /// How many records it lacks.
+    behind: i64,
+}
+
+impl Controller {
+    fn row(&self, active: i32) -> Vec<String> {
+        let state = match &self.replica {
+            None => "not known: no leader",
+            Some(_) if self.observer => "observer: it follows and does not vote",
+            Some(_) if self.id == active => "leader",
+            Some(_) => "voter",
+        };
+        let known = |number: &dyn Fn(&QuorumReplica) -> i64| {
+            self.replica.as_ref().map(|replica| number(replica).to_string()).unwrap_or_default()
+        };
+        vec![
+            self.id.to_string(),
+            format!("{}:{}", self.host, self.port),
+            state.into(),
+            known(&|replica| replica.log_end_offset),
+            known(&|_| self.behind),
+        ]
     }
+
+    fn json(&self) -> Value {
+        let replica = self.replica.as_ref();
+        json!({
+            "id": self.id,
+            "host": self.host,
+            "port": self.port,
+            "observer": self.observer,
+            "directory": replica.map(|replica| replica.replica_directory_id.to_string()),
+            "log_end": replica.map(|replica| replica.log_end_offset),
+            "behind": replica.map(|_| self.behind),
+            "heard": replica.map(|replica| replica.last_fetch_timestamp),
+        })
+    }
+}
+
+/// The controllers as the leader of their quorum sees them; where there is none, their addresses.
+fn quorum(client: &mut Client) -> anyhow::Result<Quorum> {
+    let partitions = vec![DescribeQuorumPartition { partition_index: 0 }];
+    let topic = DescribeQuorumTopic { topic_name: METADATA_TOPIC.into(), partitions };
+    let request = DescribeQuorumRequest { topics: vec![topic] };
+    let Response::DescribeQuorum(answer) = client.any(&request.into())? else {
+        bail!("the broker answered something else");
+    };
+    let told = answer.topics.into_iter().flat_map(|topic| topic.partitions).next();
+    let told = told.filter(|partition| partition.error_code.is_none());
+    let end = told.iter().flat_map(|told| &told.current_voters).map(|r| r.log_end_offset).max();
+    let find = |some: &[QuorumReplica], id| some.iter().find(|r| r.replica_id == id).cloned();
+    let controllers = answer.nodes.into_iter().map(|node| {
+        // A disk that was replaced observes beside the lost one, which still counts as a voter.
+        let observer = told.as_ref().and_then(|told| find(&told.observers, node.node_id));
+        let voter = told.as_ref().and_then(|told| find(&told.current_voters, node.node_id));
+        let listener = node.listeners.into_iter().next();
+        let (host, port) = listener.map_or((String::new(), 0), |l| (l.host, l.port));
+        let is_observer = observer.is_some();
+        let replica = observer.or(voter);
+        let behind = match (&replica, end) {
+            (Some(replica), Some(end)) => (end - replica.log_end_offset).max(0),
+            _ => 0,
+        };
+        Controller { id: node.node_id, host, port, replica, observer: is_observer, behind }
+    });
+    let controllers = controllers.collect();
+    Ok(match told {
+        None => Quorum { leader_id: -1, epoch: -1, high_watermark: -1, controllers },
+        Some(told) => Quorum {
+            leader_id: told.leader_id,
+            epoch: told.leader_epoch,
+            high_watermark: told.high_watermark,
+            controllers,
+        },
+    })
 }
 
 /// `min.insync.replicas` of each topic.
