@@ -114,6 +114,9 @@ pub struct Tuning {
     /// Largest request of a Kafka client
     #[arg(long, default_value_t = 100 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
     pub request_max_bytes: u32,
+    /// Requests of Kafka clients that are not answered yet, bytes; more of them wait to be read
+    #[arg(long, default_value_t = 512 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
+    pub request_memory_bytes: u64,
     /// Kafka connections of this node
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections_max: u32,
@@ -192,6 +195,7 @@ impl Tuning {
     pub fn limits(&self) -> Limits {
         Limits {
             request_bytes_max: self.request_max_bytes as usize,
+            request_memory_max: self.request_memory_bytes as usize,
             connections_max: self.connections_max as usize,
             idle_ms_max: self.connection_idle_ms,
             ..Limits::default()

@@ -76,6 +76,12 @@ impl FrameReader {
         self.buffer.len()
     }
 
+    /// How much memory the frame that has begun may take until more of it is there: twice what has come, if that is much.
+    pub fn growth(&self) -> usize {
+        let whole = self.length().ok().flatten().unwrap_or(0);
+        if self.buffer.len() < LARGE { 0 } else { whole.min(2 * self.buffer.len()) }
+    }
+
     /// The next frame if it has arrived already.
     pub fn ready(&mut self) -> Result<Option<Bytes>, FrameError> {
         let Some(length) = self.length()? else { return Ok(None) };

@@ -4,8 +4,13 @@
 //! writer sends what is answered at the front of the slots. Between them stands the shard's machine, which may answer in
 //! any order. Nothing here knows what a request means.
 //!
-//! Limits: size of a frame, requests and bytes in flight per connection, bytes not yet taken by the client, time for a frame
-//! to become whole, idle time, connections per node. Past a limit the reader stops or the connection closes.
+//! Limits: size of a frame, requests and bytes in flight per connection and per node, bytes not yet taken by the client,
+//! time for a frame to become whole, idle time, connections per node. Past a limit the reader stops or the connection closes.
+//!
+//! A request takes its bytes from the node's budget as they come, never as they are declared, and gives them back when it is
+//! answered; until then it may stand in any queue between the node's threads, which is what bounds those. Where requests
+//! that have only begun hold all of the budget, one at a time may go past it, so that there is always one that comes to
+//! its end.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -25,7 +30,10 @@ use tracing::{debug, warn};
 
 use crate::frames::{FrameError, FrameReader, push_frame, write_some};
 use crate::host::Inbox;
-use crate::runtime::{self, AbortHandle, Clock, Notify, OwnedReadHalf, OwnedWriteHalf, TcpStream};
+use crate::runtime::{
+    self, AbortHandle, Clock, Notify, OwnedReadHalf, OwnedSemaphorePermit, OwnedWriteHalf,
+    Semaphore, TcpStream, select,
+};
 
 /// How often connections are looked over for those that wait too long.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -39,6 +47,8 @@ pub struct Limits {
     pub in_flight_max: usize,
     /// Bytes of such requests; one request may be larger.
     pub in_flight_bytes_max: usize,
+    /// Bytes of requests of all connections that are not answered yet; beyond it no more of them are read.
+    pub request_memory_max: usize,
     /// Bytes answered and not taken by the client, and those that the fetches in flight may be answered with; beyond it no
     /// more requests are read.
     pub unsent_bytes_max: usize,
@@ -67,6 +77,7 @@ impl Default for Limits {
             request_bytes_max: 100 << 20,
             in_flight_max: 128,
             in_flight_bytes_max: 64 << 20,
+            request_memory_max: 512 << 20,
             unsent_bytes_max: 64 << 20,
             frame_ms_max: 60_000,
             idle_ms_max: 600_000,
@@ -76,10 +87,25 @@ impl Default for Limits {
 }
 
 /// What all threads of a node count together.
-#[derive(Default)]
 pub struct Counts {
     next_client: AtomicU64,
     connections: AtomicUsize,
+    /// Bytes that requests may still take. First come, first served, so that none waits for ever.
+    request_memory: Arc<Semaphore>,
+    /// The right of one request to take more.
+    overdraft: Arc<Semaphore>,
+}
+
+impl Counts {
+    /// No connection yet.
+    pub fn new(limits: &Limits) -> Counts {
+        Counts {
+            next_client: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+            request_memory: Arc::new(Semaphore::new(limits.request_memory_max)),
+            overdraft: Arc::new(Semaphore::new(1)),
+        }
+    }
 }
 
 /// The connections of one thread.
@@ -126,7 +152,15 @@ struct Slots {
 struct Slot {
     request_bytes: usize,
     promised_bytes: usize,
+    memory: Memory,
     answer: Answer,
+}
+
+/// A request's share of the node's budget, until it is answered.
+#[derive(Default)]
+struct Memory {
+    bytes: usize,
+    permits: Vec<OwnedSemaphorePermit>,
 }
 
 enum Answer {
@@ -208,6 +242,7 @@ impl Connections {
         };
         slots.request_bytes -= slot.request_bytes;
         slots.promised_bytes -= slot.promised_bytes;
+        slot.memory = Memory::default();
         connection.room.notify_one();
         if index == 0 {
             connection.answered.notify_one();
@@ -258,6 +293,8 @@ impl Connections {
 
     async fn serve(&self, connection: &Connection, frames: &mut FrameReader) -> Refusal {
         let mut context = Arc::new(ClientContext::default());
+        // For the frame that is being read.
+        let mut memory = Memory::default();
         loop {
             while connection.is_full(&self.limits) {
                 connection.room.notified().await;
@@ -265,12 +302,14 @@ impl Connections {
             match frames.ready() {
                 Ok(Some(frame)) => {
                     connection.begun_at.set(None);
-                    if let Err(error) = self.request(connection, frame, &mut context) {
+                    self.reserve(connection, &mut memory, frame.len()).await;
+                    let memory = std::mem::take(&mut memory);
+                    if let Err(error) = self.request(connection, frame, memory, &mut context) {
                         return Refusal::Request(error);
                     }
                     continue;
                 }
-                Ok(None) => {}
+                Ok(None) => self.reserve(connection, &mut memory, frames.growth()).await,
                 Err(error) => {
                     if matches!(error, FrameError::Length { .. }) {
                         warn!("connection of {} closed: {error}", connection.address);
@@ -289,10 +328,35 @@ impl Connections {
         }
     }
 
+    /// Lets a request have so many bytes of the node's budget, waiting for them if need be.
+    async fn reserve(&self, connection: &Connection, memory: &mut Memory, bytes: usize) {
+        let bytes = bytes.min(self.limits.request_memory_max);
+        let Some(more) = bytes.checked_sub(memory.bytes).filter(|more| *more > 0) else { return };
+        let Counts { request_memory, overdraft, .. } = &*self.counts;
+        let more = more as u32;
+        let (bytes, permit) = match request_memory.clone().try_acquire_many_owned(more) {
+            Ok(permit) => (bytes, permit),
+            Err(_) => {
+                // The client is not to blame for the time that this takes.
+                let begun = connection.begun_at.take();
+                let (bytes, permit) = select! {
+                    biased;
+                    permit = overdraft.clone().acquire_owned() => (usize::MAX, permit),
+                    permit = request_memory.clone().acquire_many_owned(more) => (bytes, permit),
+                };
+                connection.begun_at.set(begun.map(|_| self.clock.mono()));
+                (bytes, permit.expect("it is never closed"))
+            }
+        };
+        memory.bytes = bytes;
+        memory.permits.push(permit);
+    }
+
     fn request(
         &self,
         connection: &Connection,
         frame: Bytes,
+        memory: Memory,
         context: &mut Arc<ClientContext>,
     ) -> Result<(), RequestError> {
         let mut slots = connection.slots.borrow_mut();
@@ -303,7 +367,7 @@ impl Connections {
             Err(RequestError::UnsupportedApiVersions { correlation_id }) => {
                 let response = Response::ApiVersions(unsupported_api_versions_response());
                 let answer = Answer::Ready(encode_response(correlation_id, 0, &response));
-                slots.queue.push_back(Slot { request_bytes: 0, promised_bytes: 0, answer });
+                slots.queue.push_back(Slot { request_bytes: 0, promised_bytes: 0, memory, answer });
                 connection.answered.notify_one();
                 return Ok(());
             }
@@ -321,7 +385,7 @@ impl Connections {
             }
             _ => 0,
         };
-        slots.queue.push_back(Slot { request_bytes, promised_bytes, answer });
+        slots.queue.push_back(Slot { request_bytes, promised_bytes, memory, answer });
         slots.request_bytes += request_bytes;
         slots.promised_bytes += promised_bytes;
         let client = connection.id;

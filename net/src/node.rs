@@ -112,8 +112,8 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         places,
         mailboxes: mailboxes.clone(),
         shards,
+        counts: Arc::new(Counts::new(&limits)),
         limits,
-        counts: Arc::new(Counts::default()),
         serving: serving.clone(),
         ended: ended_sender,
     };

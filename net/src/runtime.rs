@@ -17,7 +17,7 @@ pub use tokio::io::{AsyncReadExt, AsyncWriteExt};
 pub use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 pub use tokio::net::{TcpListener, TcpStream};
 pub use tokio::select;
-pub use tokio::sync::{Notify, mpsc, oneshot};
+pub use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 pub use tokio::task::{AbortHandle, yield_now};
 
 /// The node's clock, started once.

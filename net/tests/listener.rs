@@ -20,8 +20,9 @@ use milena_wire::messages::{
     ApiVersionsResponse, DescribeClusterRequest, FetchRequest, FetchResponse,
     FindCoordinatorRequest, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
     api_versions::ApiVersion,
+    produce::{PartitionProduceData, TopicProduceData},
 };
-use milena_wire::{ApiKey, Request, Response, supported_versions};
+use milena_wire::{ApiKey, Request, RequestHeader, Response, encode_request, supported_versions};
 
 /// Answers Metadata with the request's number, three at a time and backwards, or what there is after 20 ms; Produce at once,
 /// not at all with acks=0, and with it every Fetch that waits; closes the connection for FindCoordinator, and leaves
@@ -115,8 +116,8 @@ impl Server {
             places: BTreeMap::from([(Place::Shard(0), 0)]),
             mailboxes: vec![mailbox.clone()],
             shards: 1,
+            counts: Arc::new(Counts::new(&limits)),
             limits,
-            counts: Arc::new(Counts::default()),
             serving: Default::default(),
             ended,
         };
@@ -385,15 +386,10 @@ fn a_large_request_arrives_whole() {
     let server = Server::start(Limits::default());
     let mut connection = server.connect();
     for size in [100, 100_000, 5_000_000, 70, 5_000_000, 5_000_000] {
-        let mut produce = ProduceRequest { acks: -1, ..Default::default() };
         let records = Some(Bytes::from(vec![7; size]));
-        produce.topic_data.push(milena_wire::messages::produce::TopicProduceData {
-            partition_data: vec![milena_wire::messages::produce::PartitionProduceData {
-                index: 0,
-                records,
-            }],
-            ..Default::default()
-        });
+        let data = PartitionProduceData { index: 0, records };
+        let topic = TopicProduceData { partition_data: vec![data], ..Default::default() };
+        let produce = ProduceRequest { acks: -1, topic_data: vec![topic], ..Default::default() };
         assert!(matches!(
             connection.call(&Request::Produce(produce)).unwrap(),
             Response::Produce(_)
@@ -423,4 +419,66 @@ fn flags_make_a_configuration() {
     assert!(fault(&["--kafka=0.0.0.0:1"]).contains("--advertise"));
     assert!(fault(&["--kafka=a:1", "--roles=broker"]).contains("--roles"));
     assert!(parse(&["--kafka=0.0.0.0:1", "--advertise=b:2"]).is_ok());
+}
+
+/// A produce request of so many bytes and some, as a frame.
+fn produce_frame(bytes: usize) -> Vec<u8> {
+    let records = Some(Bytes::from(vec![7; bytes]));
+    let data = PartitionProduceData { index: 0, records };
+    let topic = TopicProduceData { partition_data: vec![data], ..Default::default() };
+    let produce = ProduceRequest { acks: -1, topic_data: vec![topic], ..Default::default() };
+    let header = RequestHeader { api_key: 0, api_version: 9, correlation_id: 1, client_id: None };
+    let frame = encode_request(&header, &produce.into()).concat();
+    [&(frame.len() as u32).to_be_bytes(), &frame[..]].concat()
+}
+
+/// Whether an answer comes within a time.
+fn is_answered(stream: &mut TcpStream, millis: u64) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(millis))).unwrap();
+    let mut length = [0; 4];
+    match stream.read_exact(&mut length) {
+        Ok(()) => {
+            let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+            stream.read_exact(&mut answer).unwrap();
+            true
+        }
+        Err(error) => {
+            let waits = [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut];
+            assert!(waits.contains(&error.kind()), "{error}");
+            false
+        }
+    }
+}
+
+#[test]
+fn requests_wait_for_the_memory_that_others_have() {
+    let limits = Limits { request_memory_max: 1 << 20, frame_ms_max: 3_000, ..Limits::default() };
+    let server = Server::start(limits);
+    let frame = produce_frame(900 << 10);
+    // The first has nearly all of it, the second goes past it, as one may; both are slow.
+    let mut slow = [server.raw(), server.raw()];
+    for stream in &mut slow {
+        stream.write_all(&frame[..600 << 10]).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let mut third = server.raw();
+    let mut behind = third.try_clone().unwrap();
+    let sender = std::thread::spawn(move || behind.write_all(&frame).unwrap());
+    assert!(!is_answered(&mut third, 500), "there is no room for three");
+    // A small one would fit, and comes after who came before.
+    let mut small = server.raw();
+    small.write_all(&produce_frame(100)).unwrap();
+    assert!(!is_answered(&mut small, 200), "it does not overtake");
+    // Those who wait have time; those who hold what they do not use have not.
+    for stream in slow {
+        assert_eq!(said_until_closed(stream), b"");
+    }
+    assert!(is_answered(&mut third, 10_000), "the room was given back");
+    assert!(is_answered(&mut small, 10_000));
+    sender.join().unwrap();
+    // A request larger than all of it comes through; and what was answered was given back each time.
+    for _ in 0..5 {
+        third.write_all(&produce_frame(3 << 20)).unwrap();
+        assert!(is_answered(&mut third, 10_000));
+    }
 }
