@@ -2,7 +2,7 @@
 //!
 //! Whatever is wrong becomes one line that names it and what helps.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -213,6 +213,11 @@ impl Start {
         if ids.len() < controllers.len() {
             return Err("--cluster lists a node twice; give each id once".into());
         }
+        if let Some((one, other, address)) = shared_address(&controllers) {
+            return Err(format!(
+                "--cluster gives nodes {one} and {other} the same address {address}; give each its own"
+            ));
+        }
         let node = NodeId(self.node_id);
         let listed = controllers.iter().find(|(id, _)| *id == node).map(|(_, a)| a.clone());
         let mut config = self.tuning.config(self.node_id, controllers);
@@ -240,6 +245,12 @@ impl Start {
                 ));
             }
         };
+        if self.kafka.as_ref().is_some_and(|kafka| kafka.to_string() == config.peer) {
+            return Err(format!(
+                "{} is to serve both Kafka clients and peers; give --kafka another port",
+                config.peer
+            ));
+        }
         match (&self.kafka, config.broker) {
             (Some(kafka), true) => {
                 let shown = self.advertise.as_ref().unwrap_or(kafka);
@@ -267,6 +278,14 @@ impl Start {
             port_flags: ("--kafka", "--peer"),
         })
     }
+}
+
+/// Two nodes of the list with one address.
+fn shared_address(controllers: &[(NodeId, String)]) -> Option<(NodeId, NodeId, &str)> {
+    let mut seen = BTreeMap::new();
+    controllers
+        .iter()
+        .find_map(|(node, address)| Some((seen.insert(address, *node)?, *node, address.as_str())))
 }
 
 /// What `MILENA_UNSYNCED` says.

@@ -81,9 +81,10 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let Settings { config, data, unsynced, kafka_listen, peer_listen, limits, port_flags } =
         settings;
     let files = Arc::new(Files::open(&data, unsynced)?);
-    let peer_listener = listen(&peer_listen, "peers", port_flags.1)?;
+    // The port that its user named comes first, so that what is in the way is said of that one.
     let kafka_listener =
         kafka_listen.map(|address| listen(&address, "Kafka clients", port_flags.0)).transpose()?;
+    let peer_listener = listen(&peer_listen, "peers", port_flags.1)?;
     let clock = Clock::start();
     let node = recover(&config, &files, clock)?;
 

@@ -418,6 +418,8 @@ fn flags_make_a_configuration() {
     assert!(fault(&[]).contains("--kafka"));
     assert!(fault(&["--kafka=0.0.0.0:1"]).contains("--advertise"));
     assert!(fault(&["--kafka=a:1", "--roles=broker"]).contains("--roles"));
+    assert!(fault(&["--kafka=h:1"]).contains("--kafka another port"));
+    assert!(fault(&["--kafka=a:1", "--cluster=3@h:2"]).contains("nodes 2 and 3"));
     assert!(parse(&["--kafka=0.0.0.0:1", "--advertise=b:2"]).is_ok());
 }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Result, ensure};
-use milena_tests::{Cluster, milena};
+use milena_tests::{Cluster, free_port, milena};
 
 /// Runs a command whose standard output nobody reads any more, with lines on its standard input.
 fn unheard(cluster: &Cluster, arguments: &[&str], input: &str) -> Result<Output> {
@@ -52,5 +52,70 @@ fn a_command_that_nobody_listens_to_ends_quietly() -> Result<()> {
     // What failed still says so.
     let output = unheard(&cluster, &["topic", "describe", "absent"], "")?;
     ensure!(output.status.code() == Some(1), "{output:?}");
+    Ok(())
+}
+
+/// Whether a command ended with one line of its own, whatever it logged before.
+fn is_one_line(said: &str) -> bool {
+    let own = |line: &&str| line.starts_with("milena: ");
+    said.lines().last().as_ref().is_some_and(own) && said.lines().filter(own).count() == 1
+}
+
+/// What an operator got wrong is one line that names it and what helps, with exit code 2.
+#[test]
+fn a_node_that_cannot_run_says_why_in_one_line() -> Result<()> {
+    let cluster = Cluster::start(1, &[])?;
+    let kafka = format!("127.0.0.1:{}", cluster.nodes[0].kafka);
+    let used = cluster.directory.path().join("node-1").display().to_string();
+    let fresh = cluster.directory.path().join("fresh").display().to_string();
+    let file = cluster.directory.path().join("file.toml");
+    std::fs::write(&file, "node-id = 1\nsegment-byte = 3\n")?;
+    let file = file.display().to_string();
+    let (free, peer) = (free_port(), free_port());
+    let (free, peer) = (format!("127.0.0.1:{free}"), format!("1@127.0.0.1:{peer}"));
+    let twice = format!("{peer},2@{}", &peer[2..]);
+    let start = |cluster: &str, kafka: &str, data: &str| {
+        let flags =
+            ["start", "--node-id=1", "--cluster", cluster, "--kafka", kafka, "--data", data];
+        flags.map(String::from).to_vec()
+    };
+    let with = |more: &str| [start(&peer, &free, &fresh), vec![more.into()]].concat();
+    let dev = |flags: &[&str]| [&["dev"], flags].concat().into_iter().map(String::from).collect();
+    let port = cluster.nodes[0].kafka.to_string();
+    let cases: [(Vec<String>, &[&str]); 9] = [
+        (start(&peer, &kafka, &fresh), &[&kafka, "in use", "another port with --kafka"]),
+        (dev(&["--data", &fresh, "--port", &port]), &[&kafka, "another port with --port"]),
+        (start(&peer, &free, &used), &["in use by another process", "another --data"]),
+        (start(&twice, &free, &fresh), &["nodes 1 and 2", "the same address", "give each its own"]),
+        (start(&peer, &peer[2..], &fresh), &["both", "give --kafka another port"]),
+        (with("--segmnt-bytes=3"), &["--segmnt-bytes", "'--segment-bytes'"]),
+        (with("--segment-bytes=3"), &["--segment-bytes", "3 is not in 1048576..="]),
+        (
+            with(&format!("--config={file}")),
+            &["file.toml", "segment-byte;", "did you mean segment-bytes?"],
+        ),
+        (dev(&["--nodes", "10"]), &["--nodes", "10 is not in 1..=9"]),
+    ];
+    for (arguments, words) in cases {
+        let output = Command::new(milena()).args(&arguments).stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.code() == Some(2) && is_one_line(&said),
+            "milena {arguments:?}: {}, {said}",
+            output.status
+        );
+        for word in words {
+            ensure!(said.contains(word), "milena {arguments:?} does not say {word}: {said}");
+        }
+    }
+    // A directory of another node, which its owner has left.
+    let mut cluster = cluster;
+    cluster.nodes[0].kill();
+    let mut other = start(&format!("{peer},2@{free}"), &kafka, &used);
+    other[1] = "--node-id=2".into();
+    let output = Command::new(milena()).args(&other).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(2) && is_one_line(&said), "{said}");
+    ensure!(said.contains("belongs to node 1, this is node 2"), "{said}");
     Ok(())
 }
