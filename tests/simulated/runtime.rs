@@ -57,6 +57,11 @@ pub async fn sleep(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
+/// Blocks, for want of something to wait on: the real disk under a simulated node has nothing to give just now.
+pub fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}
+
 /// Runs a future beside the others of this node.
 pub fn spawn(future: impl Future<Output = ()> + 'static) -> AbortHandle {
     tokio::task::spawn_local(future).abort_handle()

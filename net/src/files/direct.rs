@@ -251,7 +251,7 @@ impl Patience {
             );
         }
         self.waits += 1;
-        std::thread::sleep(Self::PAUSE);
+        crate::runtime::pause(Self::PAUSE);
     }
 }
 
