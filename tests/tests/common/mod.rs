@@ -27,6 +27,7 @@ impl Reports {
     }
 
     /// Number, partition and offset of each record acknowledged so far.
+    #[allow(dead_code, reason = "each test binary uses its share of this module")]
     pub fn acknowledged(&self) -> Vec<(u64, i32, i64)> {
         self.all().into_iter().filter_map(|(n, r)| r.ok().map(|(p, o)| (n, p, o))).collect()
     }
