@@ -81,9 +81,12 @@ impl Checks {
             Command::Write { file, offset, data } => {
                 ghost.locations.on_write(*file, *offset, data);
             }
-            Command::Create { file: file @ FileName::Checkpoint { layout, journal, .. } } => {
+            Command::Create { file: file @ FileName::Checkpoint { layout, journal, slot } } => {
                 known.newest.remove(&(*layout, *journal));
                 known.synced.remove(file);
+                if *slot == 0 {
+                    ghost.locations.on_journal_begun(*layout, *journal);
+                }
             }
             Command::Create { file } => {
                 known.removed.remove(file);

@@ -126,6 +126,12 @@ impl Locations {
         self.votes.clone_from(&image.votes);
     }
 
+    /// A journal of a layout begins. Whatever an attempt at the same layout that was cut short had put into its files is gone.
+    pub fn on_journal_begun(&mut self, layout: u32, journal: u16) {
+        let theirs = |place: &Place| matches!(place.file, FileName::Journal { layout: l, journal: j, .. } if (l, j) == (layout, journal));
+        self.places.values_mut().for_each(|places| places.retain(|place| !theirs(place)));
+    }
+
     /// A write command passes.
     pub fn on_write(&mut self, file: FileName, offset: u64, data: &[Bytes]) {
         if !matches!(file, FileName::Journal { .. } | FileName::Segment { .. }) {

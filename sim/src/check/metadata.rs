@@ -71,7 +71,6 @@ impl Checks {
                 }
             }
             self.nodes[node].pending_barrier = Some((broker.epoch, epochs));
-            self.nodes[node].suspect = false;
         }
         registered
     }
@@ -80,6 +79,12 @@ impl Checks {
     pub(super) fn on_serving(&mut self, node: usize, epoch: BrokerEpoch) -> Checked {
         self.speaks(node, "serves")?;
         self.nodes[node].serving = Some(epoch);
+        // A registration may be one that its disk asked for before it was put back; who serves has made its own.
+        if std::mem::take(&mut self.nodes[node].suspect) {
+            for log in 0..self.logs.len() {
+                self.eligible_holds_all(node, log)?;
+            }
+        }
         if let Some((pending, epochs)) = self.nodes[node].pending_barrier.take() {
             if pending == epoch {
                 let barrier = &mut self.nodes[node].barrier;

@@ -77,7 +77,7 @@ pub struct NodeGhost {
     pub running: bool,
     /// The registration that it serves under in this run.
     serving: Option<BrokerEpoch>,
-    /// Whether its disk was put back to an older image, and no registration has followed yet.
+    /// Whether its disk was put back to an older image, and it does not serve again yet.
     pub suspect: bool,
     /// Whether recovery gave back an empty metadata log in this run of the node.
     pub quorum_emptied: bool,

@@ -111,7 +111,7 @@ impl Checks {
         }
     }
 
-    /// A node's disk is put back to an image. Until its next registration it is not what the controller counts on.
+    /// A node's disk is put back to an image. Until it serves again it is not what the controller counts on.
     pub fn on_rollback(&mut self, node: usize, image: &ImageGhost) {
         let ghost = &mut self.nodes[node];
         ghost.logs.clone_from(&image.logs);
