@@ -32,6 +32,9 @@ pub struct Checkpoints {
     written: BTreeSet<FileName>,
     /// Slots that are synced, whose names may not be durable yet.
     synced: BTreeSet<FileName>,
+    /// Slots made since their folder was last synced. Their names may be durable all the same, left by an attempt that was cut
+    /// short, while those of the journal's files are not yet.
+    fresh: BTreeSet<FileName>,
     /// Up to where each file was found flushed.
     flushed: HashMap<FileName, u64, BuildHasherDefault<AsItIs>>,
     /// Files that are not needed any more, whatever an older entry says.
@@ -84,6 +87,7 @@ impl Checks {
             Command::Create { file: file @ FileName::Checkpoint { layout, journal, slot } } => {
                 known.newest.remove(&(*layout, *journal));
                 known.synced.remove(file);
+                known.fresh.insert(*file);
                 if *slot == 0 {
                     ghost.locations.on_journal_begun(*layout, *journal);
                 }
@@ -119,7 +123,8 @@ impl Checks {
                 known.synced.insert(*file);
                 return self.on_checkpoints(node, disk);
             }
-            Command::SyncDirectory { directory: Directory::Journal } => {
+            Command::SyncDirectory { directory: Directory::Journal } if outcome.is_ok() => {
+                known.fresh.clear();
                 return self.on_checkpoints(node, disk);
             }
             Command::Read { file, .. } if matches!(outcome, Err(DiskError::Io(_))) => {
@@ -133,7 +138,9 @@ impl Checks {
     /// Judges the checkpoints that are on stable storage by now.
     fn on_checkpoints(&mut self, node: usize, disk: &Disk) -> Checked {
         let known = &mut self.nodes[node].checkpoints;
-        let durable = |file: &FileName| disk.durable_bytes(file, 0, 0).is_some();
+        let durable = |file: &FileName| {
+            !known.fresh.contains(file) && disk.durable_bytes(file, 0, 0).is_some()
+        };
         let (judged, rest) = std::mem::take(&mut known.synced).into_iter().partition(durable);
         known.synced = rest;
         let judged: BTreeSet<FileName> = judged;
@@ -182,8 +189,12 @@ impl Checks {
                 let at = |what| {
                     let at = self.at(node, log);
                     wrong(format!(
-                        "low-water mark {}, mark {}; {what} {at} {}..{}",
-                        claims.low, claims.mark, batch.base, batch.next
+                        "low-water mark {}, mark {}; {what} {at} {}..{}, {}",
+                        claims.low,
+                        claims.mark,
+                        batch.base,
+                        batch.next,
+                        ghost.locations.describe(batch)
                     ))
                 };
                 match standing(&ghost.locations, disk, batch, journal, &claims) {
