@@ -344,18 +344,12 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
         "read-failure" => {
             // What fails twice is damage, and counts as a lost disk.
             let reads = draw.between(1, 2) as u32;
-            let guards = if reads > 1 { vec![Guard::Up, Guard::Budget] } else { vec![Guard::Up] };
+            let guards = if reads > 1 { losing(setup) } else { vec![Guard::Up] };
             (Fault::ReadFailure { node, reads }, guards, 0)
         }
-        "destroyed-disk" => {
-            (Fault::DestroyDisk { node, down_ms }, vec![Guard::Up, Guard::Budget], 500_000)
-        }
-        "corrupt-segment" => {
-            (Fault::CorruptSegment { node }, vec![Guard::Up, Guard::Budget], 500_000)
-        }
-        "corrupt-journal" => {
-            (Fault::CorruptJournal { node, down_ms }, vec![Guard::Up, Guard::Budget], 500_000)
-        }
+        "destroyed-disk" => (Fault::DestroyDisk { node, down_ms }, losing(setup), 500_000),
+        "corrupt-segment" => (Fault::CorruptSegment { node }, losing(setup), 500_000),
+        "corrupt-journal" => (Fault::CorruptJournal { node, down_ms }, losing(setup), 500_000),
         "rollback" => {
             let Some(index) = setup.nodes.iter().position(|node| !node.controller) else {
                 return Vec::new();
@@ -374,7 +368,7 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
             return vec![
                 entry(image, Fault::TakeImage { node }, vec![Guard::Up]),
                 entry(again, restart, vec![Guard::Up]),
-                entry(at_us, Fault::Rollback { node, down_ms }, vec![Guard::Up, Guard::Budget]),
+                entry(at_us, Fault::Rollback { node, down_ms }, losing(setup)),
             ];
         }
         "reshard" => {
@@ -385,6 +379,12 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
         other => panic!("no fault is called {other}"),
     };
     vec![Entry { at_us, action: Action::Fault(fault), guards, patience_us }]
+}
+
+/// When a copy may be lost: within the budget, and once the run has acknowledged what it must. A partition may be offline for
+/// good afterwards, where its replicas fail one after the other.
+fn losing(setup: &Setup) -> Vec<Guard> {
+    vec![Guard::Up, Guard::Budget, Guard::Acked(setup.acked_min)]
 }
 
 #[cfg(test)]

@@ -246,6 +246,11 @@ impl Checks {
             replica.recovering = false;
             let durable = replica.durable_to > replica.start.max(truth.trimmed_to);
             *replica = ReplicaLog::default();
+            if self.nodes[node].damage.touches(self.logs[log].id) {
+                // It went with the journal that was damaged, and is said to be damaged as soon as somebody asks for it.
+                self.replica(node, log).damaged = true;
+                continue;
+            }
             if durable && known {
                 return Err(Violation::new(
                     "D3",
