@@ -79,7 +79,6 @@ pub struct Store {
     memory: u64,
     /// What [`StoreEvent::Room`] last saw.
     had_room: bool,
-    accepted: bool,
     halted: bool,
 
     /// Changes by number, to be written behind once the mark covers them.
@@ -186,7 +185,7 @@ pub enum StoreEvent {
         /// Which.
         log: LogId,
     },
-    /// When [`Store::has_room`] may have become true again, or [`Store::accepts_produce`] has changed.
+    /// When [`Store::has_room`] has become true again.
     Room,
 }
 
@@ -202,7 +201,6 @@ impl Store {
             events: VecDeque::new(),
             memory: 0,
             had_room: true,
-            accepted: true,
             halted: false,
             order: VecDeque::new(),
             ready: VecDeque::new(),
@@ -467,17 +465,14 @@ impl Store {
     }
 
     fn tell_room(&mut self, out: &mut Outputs) {
-        let (has_room, accepts) = (self.has_room(), self.accepts_produce());
-        if has_room && !self.had_room || accepts != self.accepted {
+        let has_room = self.has_room();
+        if has_room && !self.had_room {
             self.events.push_back(StoreEvent::Room);
         }
         if !has_room && self.had_room {
             out.event(|| Event::Sometimes("storage.no_room"));
         }
-        if !accepts && self.accepted {
-            out.event(|| Event::Sometimes("storage.refuses"));
-        }
-        (self.had_room, self.accepted) = (has_room, accepts);
+        self.had_room = has_room;
     }
 
     /// Something found no room on the disk: until it is measured again, there is none.
