@@ -882,14 +882,19 @@ impl Stage {
         self.checks.on_done(node, &self.disks[node], command, &outcome).map_err(named)
     }
 
+    /// A node begins a journal: both slots of its checkpoint are there.
+    fn begin_journal(&mut self, node: usize) {
+        for slot in 0..2 {
+            let file = FileName::Checkpoint { layout: 1, journal: 1, slot };
+            self.command(node, &Command::Create { file }).expect("a sound disk");
+        }
+        let directory = Directory::Journal;
+        self.command(node, &Command::SyncDirectory { directory }).expect("a sound disk");
+    }
+
     /// A node writes a checkpoint and syncs it.
     fn checkpoint(&mut self, node: usize, slot: u8, data: Vec<Bytes>) -> Result<(), String> {
         let file = FileName::Checkpoint { layout: 1, journal: 1, slot };
-        let directory = Directory::Journal;
-        if self.disks[node].durable_bytes(&file, 0, 1).is_none() {
-            self.command(node, &Command::Create { file })?;
-            self.command(node, &Command::SyncDirectory { directory })?;
-        }
         self.command(node, &Command::Write { file, offset: 0, data })?;
         self.command(node, &Command::Sync { file })
     }
@@ -899,6 +904,7 @@ impl Stage {
 fn d5_a_checkpoint_that_claims_too_much() {
     let two = || {
         let mut stage = Stage::with_partition();
+        stage.begin_journal(1);
         stage.store(1, LOG, 0, 1, 1, true);
         stage.store(1, LOG, 1, 1, 2, true);
         stage.acknowledge(1, 2, 1).expect("both are on the disk");
@@ -933,6 +939,7 @@ fn d5_a_checkpoint_that_claims_too_much() {
 #[test]
 fn d5_a_mark_that_covers_what_is_not_flushed() {
     let mut stage = Stage::with_partition();
+    stage.begin_journal(1);
     stage.store(1, LOG, 0, 1, 1, true);
     stage.store(1, LOG, 1, 1, 2, false);
     assert_eq!(stage.checkpoint(1, 0, checkpoint(1, 1, 0, 0)), Ok(()));
@@ -942,6 +949,7 @@ fn d5_a_mark_that_covers_what_is_not_flushed() {
 #[test]
 fn d5_the_newest_checkpoint_is_written_over() {
     let mut stage = Stage::committed();
+    stage.begin_journal(1);
     for number in 1..=3 {
         let data = numbered(number, 1, 1, 0, 0);
         stage.checkpoint(1, (number & 1) as u8, data).expect("over the older one");
