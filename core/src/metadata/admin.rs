@@ -14,7 +14,7 @@ use crate::controller::Refusal;
 use crate::controller::message::{
     AdminRequest, ControllerMessage, NewTopic, TopicReference, TopicSummary,
 };
-use crate::{BrokerEpoch, ClientId, Epoch, Instant, Offset, Place};
+use crate::{BrokerEpoch, ClientId, Epoch, Instant, Offset, Place, TopicId};
 
 /// Requests under way at most.
 const PENDING_MAX: usize = 1_000;
@@ -118,12 +118,13 @@ impl Admin {
     }
 
     /// What to send to the controller of the image's term (where `under` is known: that term and this broker's
-    /// registration), and what is done.
+    /// registration), and what is done. `draw` gives ids for topics.
     pub fn poll(
         &mut self,
         now: Instant,
         image: &Image,
         under: Option<(Epoch, BrokerEpoch)>,
+        draw: &mut impl FnMut() -> TopicId,
         send: &mut Vec<ControllerMessage>,
     ) -> Vec<Done> {
         let mut over = Vec::new();
@@ -143,11 +144,12 @@ impl Admin {
             }
             pending.send_at = now.after_ms(RETRY_MS);
             let Some((term, epoch)) = under else { continue };
-            if pending.sent.is_some_and(|sent| sent != (term, epoch))
-                && let Some(topics) = pending.request.outcome(image)
-            {
-                over.push((*id, topics));
-                continue;
+            if pending.sent.is_some_and(|sent| sent != (term, epoch)) {
+                if let Some(topics) = pending.request.outcome(image) {
+                    over.push((*id, topics));
+                    continue;
+                }
+                pending.request.draw_again(draw);
             }
             pending.sent = Some((term, epoch));
             let (id, request) = (*id, pending.request.clone());
@@ -163,6 +165,14 @@ impl Admin {
 }
 
 impl AdminRequest {
+    /// Gives the topics that are to be made other ids, for another attempt: what the one before made may have been deleted
+    /// since, and an id is never used again.
+    fn draw_again(&mut self, draw: &mut impl FnMut() -> TopicId) {
+        if let AdminRequest::CreateTopics { topics, .. } = self {
+            topics.iter_mut().for_each(|topic| topic.id = draw());
+        }
+    }
+
     /// How many topics it asks about.
     fn len(&self) -> usize {
         match self {
@@ -208,4 +218,45 @@ impl AdminRequest {
 /// The same refusal for every topic of a request.
 fn refuse_all(request: &AdminRequest, code: ErrorCode, message: &str) -> Topics {
     (0..request.len()).map(|_| Err(Refusal::new(code, message))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milena_wire::messages::CreateTopicsRequest;
+
+    /// What the first attempt made may have been made and deleted again before anyone looked.
+    #[test]
+    fn an_attempt_under_another_term_makes_topics_of_other_ids() {
+        let mut admin = Admin::default();
+        let id = TopicId([1; 16]);
+        let topic = NewTopic {
+            id,
+            name: "t".into(),
+            partitions: None,
+            replication_factor: None,
+            assignments: Vec::new(),
+            configs: Vec::new(),
+        };
+        let request = AdminRequest::CreateTopics { topics: vec![topic], validate_only: false };
+        let asker = Asker { shard: Place::Shard(0), client: ClientId(1), id: 1 };
+        let original = Request::CreateTopics(CreateTopicsRequest::default());
+        assert!(admin.begin(Instant(0), asker, original, request, 10_000).is_none());
+        let mut sent = |ms: u64, term: Epoch| {
+            let mut send = Vec::new();
+            let under = Some((term, BrokerEpoch(5)));
+            let (now, image) = (Instant(0).after_ms(ms), Image::default());
+            admin.poll(now, &image, under, &mut || TopicId([term as u8; 16]), &mut send);
+            match send.pop() {
+                Some(ControllerMessage::Administer {
+                    request: AdminRequest::CreateTopics { topics, .. },
+                    ..
+                }) => topics[0].id,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(sent(0, 7), id);
+        assert_eq!(sent(RETRY_MS, 7), id, "the controller of one term does it once");
+        assert_eq!(sent(2 * RETRY_MS, 8), TopicId([8; 16]));
+    }
 }

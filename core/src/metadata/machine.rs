@@ -308,7 +308,10 @@ impl Metadata {
                 }
             }
         }
-        let done = self.admin.poll(now.mono, &self.image, under, &mut send);
+        let done = {
+            let mut draw = topic_ids(&mut self.rng);
+            self.admin.poll(now.mono, &self.image, under, &mut draw, &mut send)
+        };
         for message in send {
             self.send_to_controller(message, out);
         }
@@ -462,12 +465,7 @@ impl Metadata {
             }
             LocalMessage::Administer { client, id, version: _, request, context: _ } => {
                 let asker = Asker { shard: from, client, id };
-                let rng = &mut self.rng;
-                let mut draw = || {
-                    let mut id = [0; 16];
-                    rng.fill_bytes(&mut id);
-                    TopicId(id)
-                };
+                let mut draw = topic_ids(&mut self.rng);
                 let Some((admin, timeout_ms)) = admin_request(&self.image, &request, &mut draw)
                 else {
                     panic!("a shard answers what is not the controller's to answer");
@@ -487,6 +485,14 @@ impl Metadata {
             | LocalMessage::Hasten { .. }
             | LocalMessage::Abandon { .. } => {}
         }
+    }
+}
+
+fn topic_ids(random: &mut ChaCha8Rng) -> impl FnMut() -> TopicId + use<'_> {
+    move || {
+        let mut id = [0; 16];
+        random.fill_bytes(&mut id);
+        TopicId(id)
     }
 }
 
