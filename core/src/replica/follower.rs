@@ -164,12 +164,10 @@ impl Replica {
     /// Takes "begin at S", which drops everything. Only outside ISR and ELR, and not if this log has come that far in this
     /// epoch: then it is an old one, come late.
     fn begin_at(&mut self, cx: &mut Context, push: &Push) {
-        let me = cx.host.config.node;
-        let member = self.partition().is_none_or(|p| p.isr.contains(&me) || p.elr.contains(&me));
-        let Role::Follower(follower) = &mut self.role else { return };
-        if member || push.base < 0 {
+        if push.base < 0 || self.is_eligible(cx) {
             return;
         }
+        let Role::Follower(follower) = &mut self.role else { return };
         if follower.matched.is_none_or(|matched| matched < push.base) {
             follower.matched = Some(push.base);
             follower.acknowledged = None;
@@ -182,13 +180,19 @@ impl Replica {
         self.acknowledge(cx);
     }
 
-    /// Begun by one leader where the log of the next one does not begin yet, and empty: as well from there.
-    fn begin_lower(&mut self, cx: &mut Context, push: &Push) {
+    /// Whether it is in ISR or ELR, as far as is known.
+    fn is_eligible(&self, cx: &Context) -> bool {
         let me = cx.host.config.node;
-        let member = self.partition().is_none_or(|p| p.isr.contains(&me) || p.elr.contains(&me));
+        self.partition().is_none_or(|p| p.isr.contains(&me) || p.elr.contains(&me))
+    }
+
+    /// Begun by one leader where the log of the next one does not begin yet, and empty: as well from there. Not once something
+    /// matched in this epoch: then the push is an old one, come late.
+    fn begin_lower(&mut self, cx: &mut Context, push: &Push) {
         let log = cx.host.store.log(self.log).expect("a follower has a log");
-        let is_empty = log.start() == log.end();
-        if member || !is_empty || !(0..log.start()).contains(&push.base) {
+        let begins = log.start() == log.end() && (0..log.start()).contains(&push.base);
+        let matched = matches!(&self.role, Role::Follower(f) if f.matched.is_some());
+        if !begins || matched || self.is_eligible(cx) {
             return;
         }
         self.barrier = cx.host.store.reset(self.log, push.base, cx.out);

@@ -176,10 +176,9 @@ fn far_behind_joins_by_a_snapshot() {
     insta::assert_snapshot!(world.transcript);
 }
 
-#[test]
-fn a_damaged_snapshot_is_not_an_empty_disk() {
-    let mut world = World::new(9, cluster(&[1, 2, 3]));
-    start_all(&mut world);
+/// Starts three and lets them work until they have snapshots: who leads, and another.
+fn run_with_snapshots(world: &mut World) -> (NodeId, NodeId) {
+    start_all(world);
     world.run_to("a leader", |world| world.leader().is_some());
     world.run_ms(20);
     let leader = world.leader().expect("just seen");
@@ -188,7 +187,13 @@ fn a_damaged_snapshot_is_not_an_empty_disk() {
         world.run_ms(5);
     }
     world.run_ms(100);
-    let hurt = if leader == THREE { TWO } else { THREE };
+    (leader, if leader == THREE { TWO } else { THREE })
+}
+
+#[test]
+fn a_damaged_snapshot_is_not_an_empty_disk() {
+    let mut world = World::new(9, cluster(&[1, 2, 3]));
+    let (leader, hurt) = run_with_snapshots(&mut world);
     assert!(world.running(hurt).expect("it runs").quorum.view().snapshot_end.is_some());
     world.crash(hurt);
     world.crash(leader);
@@ -210,16 +215,7 @@ fn a_damaged_snapshot_is_not_an_empty_disk() {
 #[test]
 fn a_damaged_snapshot_is_replaced_while_the_leader_stays() {
     let mut world = World::new(9, cluster(&[1, 2, 3]));
-    start_all(&mut world);
-    world.run_to("a leader", |world| world.leader().is_some());
-    world.run_ms(20);
-    let leader = world.leader().expect("just seen");
-    for n in 0..100 {
-        world.propose(leader, format!("record {n}").as_bytes());
-        world.run_ms(5);
-    }
-    world.run_ms(100);
-    let hurt = if leader == THREE { TWO } else { THREE };
+    let (leader, hurt) = run_with_snapshots(&mut world);
     world.crash(hurt);
     world.nodes.get_mut(&hurt).expect("known").disk.damages_snapshots = true;
     world.start(hurt);
