@@ -4,8 +4,9 @@
 //! with the number of partitions. A file that has unsynced writes is closed only when no other is left to close, and is synced
 //! first: the kernel may forget a failed write-back together with the file that nobody holds open.
 //!
-//! Where the system has no descriptor or memory left, a command waits until it has: that says nothing about the file, and an
-//! error would make core believe that the disk is damaged.
+//! Where the system has no descriptor or memory left to open or read a file, a command waits until it has: that says nothing
+//! about the file, and an error would make core believe that the disk is damaged. A write or a sync is never tried again, whatever its
+//! error: the next sync could say yes to what the kernel has dropped.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -41,6 +42,18 @@ struct Open {
     file: File,
     last_use: AtomicU64,
     unsynced: AtomicBool,
+    /// Whether a sync that nobody asked for has failed: the next one that is asked for says so.
+    failed: AtomicBool,
+}
+
+impl Open {
+    fn sync(&self) -> io::Result<()> {
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(Errno::IO.into());
+        }
+        self.unsynced.store(false, Ordering::Relaxed);
+        self.file.sync_data()
+    }
 }
 
 impl Direct {
@@ -66,14 +79,19 @@ impl Direct {
 
     /// Carries out one command.
     pub fn execute(&self, command: &Command) -> Outcome {
+        self.attempt(command).map_err(|error| disk_error(&error))
+    }
+
+    /// Opens or reads something, as soon as the system has what that takes.
+    fn patiently<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         let mut patience = Patience::default();
         loop {
-            match self.attempt(command) {
+            match attempt() {
                 Err(error) if is_shortage(&error) => {
                     self.close_what_is_synced();
                     patience.wait(&error);
                 }
-                outcome => return outcome.map_err(|error| disk_error(&error)),
+                outcome => return outcome,
             }
         }
     }
@@ -93,15 +111,14 @@ impl Direct {
             }
             Command::Read { file, offset, length } => {
                 let open = self.file(*file)?;
-                return Ok(Success::Bytes(read_at(&open.file, *offset, *length)?));
+                let read = || read_at(&open.file, *offset, *length);
+                return self.patiently(read).map(Success::Bytes);
             }
             Command::Length { file } => {
                 return Ok(Success::Length(self.file(*file)?.file.metadata()?.len()));
             }
             Command::Sync { file } => {
-                let open = self.file(*file)?;
-                open.unsynced.store(false, Ordering::Relaxed);
-                open.file.sync_data()?;
+                self.file(*file)?.sync()?;
             }
             Command::Fill { file, offset, length } => {
                 let open = self.file(*file)?;
@@ -113,8 +130,7 @@ impl Direct {
                     write_all_at(&open.file, &[Bytes::from_static(&ZEROS[..count])], at)?;
                     at += count as u64;
                 }
-                open.file.sync_data()?;
-                open.unsynced.store(false, Ordering::Relaxed);
+                open.sync()?;
             }
             Command::Truncate { file, length } => {
                 let open = self.file(*file)?;
@@ -135,7 +151,9 @@ impl Direct {
                 }
             }
             Command::SyncDirectory { directory } => self.sync_directory(*directory)?,
-            Command::List { directory } => return self.list(*directory).map(Success::Names),
+            Command::List { directory } => {
+                return self.patiently(|| self.list(*directory)).map(Success::Names);
+            }
             Command::FreeSpace => {
                 let status = rustix::fs::statvfs(&self.root)?;
                 return Ok(Success::Free(status.f_bavail.saturating_mul(status.f_frsize)));
@@ -148,24 +166,24 @@ impl Direct {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         let path = self.path(file);
-        let made = match options.open(&path) {
+        let made = self.patiently(|| match options.open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 std::fs::create_dir_all(self.folder(file.directory()))?;
-                options.open(&path)?
+                options.open(&path)
             }
-            other => other?,
-        };
-        self.keep(&mut self.open(), file, made)?.unsynced.store(true, Ordering::Relaxed);
+            other => other,
+        })?;
+        self.keep(&mut self.open(), file, made).unsynced.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     fn sync_directory(&self, directory: Directory) -> io::Result<()> {
         let folder = self.folder(directory);
         std::fs::create_dir_all(&folder)?;
-        File::open(&folder)?.sync_all()?;
+        self.patiently(|| File::open(&folder))?.sync_all()?;
         let rooted = &self.rooted[Directory::ALL.iter().position(|d| *d == directory).unwrap_or(0)];
         if directory != Directory::Root && !rooted.load(Ordering::Relaxed) {
-            File::open(&self.root)?.sync_all()?;
+            self.patiently(|| File::open(&self.root))?.sync_all()?;
             rooted.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -192,13 +210,21 @@ impl Direct {
     }
 
     fn file(&self, file: FileName) -> io::Result<Arc<Open>> {
-        let mut open = self.open();
-        if let Some(found) = open.get(&file) {
-            found.last_use.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-            return Ok(found.clone());
+        if let Some(found) = self.kept(&self.open(), file) {
+            return Ok(found);
         }
-        let opened = OpenOptions::new().read(true).write(true).open(self.path(file))?;
-        self.keep(&mut open, file, opened)
+        let path = self.path(file);
+        let opened = self.patiently(|| OpenOptions::new().read(true).write(true).open(&path))?;
+        let mut open = self.open();
+        // Another lane may have opened it meanwhile.
+        let found = self.kept(&open, file);
+        Ok(found.unwrap_or_else(|| self.keep(&mut open, file, opened)))
+    }
+
+    fn kept(&self, open: &HashMap<FileName, Arc<Open>>, file: FileName) -> Option<Arc<Open>> {
+        let found = open.get(&file)?;
+        found.last_use.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        Some(found.clone())
     }
 
     fn keep(
@@ -206,24 +232,29 @@ impl Direct {
         open: &mut HashMap<FileName, Arc<Open>>,
         name: FileName,
         file: File,
-    ) -> io::Result<Arc<Open>> {
+    ) -> Arc<Open> {
         while open.len() >= OPEN_FILES_MAX {
             let oldest = open.iter().min_by_key(|(_, entry)| {
                 (entry.unsynced.load(Ordering::Relaxed), entry.last_use.load(Ordering::Relaxed))
             });
             let Some(oldest) = oldest.map(|(name, _)| *name) else { break };
-            let closed = open.remove(&oldest);
-            if let Some(closed) = closed.filter(|entry| entry.unsynced.load(Ordering::Relaxed)) {
-                closed.file.sync_data()?;
+            let unsynced = &open[&oldest];
+            if unsynced.unsynced.load(Ordering::Relaxed) && unsynced.sync().is_err() {
+                // Whoever wanted another file is not the one to be told. It stays open until its own sync is asked for.
+                unsynced.failed.store(true, Ordering::Relaxed);
+                unsynced.unsynced.store(true, Ordering::Relaxed);
+                break;
             }
+            open.remove(&oldest);
         }
         let entry = Arc::new(Open {
             file,
             last_use: AtomicU64::new(self.uses.fetch_add(1, Ordering::Relaxed)),
             unsynced: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
         });
         open.insert(name, entry.clone());
-        Ok(entry)
+        entry
     }
 }
 
@@ -290,4 +321,26 @@ pub(super) fn write_all_at(file: &File, data: &[Bytes], mut offset: u64) -> io::
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milena_core::disk::DiskError;
+
+    /// A sync that failed while nobody asked is told to whoever asks next, and its file is not closed before.
+    #[test]
+    fn a_failed_sync_is_not_forgotten_with_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Direct::new(directory.path().to_path_buf());
+        let file = |index| FileName::Journal { layout: 1, journal: 0, index };
+        files.execute(&Command::Create { file: file(0) }).unwrap();
+        files.file(file(0)).unwrap().failed.store(true, Ordering::Relaxed);
+        for index in 1..=OPEN_FILES_MAX as u32 {
+            files.execute(&Command::Create { file: file(index) }).unwrap();
+        }
+        files.close_what_is_synced();
+        assert_eq!(files.execute(&Command::Sync { file: file(0) }), Err(DiskError::Io(5)));
+        assert_eq!(files.execute(&Command::Sync { file: file(1) }), Ok(Success::Done));
+    }
 }
