@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use milena_wire::ErrorCode;
+use milena_wire::messages::describe_quorum::METADATA_TOPIC;
 
 use super::configs::{TopicSettings, check_topic_configs};
 use super::message::{NewTopic, TopicReference, TopicSummary};
@@ -16,8 +17,6 @@ const NAME_BYTES_MAX: usize = 249;
 const PARTITIONS_DEFAULT: i32 = 1;
 /// Replicas of a topic whose creator did not say how many, where there are so many brokers.
 const REPLICATION_FACTOR_DEFAULT: usize = 3;
-/// The name under which Kafka knows the metadata log.
-const METADATA_NAME: &str = "__cluster_metadata";
 
 /// The records that make a topic, and what it will be. `start` rotates from one topic to the next, so that not all first
 /// partitions are led by the same broker. A topic of the same identity is there already: no records.
@@ -105,8 +104,8 @@ fn check_name(image: &Image, name: &str) -> Result<(), Refusal> {
             "a name is not . or .. and has 1 to {NAME_BYTES_MAX} letters, digits, '.', '_' and '-'"
         ));
     }
-    if name == METADATA_NAME {
-        return invalid(format!("{METADATA_NAME} is the cluster's own"));
+    if name == METADATA_TOPIC {
+        return invalid(format!("{METADATA_TOPIC} is the cluster's own"));
     }
     if image.names.contains_key(name) {
         let message = format!("topic {name} exists");

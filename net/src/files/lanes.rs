@@ -2,8 +2,9 @@
 //!
 //! Four lanes per machine, each a thread that does its commands in order. The journal has one for itself, so that nothing
 //! stands in front of the sync that clients wait for; segments are written in another, and synced in a third, where journal
-//! files are filled too, since both take long; reads have the fourth. What keeps the order within a file: a command waits here while the file has
-//! commands running in another lane. The one exception lets a read pass a sync, which changes nothing that it could see.
+//! files are filled too, since both take long; reads have the fourth. What keeps the order within a file: a command waits
+//! here while the file has commands running in another lane. The one exception lets a read pass a sync, which changes
+//! nothing that it could see.
 //!
 //! A lane is woken once per [`Lanes::flush`], and reports after each sync, after each read, so that what it brought does not
 //! wait in memory for others, and at the end of what it was given.

@@ -4,7 +4,7 @@ use milena_wire_derive::Message;
 
 use crate::{ErrorCode, Uuid};
 
-/// The one topic that is asked about.
+/// The one topic that is asked about: the name under which Kafka knows the metadata log.
 pub const METADATA_TOPIC: &str = "__cluster_metadata";
 
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
