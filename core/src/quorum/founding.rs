@@ -277,6 +277,22 @@ impl Quorum {
         self.stop(Halt::Operator(line), out);
     }
 
+    /// A node that holds a record was started with another list than the record's: it goes by the record.
+    pub(super) fn report_other_list(&self, out: &mut Outputs) {
+        let Some(record) = self.state.founding.as_ref().filter(|r| r.list != self.list) else {
+            return;
+        };
+        let shown = |list: &[NodeId]| {
+            let ids: Vec<String> = list.iter().map(ToString::to_string).collect();
+            ids.join(",")
+        };
+        let (founded, given) = (shown(&record.list), shown(&self.list));
+        out.log(
+            LogLevel::Warn,
+            format!("--cluster lists nodes {given}, but this data directory's cluster {:032x} was founded by nodes {founded}: the record wins, and --cluster gives addresses alone; start with the list of the record, or check --data", record.cluster),
+        );
+    }
+
     /// A node started with a list of itself alone needs nobody's answer.
     fn draw_if_alone(&mut self, store: &mut Store, out: &mut Outputs) {
         if self.list == [self.me.node] {

@@ -263,6 +263,7 @@ impl Quorum {
         }
         self.phase = Phase::Running;
         self.founding.shown = self.state.founding.is_some();
+        self.report_other_list(out);
         if self.state.founded {
             self.begin_acting(out);
         } else {

@@ -346,3 +346,22 @@ fn a_contradicting_list_stops_the_newcomer_alone() {
     assert!(matches!(halted(&world, NodeId(4)), Some(Halt::Operator(_))));
     assert!([ONE, TWO, THREE].iter().all(|id| halted(&world, *id).is_none()));
 }
+
+#[test]
+fn a_founded_node_says_that_its_record_wins_over_another_list() {
+    let mut world = World::new(13, cluster(&[1, 2, 3]));
+    start_all(&mut world);
+    world.run_to("a leader", |world| world.leader().is_some());
+    world.run_ms(50);
+    world.crash(THREE);
+    let says = |world: &World| world.transcript.contains("lists nodes 3,4, but this data");
+    world.start(THREE);
+    world.run_ms(500);
+    world.crash(THREE);
+    assert!(!world.transcript.contains("--cluster"), "{}", world.transcript);
+    world.reconfigure(THREE, |config| config.controllers = crate::config(3, &[3, 4]).controllers);
+    world.start(THREE);
+    world.run_ms(500);
+    assert!(says(&world), "{}", world.transcript);
+    assert!(world.running(THREE).expect("it runs").quorum.is_voter());
+}
