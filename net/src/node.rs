@@ -88,6 +88,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let clock = Clock::start();
     let node = recover(&config, &files, clock)?;
 
+    let cluster = node.metadata.cluster_on_disk().unwrap_or(0);
     let mut machines: Vec<Vec<Placed>> = Vec::new();
     let shards = node.shards.len() as u16;
     let mut places = BTreeMap::from([(Place::Metadata, 0)]);
@@ -119,12 +120,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         ended: ended_sender,
     };
     let mut first = Some(First {
-        hello: Hello {
-            cluster: 0,
-            from: config.node,
-            to: config.node,
-            address: config.peer.clone(),
-        },
+        hello: Hello { cluster, from: config.node, to: config.node, address: config.peer.clone() },
         peers: config.controllers.clone(),
         peer_listener,
         kafka_listener,

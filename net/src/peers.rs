@@ -8,6 +8,10 @@
 //! A message may be lost: that is what `core` is written for. So queues are bounded and drop what does not fit, and a
 //! connection that breaks takes its queue with it. Messages of the quorum and the controller are small and go in front of
 //! record batches.
+//!
+//! Both sides of a connection are of one cluster, as far as they know theirs: each says which with its hello, and again when it
+//! has joined one. So messages need not say it, and a node that was started with another cluster's data or
+//! addresses disturbs nobody. Who is refused is told why.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -28,7 +32,7 @@ use crate::runtime::{
 /// First bytes of a connection. Frozen.
 const MAGIC: &[u8; 6] = b"milena";
 /// Version of the hello and of the frames behind it.
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 /// Largest hello.
 const HELLO_BYTES_MAX: usize = 1 << 10;
 /// Largest frame: a push is bounded by the configuration, far below.
@@ -43,8 +47,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// An empty frame is sent this often, and answered with one byte. So is each piece of a larger frame, which lets no empty one
-/// through while it is on its way. Nothing else is ever said in that direction.
+/// through while it is on its way. Nothing else is ever said in that direction, but why the connection is refused.
 const BEAT: Duration = Duration::from_millis(500);
+/// The answer to a beat or piece.
+const ALIVE: u8 = 0;
+/// The answer behind which stands why the connection is refused, up to its end.
+const REFUSED: u8 = 1;
+/// A node that was refused waits so long, unless the other one connects by itself.
+const REFUSED_WAIT: Duration = Duration::from_secs(10);
+/// How long a refusal may take to be read.
+const REFUSING: Duration = Duration::from_secs(1);
+/// Longest reason that is listened to.
+const REASON_BYTES_MAX: usize = 1 << 10;
 const BEATS_UNANSWERED_MAX: usize = 5;
 /// The piece of a frame that is answered.
 const ANSWERED_BYTES: usize = 128 << 10;
@@ -145,9 +159,20 @@ impl Peers {
         })
     }
 
-    /// Says which cluster this is, once it is known.
+    /// Says which cluster this is, once it is known, on the connections that are open too.
     pub fn set_cluster(&self, cluster: u128) {
-        self.hello.borrow_mut().cluster = cluster;
+        let before = std::mem::replace(&mut self.hello.borrow_mut().cluster, cluster);
+        if before == cluster {
+            return;
+        }
+        for peer in self.known.borrow().values().filter(|p| p.queue.borrow().connected) {
+            peer.queue.borrow_mut().push(self.hello_to(peer.node), true);
+            peer.wake.notify_one();
+        }
+    }
+
+    fn hello_to(&self, node: NodeId) -> Vec<Bytes> {
+        Hello { to: node, ..self.hello.borrow().clone() }.encode()
     }
 
     /// Says where a node is reached; connects to it.
@@ -206,8 +231,15 @@ impl Peers {
                 Some(Ok(stream)) => {
                     backoff = BACKOFF_MIN;
                     debug!("connected to node {} at {address}", peer.node);
-                    let why = self.write(&peer, stream).await;
-                    info!("connection to node {} at {address} ended: {why}", peer.node);
+                    match self.write(&peer, stream).await {
+                        End::Broken(why) => {
+                            info!("connection to node {} at {address} ended: {why}", peer.node);
+                        }
+                        End::Refused(why) => {
+                            warn!("{address} refuses to be peer {} of this node: {why}", peer.node);
+                            backoff = REFUSED_WAIT;
+                        }
+                    }
                 }
                 Some(Err(error)) => debug!("node {} at {address}: {error}", peer.node),
                 None => debug!("node {} at {address}: no answer", peer.node),
@@ -219,25 +251,25 @@ impl Peers {
         }
     }
 
-    async fn write(&self, peer: &Peer, stream: TcpStream) -> String {
+    async fn write(&self, peer: &Peer, stream: TcpStream) -> End {
         if let Err(error) = stream.set_nodelay(true) {
-            return error.to_string();
+            return End::Broken(error.to_string());
         }
         let (mut from, mut to) = stream.into_split();
         let mut out = VecDeque::new();
-        push_frame(&mut out, Hello { to: peer.node, ..self.hello.borrow().clone() }.encode());
+        push_frame(&mut out, self.hello_to(peer.node));
         peer.queue.borrow_mut().connected = true;
         let unanswered = Cell::new(0);
-        let why = select! {
+        let end = select! {
             result = peer.drain(&mut to, &mut out) => match result {
-                Ok(()) => String::new(),
-                Err(error) => error.to_string(),
+                Ok(()) => End::Broken(String::new()),
+                Err(error) => End::Broken(error.to_string()),
             },
-            why = answers(&mut from, &unanswered) => why,
-            () = peer.beat(&unanswered) => "no sign of life".into(),
+            end = answers(&mut from, &unanswered) => end,
+            () = peer.beat(&unanswered) => End::Broken("no sign of life".into()),
         };
         *peer.queue.borrow_mut() = Queue::default();
-        why
+        end
     }
 
     /// Accepts connections for ever.
@@ -251,8 +283,11 @@ impl Peers {
                     let peers = self.clone();
                     peers.connections.set(peers.connections.get() + 1);
                     runtime::spawn(async move {
-                        if let Err(why) = peers.clone().read(stream).await {
-                            warn!("peer connection from {address}: {why}");
+                        let (from, mut to) = stream.into_split();
+                        let mut frames = FrameReader::new(from, HELLO_BYTES_MAX);
+                        if let Err(why) = peers.clone().read(&mut frames, &mut to).await {
+                            warn!("peer connection from {address} is refused: {why}");
+                            refuse(&mut frames, &mut to, &why).await;
                         }
                         peers.connections.set(peers.connections.get() - 1);
                     });
@@ -265,11 +300,13 @@ impl Peers {
         }
     }
 
-    async fn read(self: Rc<Self>, stream: TcpStream) -> Result<(), String> {
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let (from, mut to) = stream.into_split();
-        let mut frames = FrameReader::new(from, HELLO_BYTES_MAX);
-        let hello = select! {
+    /// Delivers what comes on a connection until it ends, or is to be refused.
+    async fn read(
+        self: Rc<Self>,
+        frames: &mut FrameReader,
+        to: &mut OwnedWriteHalf,
+    ) -> Result<(), String> {
+        let mut hello = select! {
             frame = frames.next() => match frame {
                 Ok(frame) => Hello::decode(frame)?,
                 // Somebody looked whether the port is open.
@@ -282,13 +319,13 @@ impl Peers {
         let node = hello.from;
         let peer = self.peer(node);
         if !peer.address_is_given.get() && !hello.address.is_empty() {
-            *peer.address.borrow_mut() = Some(hello.address);
+            *peer.address.borrow_mut() = Some(hello.address.clone());
             peer.wake.notify_one();
         }
         peer.seen.notify_one();
         frames.set_limit(FRAME_BYTES_MAX);
         loop {
-            let frame = match next_answered(&mut frames, &mut to).await {
+            let frame = match next_answered(frames, to).await {
                 Ok(frame) => frame,
                 Err(error) => {
                     info!("connection from node {node} ended: {error}");
@@ -296,13 +333,33 @@ impl Peers {
                 }
             };
             if frame.is_empty() {
-                to.write_all(&[0]).await.map_err(|error| error.to_string())?;
+                if to.write_all(&[ALIVE]).await.is_err() {
+                    return Ok(());
+                }
                 continue;
             }
+            if frame.starts_with(MAGIC) {
+                hello.cluster = Hello::decode(frame)?.cluster;
+                continue;
+            }
+            // Either may have learnt of its cluster meanwhile.
+            self.check_cluster(&hello)?;
             let message =
                 peer::decode(frame).map_err(|error| format!("node {node} sent {error}"))?;
             (self.deliver)(node, message);
         }
+    }
+
+    /// Whether the other side may be of this node's cluster.
+    fn check_cluster(&self, hello: &Hello) -> Result<(), String> {
+        let own = self.hello.borrow();
+        if hello.cluster == 0 || own.cluster == 0 || hello.cluster == own.cluster {
+            return Ok(());
+        }
+        Err(format!(
+            "node {} belongs to cluster {:032x} and node {} to {:032x}; check --cluster and --data of the one that is wrong",
+            hello.from, hello.cluster, own.from, own.cluster
+        ))
     }
 
     fn check(&self, hello: &Hello) -> Result<(), String> {
@@ -319,17 +376,29 @@ impl Peers {
                 "another process calls itself node {from} as well; check --node-id"
             ));
         }
-        if hello.cluster != 0 && own.cluster != 0 && hello.cluster != own.cluster {
-            return Err(format!(
-                "node {from} belongs to another cluster; check --cluster and --data there"
-            ));
-        }
+        self.check_cluster(hello)?;
         let known = self.known.borrow();
         let stranger = |peer: &&Rc<Peer>| !peer.address_is_given.get();
         if !known.contains_key(&from) && known.values().filter(stranger).count() >= STRANGERS_MAX {
             return Err(format!("node {from} is one too many of which nothing else is known"));
         }
         Ok(())
+    }
+}
+
+/// Tells the other side why it is refused, and closes once it has had the time to read that.
+async fn refuse(frames: &mut FrameReader, to: &mut OwnedWriteHalf, why: &str) {
+    let mut reason = vec![REFUSED];
+    reason.extend_from_slice(why.as_bytes());
+    let telling = async {
+        // What cannot be told is in this node's log.
+        let _ = to.write_all(&reason).await;
+        let _ = to.shutdown().await;
+        while frames.next().await.is_ok() {}
+    };
+    select! {
+        () = telling => {}
+        () = runtime::sleep(REFUSING) => {}
     }
 }
 
@@ -346,19 +415,34 @@ async fn next_answered(frames: &mut FrameReader, to: &mut OwnedWriteHalf) -> Res
         }
         if frames.begun() >= answered + ANSWERED_BYTES {
             answered = frames.begun();
-            to.write_all(&[0]).await.map_err(|error| error.to_string())?;
+            to.write_all(&[ALIVE]).await.map_err(|error| error.to_string())?;
         }
     }
 }
 
+/// How a connection to a peer ended.
+enum End {
+    Broken(String),
+    Refused(String),
+}
+
 /// Reads the answers to beats and pieces, until the connection ends. Any of them shows that the other side lives.
-async fn answers(from: &mut OwnedReadHalf, unanswered: &Cell<usize>) -> String {
+async fn answers(from: &mut OwnedReadHalf, unanswered: &Cell<usize>) -> End {
     let mut bytes = [0; 16];
     loop {
         match from.read(&mut bytes).await {
-            Ok(0) => return "closed by the other side".into(),
-            Ok(_) => unanswered.set(0),
-            Err(error) => return error.to_string(),
+            Ok(0) => return End::Broken("closed by the other side".into()),
+            Ok(count) => match bytes[..count].iter().position(|byte| *byte == REFUSED) {
+                Some(at) => {
+                    let mut reason = bytes[at + 1..count].to_vec();
+                    // As much as can be read of it.
+                    let _ = from.take(REASON_BYTES_MAX as u64).read_to_end(&mut reason).await;
+                    let reason = String::from_utf8_lossy(&reason);
+                    return End::Refused(reason.escape_debug().to_string());
+                }
+                None => unanswered.set(0),
+            },
+            Err(error) => return End::Broken(error.to_string()),
         }
     }
 }
@@ -442,7 +526,7 @@ mod tests {
         }
         let mut other = bytes;
         other[7] = 1;
-        assert_eq!(Hello::decode(other.into()), Err("it speaks format 1, this version 2".into()));
+        assert_eq!(Hello::decode(other.into()), Err("it speaks format 1, this version 3".into()));
     }
 
     #[test]

@@ -102,6 +102,11 @@ struct Server {
 
 impl Server {
     fn start(limits: Limits) -> Server {
+        Server::start_in(0, limits)
+    }
+
+    /// A node of a cluster, or of none yet.
+    fn start_in(cluster: u128, limits: Limits) -> Server {
         let directory = tempfile::tempdir().unwrap();
         let bind = || runtime::bind("127.0.0.1:0").unwrap();
         let (kafka, peer) = (bind(), bind());
@@ -122,7 +127,7 @@ impl Server {
             ended,
         };
         let first = First {
-            hello: Hello { cluster: 0, from: NodeId(1), to: NodeId(1), address: String::new() },
+            hello: Hello { cluster, from: NodeId(1), to: NodeId(1), address: String::new() },
             peers: Vec::new(),
             peer_listener: peer,
             kafka_listener: Some(kafka),
@@ -154,14 +159,19 @@ impl Server {
     fn peer(&self, from: i32) -> TcpStream {
         let mut stream = TcpStream::connect(&self.peer_address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let mut hello = b"milena".to_vec();
-        hello.extend(2_u16.to_be_bytes());
-        hello.extend(0_u128.to_be_bytes());
-        hello.extend(from.to_be_bytes());
-        hello.extend(1_i32.to_be_bytes());
-        let _ = stream.write_all(&[&(hello.len() as u32).to_be_bytes(), &hello[..]].concat());
+        let _ = stream.write_all(&hello(0, from));
         stream
     }
+}
+
+/// The frame in which a node says to node 1 who it is.
+fn hello(cluster: u128, from: i32) -> Vec<u8> {
+    let mut hello = b"milena".to_vec();
+    hello.extend(3_u16.to_be_bytes());
+    hello.extend(cluster.to_be_bytes());
+    hello.extend(from.to_be_bytes());
+    hello.extend(1_i32.to_be_bytes());
+    [&(hello.len() as u32).to_be_bytes(), &hello[..]].concat()
 }
 
 impl Drop for Server {
@@ -360,7 +370,10 @@ fn a_large_frame_between_peers_is_a_sign_of_life() {
 fn connections_of_peers_and_strangers_among_them_are_bounded() {
     let server = Server::start(Limits::default());
     let lives = |mut peer: &TcpStream| {
-        peer.write_all(&[0; 4]).is_ok() && peer.read(&mut [0]).is_ok_and(|count| count == 1)
+        let mut answer = [1];
+        peer.write_all(&[0; 4]).is_ok()
+            && peer.read(&mut answer).is_ok_and(|count| count == 1)
+            && answer == [0]
     };
     // One at a time: each stays known.
     for node in 2..102 {
@@ -380,6 +393,28 @@ fn connections_of_peers_and_strangers_among_them_are_bounded() {
         (2..102).map(|node| patiently(node).expect("there is room")).collect();
     assert!(peers.iter().all(lives));
     assert!(!lives(&server.peer(2)), "one connection too many");
+}
+
+/// A peer is of the same cluster where both know theirs, also when it has said so late; else it is told why it is refused.
+#[test]
+fn a_peer_of_another_cluster_is_refused_and_told_so() {
+    let server = Server::start_in(7, Limits::default());
+    let beat = [0; 4];
+    for said in [0, 7] {
+        let mut peer = server.peer(2);
+        peer.write_all(&[&beat[..], &hello(said, 2), &beat].concat()).unwrap();
+        let mut answers = [1; 2];
+        peer.read_exact(&mut answers).unwrap();
+        assert_eq!(answers, [0; 2]);
+    }
+    let mut stranger = server.peer(3);
+    let message = [&1_u32.to_be_bytes()[..], &[9]].concat();
+    stranger.write_all(&[&beat[..], &hello(8, 3), &message].concat()).unwrap();
+    let said = said_until_closed(stranger);
+    assert_eq!(said[..2], [0, 1]);
+    let reason = String::from_utf8(said[2..].to_vec()).unwrap();
+    assert!(reason.starts_with("node 3 belongs to cluster 0000"), "{reason}");
+    assert!(reason.contains("check --cluster and --data"), "{reason}");
 }
 
 #[test]

@@ -104,6 +104,12 @@ impl Node {
         self.arguments[place.expect("it was started with that flag") + 1] = value.into();
     }
 
+    /// The value of a flag that it is started with.
+    pub fn flag(&self, name: &str) -> &str {
+        let place = self.arguments.iter().position(|argument| argument == name);
+        &self.arguments[place.expect("it is started with that flag") + 1]
+    }
+
     /// Names of its process's threads.
     pub fn threads(&self) -> Result<Vec<String>> {
         let pid = self.pid().context("it runs")?;
@@ -198,6 +204,31 @@ impl Cluster {
         }
         cluster.wait_ready(Duration::from_secs(60))?;
         Ok(cluster)
+    }
+
+    /// Starts one more node, a broker alone.
+    pub fn add_broker(&mut self, id: i32) -> Result<()> {
+        let (kafka, peer) = (free_port(), free_port());
+        let data = self.directory.path().join(format!("node-{id}"));
+        let flags = [
+            ("--node-id", id.to_string()),
+            ("--cluster", self.nodes[0].flag("--cluster").into()),
+            ("--kafka", format!("127.0.0.1:{kafka}")),
+            ("--peer", format!("127.0.0.1:{peer}")),
+            ("--data", data.to_string_lossy().into()),
+        ];
+        let flags = flags.into_iter().flat_map(|(name, value)| [name.into(), value]);
+        let mut node = Node {
+            id,
+            kafka,
+            arguments: std::iter::once("start".into()).chain(flags).collect(),
+            environment: Vec::new(),
+            log: self.directory.path().join(format!("node-{id}.log")),
+            process: None,
+        };
+        node.start()?;
+        self.nodes.push(node);
+        Ok(())
     }
 
     /// Addresses for a client's `bootstrap.servers`.

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use milena_tests::{Cluster, free_port, milena};
@@ -117,5 +118,28 @@ fn a_node_that_cannot_run_says_why_in_one_line() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(2) && is_one_line(&said), "{said}");
     ensure!(said.contains("belongs to node 1, this is node 2"), "{said}");
+    Ok(())
+}
+
+/// A node with the data of one cluster and the addresses of another disturbs neither, and both sides say what is wrong.
+#[test]
+fn a_data_directory_of_another_cluster_is_refused() -> Result<()> {
+    let mut own = Cluster::start(1, &[])?;
+    let mut other = Cluster::start(1, &[])?;
+    own.add_broker(2)?;
+    own.wait_ready(Duration::from_secs(30))?;
+    let list = |cluster: &Cluster| cluster.nodes[0].flag("--cluster").to_string();
+    own.nodes[1].kill();
+    let other_list = list(&other);
+    own.nodes[1].set_flag("--cluster", &other_list);
+    own.nodes[1].start()?;
+    let remedy = "check --cluster and --data of the one that is wrong";
+    let end = Instant::now() + Duration::from_secs(20);
+    while ![&own.nodes[1], &other.nodes[0]].iter().all(|node| node.said().contains(remedy)) {
+        ensure!(Instant::now() < end, "{}{}", own.nodes[1].said(), other.nodes[0].said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    ensure!(own.nodes[1].said().contains("refuses to be peer 1"), "{}", own.nodes[1].said());
+    other.wait_ready(Duration::from_secs(30))?;
     Ok(())
 }

@@ -27,12 +27,12 @@ use crate::api::{describe_controllers, describe_quorum};
 use crate::controller::message::{ControllerMessage, Damage};
 use crate::local::LocalMessage;
 use crate::peer::PeerMessage;
-use crate::quorum::{Committed, Quorum};
+use crate::quorum::{self, Committed, Quorum};
 use crate::storage::{Store, StoreEvent, Superblock};
 use crate::trace::Event;
 use crate::{
-    BrokerEpoch, Config, Epoch, Halt, Input, Instant, LogLevel, Machine, NodeId, Now, Offset,
-    Outputs, Place, Timer, TopicId,
+    BrokerEpoch, Config, Epoch, Halt, Input, Instant, LogId, LogLevel, Machine, NodeId, Now,
+    Offset, Outputs, Place, Timer, TopicId,
 };
 
 /// Quorum, controller and the broker's registration.
@@ -124,6 +124,11 @@ impl Metadata {
             administering: self.admin.len(),
             serving: self.broker.as_ref().and_then(Lifecycle::serving),
         }
+    }
+
+    /// The cluster that this node's disk belongs to, before anything is started: what its peers are to be of as well.
+    pub fn cluster_on_disk(&self) -> Option<u128> {
+        quorum::cluster(self.store.log(LogId::METADATA)?.state())
     }
 
     /// The storage engine, for checkers.

@@ -49,7 +49,7 @@ use self::log::{EntryValue, MemoryLog};
 use self::message::{FoundingMessage, QuorumBody, QuorumMessage, Voter, Voters};
 use self::snapshot::Snapshots;
 use self::state::State;
-pub use self::state::term_and_vote;
+pub use self::state::{cluster, term_and_vote};
 pub use self::view::{FollowerDescription, QuorumDescription, QuorumView};
 use crate::storage::{Lsn, Store, StoreEvent};
 use crate::trace::Event;

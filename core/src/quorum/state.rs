@@ -61,6 +61,11 @@ impl State {
     }
 }
 
+/// The cluster whose founding record a disk's state holds.
+pub fn cluster(state: &[u8]) -> Option<u128> {
+    State::decode(state)?.founding.map(|record| record.cluster)
+}
+
 /// For checkers: the term that a disk's state names, and for whom it voted in that.
 pub fn term_and_vote(state: &[u8]) -> Option<(Epoch, Option<Voter>)> {
     State::decode(state).map(|state| (state.term, state.vote))
@@ -87,6 +92,7 @@ mod tests {
             hollow_until: None,
             is_lost: false,
         };
+        assert_eq!(cluster(&state.encode()), Some(9));
         assert_eq!(State::decode(&state.encode()), Some(state));
         assert_eq!(State::decode(&[]), Some(State::default()));
         assert_eq!(State::decode(&[9, 9]), None);
