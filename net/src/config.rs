@@ -298,9 +298,30 @@ pub fn unsynced() -> Result<Unsynced, String> {
     })
 }
 
-/// Puts what the file of `--config` says in front of arguments, as flags; flags that are given stay. `known` are the names a
+/// Which flags a file gave.
+#[derive(Default)]
+pub struct FromFile {
+    path: String,
+    names: BTreeSet<String>,
+}
+
+impl FromFile {
+    /// A complaint about a flag, as in `--shards <SHARDS>`, with the file and key that its value came from.
+    pub fn blame(&self, complaint: &str, flag: &str) -> String {
+        let name = flag.trim_start_matches("--").split([' ', '=']).next().unwrap_or(flag);
+        if !self.names.contains(name) {
+            return complaint.into();
+        }
+        complaint.replace(&format!("'{flag}'"), &format!("{name} in {}", self.path))
+    }
+}
+
+/// Puts what the file of `--config` says behind arguments, as flags; flags that are given stay. `known` are the names a
 /// file may have.
-pub fn with_file(arguments: Vec<String>, known: &BTreeSet<String>) -> Result<Vec<String>, String> {
+pub fn with_file(
+    arguments: Vec<String>,
+    known: &BTreeSet<String>,
+) -> Result<(Vec<String>, FromFile), String> {
     let path = arguments.iter().enumerate().find_map(|(i, argument)| {
         match argument.strip_prefix("--config") {
             Some("") => arguments.get(i + 1).cloned(),
@@ -308,19 +329,21 @@ pub fn with_file(arguments: Vec<String>, known: &BTreeSet<String>) -> Result<Vec
             None => None,
         }
     });
-    let Some(path) = path else { return Ok(arguments) };
+    let Some(path) = path else { return Ok((arguments, FromFile::default())) };
     let given: BTreeSet<&str> = arguments
         .iter()
         .filter_map(|argument| argument.strip_prefix("--"))
         .map(|flag| flag.split('=').next().unwrap_or(flag))
         .collect();
     let mut all = arguments.clone();
+    let mut names = BTreeSet::new();
     for (name, value) in read_file(Path::new(&path), known)? {
         if !given.contains(name.as_str()) {
             all.push(format!("--{name}={value}"));
+            names.insert(name);
         }
     }
-    Ok(all)
+    Ok((all, FromFile { path, names }))
 }
 
 fn read_file(path: &Path, known: &BTreeSet<String>) -> Result<Vec<(String, String)>, String> {
@@ -393,7 +416,7 @@ mod tests {
         all.push(format!("--config={path}"));
         let result = with_file(all, &known());
         result
-            .map(|all| all.into_iter().filter(|a| !a.starts_with("--config")).collect())
+            .map(|(all, _)| all.into_iter().filter(|a| !a.starts_with("--config")).collect())
             .map_err(|error| error.replace(&path, "FILE"))
     }
 
@@ -418,7 +441,7 @@ mod tests {
         );
         assert!(fault("\n= 3").starts_with("FILE, line 2: "));
         let missing = with_file(vec!["--config".into(), "/no/such".into()], &known());
-        assert!(missing.unwrap_err().contains("check the path of --config"));
+        assert!(missing.err().unwrap().contains("check the path of --config"));
     }
 
     #[test]

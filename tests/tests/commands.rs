@@ -72,6 +72,9 @@ fn a_node_that_cannot_run_says_why_in_one_line() -> Result<()> {
     let file = cluster.directory.path().join("file.toml");
     std::fs::write(&file, "node-id = 1\nsegment-byte = 3\n")?;
     let file = file.display().to_string();
+    let low = cluster.directory.path().join("low.toml");
+    std::fs::write(&low, "segment-bytes = 3\n")?;
+    let low = format!("--config={}", low.display());
     let (free, peer) = (free_port(), free_port());
     let (free, peer) = (format!("127.0.0.1:{free}"), format!("1@127.0.0.1:{peer}"));
     let twice = format!("{peer},2@{}", &peer[2..]);
@@ -83,7 +86,7 @@ fn a_node_that_cannot_run_says_why_in_one_line() -> Result<()> {
     let with = |more: &str| [start(&peer, &free, &fresh), vec![more.into()]].concat();
     let dev = |flags: &[&str]| [&["dev"], flags].concat().into_iter().map(String::from).collect();
     let port = cluster.nodes[0].kafka.to_string();
-    let cases: [(Vec<String>, &[&str]); 9] = [
+    let cases: [(Vec<String>, &[&str]); 10] = [
         (start(&peer, &kafka, &fresh), &[&kafka, "in use", "another port with --kafka"]),
         (dev(&["--data", &fresh, "--port", &port]), &[&kafka, "another port with --port"]),
         (start(&peer, &free, &used), &["in use by another process", "another --data"]),
@@ -91,6 +94,7 @@ fn a_node_that_cannot_run_says_why_in_one_line() -> Result<()> {
         (start(&peer, &peer[2..], &fresh), &["both", "give --kafka another port"]),
         (with("--segmnt-bytes=3"), &["--segmnt-bytes", "'--segment-bytes'"]),
         (with("--segment-bytes=3"), &["--segment-bytes", "3 is not in 1048576..="]),
+        (with(&low), &["segment-bytes in ", "low.toml: 3 is not in 1048576..="]),
         (
             with(&format!("--config={file}")),
             &["file.toml", "segment-byte;", "did you mean segment-bytes?"],

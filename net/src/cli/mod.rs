@@ -18,6 +18,7 @@ use clap::{CommandFactory, Parser};
 use serde_json::Value;
 
 use crate::client::Client;
+use crate::config::{self, FromFile};
 use arguments::{Cli, ClientOptions, ClusterCommand, Command, Format};
 
 /// Why a command ended without success.
@@ -73,6 +74,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 /// Reads arguments, with those of `--config` among them.
 fn parse(mut arguments: Vec<String>) -> Result<Cli, Failure> {
+    let mut from_file = FromFile::default();
     if arguments.get(1).is_some_and(|command| command == "start") {
         let command = Cli::command();
         let start = command.find_subcommand("start").expect("there is a command start");
@@ -82,17 +84,22 @@ fn parse(mut arguments: Vec<String>) -> Result<Cli, Failure> {
             .filter(|name| !["config", "help"].contains(name))
             .map(String::from)
             .collect();
-        let flags =
-            crate::config::with_file(arguments.split_off(2), &known).map_err(Failure::Usage)?;
+        let flags;
+        (flags, from_file) =
+            config::with_file(arguments.split_off(2), &known).map_err(Failure::Usage)?;
         arguments.extend(flags);
     }
     Cli::try_parse_from(arguments).map_err(|error| {
-        use clap::error::ErrorKind;
+        use clap::error::{ContextKind, ErrorKind};
         match error.kind() {
             ErrorKind::DisplayHelp
             | ErrorKind::DisplayVersion
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-            _ => Failure::Usage(one_line(&error.render().to_string())),
+            _ => {
+                let line = one_line(&error.render().to_string());
+                let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+                Failure::Usage(flag.map_or(line.clone(), |flag| from_file.blame(&line, &flag)))
+            }
         }
     })
 }
