@@ -161,6 +161,7 @@ fn fifty_kills_lose_nothing_that_was_acknowledged() -> Result<()> {
 #[test]
 fn a_driver_that_skips_its_syncs_is_caught() -> Result<()> {
     let mut cluster = cluster("memory-and-skip-syncs")?;
+    ensure!(cluster.nodes[0].said().contains("acknowledged records are lost"), "no warning");
     let reports = Reports::default();
     let producer: ThreadedProducer<Reports> = producer(&cluster, &[], reports.clone());
     for number in 0..200 {

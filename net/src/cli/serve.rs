@@ -10,6 +10,7 @@ use super::Failure;
 use super::arguments::Dev;
 use crate::client::Client;
 use crate::config::{self, Start, Tuning};
+use crate::files::Unsynced;
 use crate::kafka::Limits;
 use crate::node::{self, Running, Settings, StartError};
 use crate::runtime::{self, select};
@@ -18,6 +19,7 @@ use crate::runtime::{self, select};
 pub fn start(start: &Start) -> Result<(), Failure> {
     let mut settings = start.settings().map_err(Failure::Usage)?;
     begin_logging("info")?;
+    warn_of_unsynced(settings.unsynced);
     settings.limits = fitting(settings.limits, 1);
     let id = settings.config.node;
     let what = match (settings.config.broker, settings.config.controller) {
@@ -43,6 +45,7 @@ pub fn dev(dev: &Dev) -> Result<(), Failure> {
         ));
     }
     begin_logging("info")?;
+    warn_of_unsynced(config::unsynced().map_err(Failure::Usage)?);
     let temporary = dev.ephemeral.then(Temporary::new).transpose()?;
     let data = temporary.as_ref().map_or(dev.data.as_path(), |temporary| &temporary.0);
     // Peers are where nobody else looks: ten thousand above the Kafka ports, or below where there is no above.
@@ -89,6 +92,19 @@ pub fn cluster(
         }
     });
     Ok(settings.collect())
+}
+
+/// Says that this process keeps less than it acknowledges, or less than it could, because a variable meant for tests is set.
+fn warn_of_unsynced(unsynced: Unsynced) {
+    match unsynced {
+        Unsynced::PageCache => {}
+        Unsynced::Memory => tracing::warn!(
+            "MILENA_UNSYNCED=memory is for tests: when this process ends, it loses what was not synced; unset it"
+        ),
+        Unsynced::MemoryAndSkipSyncs => tracing::warn!(
+            "MILENA_UNSYNCED=memory-and-skip-syncs is for tests: nothing is synced, so acknowledged records are lost when this process ends; unset it"
+        ),
+    }
 }
 
 /// Waits for a signal or for a node that ends by itself; stops all.
