@@ -111,7 +111,7 @@ fn created(
                     .iter()
                     .map(|known| CreatableTopicConfigs {
                         name: known.name.into(),
-                        value: Some(known.value(&made.configs, config)),
+                        value: Some(known.value(&made.configs, made.min_isr, config)),
                         read_only: false,
                         config_source: if made.configs.contains_key(known.name) {
                             SOURCE_TOPIC

@@ -98,10 +98,12 @@ fn of_topic(known: &TopicConfig, topic: &Topic, config: &Config) -> DescribeConf
         source,
     };
     let own_synonym = own.map(|value| synonym(known.name, value.clone(), SOURCE_TOPIC));
-    let default = synonym(known.broker_name, (known.default)(config), SOURCE_DEFAULT);
+    let value = known.value(&topic.configs, topic.min_isr(), config);
+    let default = if own.is_some() { (known.default)(config) } else { value.clone() };
+    let default = synonym(known.broker_name, default, SOURCE_DEFAULT);
     DescribeConfigsResourceResult {
         name: known.name.into(),
-        value: Some(known.value(&topic.configs, config)),
+        value: Some(value),
         read_only: false,
         config_source: if own.is_some() { SOURCE_TOPIC } else { SOURCE_DEFAULT },
         is_sensitive: false,

@@ -189,7 +189,9 @@ fn clusters_are_described_from_brokers() {
 
 #[test]
 fn configurations_say_where_they_come_from() {
-    let (image, config) = (image(), config());
+    let (image, mut config) = (image(), config());
+    // What this node was started with says nothing about topics that were made before.
+    config.replication.min_insync_replicas = 3;
     let describe = |resource_type, name: &str, keys: Option<&[&str]>| {
         let resource = DescribeConfigsResource {
             resource_type,
@@ -212,6 +214,7 @@ fn configurations_say_where_they_come_from() {
         (default.value.as_deref(), default.config_source),
         (Some("2"), configs::SOURCE_DEFAULT)
     );
+    assert_eq!(default.synonyms[0].value.as_deref(), Some("2"));
     assert_eq!(describe(2, "a", None).configs.len(), 8);
     assert_eq!(describe(2, "x", None).error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
     assert!(describe(4, "2", None).configs.iter().any(|config| config.name == "broker.id"));
@@ -332,6 +335,7 @@ fn topics_to_make_go_to_the_controller_and_come_back() {
         name: "x".into(),
         partitions: 1,
         replication_factor: 3,
+        min_isr: 2,
         configs: Default::default(),
     };
     let refusal = Refusal::new(ErrorCode::INVALID_CONFIG, "k is not supported");

@@ -10,6 +10,9 @@ use milena_wire::ErrorCode;
 use super::Refusal;
 use crate::Config;
 
+/// The configuration whose value each partition's record settles.
+const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
+
 /// What values a configuration takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -85,8 +88,8 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         documentation: "Whether a record keeps the producer's timestamp or gets the broker's.",
     },
     TopicConfig {
-        name: "min.insync.replicas",
-        broker_name: "min.insync.replicas",
+        name: MIN_INSYNC_REPLICAS,
+        broker_name: MIN_INSYNC_REPLICAS,
         kind: Kind::Int { min: 1, max: i32::MAX as i64 },
         default: |config| config.replication.min_insync_replicas.to_string(),
         documentation: "Copies on stable storage before a record is acknowledged with acks=all; at most the \
@@ -169,9 +172,14 @@ impl TopicConfig {
         }
     }
 
-    /// The value in force among a topic's own configurations.
-    pub fn value(&self, own: &BTreeMap<String, String>, config: &Config) -> String {
-        own.get(self.name).cloned().unwrap_or_else(|| (self.default)(config))
+    /// The value in force for a topic: its own, or the default. Of `min.insync.replicas` the default is what stands in the
+    /// partitions' records as `min_isr`: it was settled when they were made, whatever this node was started with.
+    pub fn value(&self, own: &BTreeMap<String, String>, min_isr: u16, config: &Config) -> String {
+        match own.get(self.name) {
+            Some(own) => own.clone(),
+            None if self.name == MIN_INSYNC_REPLICAS => min_isr.to_string(),
+            None => (self.default)(config),
+        }
     }
 }
 
@@ -207,7 +215,7 @@ impl TopicSettings {
                 .and_then(|bytes| bytes.try_into().ok())
                 .unwrap_or(config.replication.batch_bytes_max)
                 .min(BATCH_BYTES_LIMIT),
-            min_insync_replicas: number("min.insync.replicas")
+            min_insync_replicas: number(MIN_INSYNC_REPLICAS)
                 .map(|replicas| replicas.clamp(1, i64::from(u16::MAX)) as u16)
                 .unwrap_or(config.replication.min_insync_replicas),
             log_append_time: own

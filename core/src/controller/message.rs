@@ -157,6 +157,8 @@ pub struct TopicSummary {
     pub partitions: i32,
     /// Replicas of the first.
     pub replication_factor: i16,
+    /// Effective `min.insync.replicas` of its partitions.
+    pub min_isr: u16,
     /// Its own configurations.
     pub configs: BTreeMap<String, String>,
 }

@@ -82,6 +82,7 @@ impl From<&Topic> for TopicSummary {
             name: topic.name.clone(),
             partitions: topic.partitions.len() as i32,
             replication_factor: topic.partitions.first().map_or(0, |p| p.replicas.len()) as i16,
+            min_isr: topic.min_isr(),
             configs: topic.configs.clone(),
         }
     }

@@ -209,6 +209,13 @@ impl Hash {
     }
 }
 
+impl Topic {
+    /// Effective `min.insync.replicas`: of its partitions, which may have different numbers of replicas, the largest.
+    pub fn min_isr(&self) -> u16 {
+        self.partitions.iter().map(|partition| partition.min_isr).max().unwrap_or(0)
+    }
+}
+
 impl Partition {
     /// The life that the metadata gives a replica.
     pub fn incarnation(&self, node: NodeId) -> Option<ReplicaIncarnation> {
