@@ -380,8 +380,11 @@ impl Shard {
             return Ok(Found::NotYet);
         }
         let found = self.host.store.log(log).expect("a leader has a log");
-        if version >= LEADER_VERSION && asked.last_fetched_epoch >= 0 {
-            let (epoch, end_offset) = found.end_of_epoch(asked.last_fetched_epoch);
+        if version >= LEADER_VERSION
+            && asked.last_fetched_epoch >= 0
+            && let Some((epoch, end_offset)) =
+                found.end_of_epoch_for_consumers(asked.last_fetched_epoch)
+        {
             if epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset {
                 return Ok(Found::Diverging(EpochEndOffset { epoch, end_offset }));
             }

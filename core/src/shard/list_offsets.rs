@@ -278,8 +278,10 @@ impl Shard {
                         });
                     match found {
                         Ok((epoch, log)) if (0..=epoch).contains(&asked.leader_epoch) => {
-                            (answer.leader_epoch, answer.end_offset) =
-                                log.end_of_epoch(asked.leader_epoch);
+                            if let Some(found) = log.end_of_epoch_for_consumers(asked.leader_epoch)
+                            {
+                                (answer.leader_epoch, answer.end_offset) = found;
+                            }
                         }
                         // No such epoch yet, so nothing can be said of it.
                         Ok(_) => {}
