@@ -33,8 +33,10 @@ pub struct Config {
 /// Sizes and times of the storage engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StorageConfig {
-    /// Size of one journal file, bytes, a multiple of 4096.
+    /// Size of one journal file of a shard, bytes, a multiple of 4096.
     pub journal_file_bytes: u32,
+    /// The same of the metadata log's journal, through which little goes.
+    pub metadata_journal_file_bytes: u32,
     /// Journal files per journal, at least 3. Each begins with a 64th of its size, is filled up ahead of its use, and is recycled
     /// ever after.
     pub journal_files: u32,
@@ -100,6 +102,7 @@ impl Default for StorageConfig {
     fn default() -> Self {
         StorageConfig {
             journal_file_bytes: 16 << 20,
+            metadata_journal_file_bytes: 2 << 20,
             journal_files: 8,
             group_bytes_max: 4 << 20,
             segment_bytes: 1 << 30,

@@ -106,7 +106,7 @@ impl World {
             quorum: Default::default(),
             replication: Default::default(),
         };
-        config.storage.journal_file_bytes = self.journal_file_bytes;
+        config.storage.metadata_journal_file_bytes = self.journal_file_bytes;
         config.storage.journal_files = 4;
         config.quorum.snapshot_every_records = 20;
         config

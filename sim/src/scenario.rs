@@ -217,7 +217,7 @@ fn topic(draw: &mut Stream, name: String, brokers: usize) -> TopicSetup {
     let min_insync = if draw.chance(600_000) { 2 } else { draw.between(1, replication) };
     TopicSetup {
         name,
-        partitions: draw.between(1, 4) as i32,
+        partitions: draw.between(2, 6) as i32,
         replication: replication as i16,
         min_insync: min_insync.min(replication) as u16,
         segment_bytes: None,
@@ -230,8 +230,9 @@ fn core_settings(draw: &mut Stream) -> CoreSettings {
     let election_timeout_ms = draw.between(100, 400);
     let batch_bytes_max = 8_192;
     CoreSettings {
-        journal_file_bytes: 4096 * draw.between(8, 20) as u32,
-        journal_files: draw.between(3, 5) as u32,
+        journal_file_bytes: 4096 * draw.between(4, 7) as u32,
+        metadata_journal_file_bytes: 4096 * draw.between(2, 3) as u32,
+        journal_files: if draw.chance(900_000) { 3 } else { draw.between(4, 5) as u32 },
         group_bytes_max: 4096 * draw.between(3, 5) as u32,
         segment_bytes: draw.between(6_000, 40_000),
         index_interval_bytes: draw.between(256, 4_096) as u32,

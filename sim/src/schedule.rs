@@ -92,6 +92,7 @@ pub struct DiskSettings {
 #[allow(missing_docs)]
 pub struct CoreSettings {
     pub journal_file_bytes: u32,
+    pub metadata_journal_file_bytes: u32,
     pub journal_files: u32,
     pub group_bytes_max: u32,
     pub segment_bytes: u64,
@@ -427,6 +428,7 @@ impl Setup {
             shards,
             storage: StorageConfig {
                 journal_file_bytes: core.journal_file_bytes,
+                metadata_journal_file_bytes: core.metadata_journal_file_bytes,
                 journal_files: core.journal_files,
                 group_bytes_max: core.group_bytes_max,
                 segment_bytes: core.segment_bytes,

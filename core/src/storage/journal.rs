@@ -74,7 +74,7 @@ pub(super) struct Journal {
     pub layout: u32,
     pub number: u16,
     pub secret: [u8; 16],
-    file_bytes: u64,
+    pub file_bytes: u64,
     /// Whether files grow as they are written, which only recovery lets them.
     pub grows: bool,
     /// Index into `files` of the one that is being filled, if any is.

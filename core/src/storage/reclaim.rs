@@ -181,7 +181,7 @@ impl Store {
     }
 
     fn carry_bytes(&self) -> usize {
-        (self.config.journal_file_bytes as usize / CARRY_PARTS).max(BLOCK)
+        (self.journal.file_bytes as usize / CARRY_PARTS).max(BLOCK)
     }
 
     pub(super) fn on_gathered(&mut self) {

@@ -345,7 +345,10 @@ impl Recovery {
         let head = Head { seq_floor: merged.seq_floor, suspect: merged.suspect, ..Head::default() };
         let mut creates = Vec::new();
         for number in 0..=shards {
-            let file_bytes = u64::from(config.journal_file_bytes);
+            let file_bytes = u64::from(match number {
+                0 => config.metadata_journal_file_bytes,
+                _ => config.journal_file_bytes,
+            });
             let mut journal = Journal::new(layout, number, secret, file_bytes);
             for _ in 0..config.journal_files {
                 creates.push(Command::Create { file: journal.add_file() });

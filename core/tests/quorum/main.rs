@@ -25,7 +25,7 @@ pub fn config(id: i32, controllers: &[i32]) -> Config {
         rack: None,
         shards: 1,
         storage: StorageConfig {
-            journal_file_bytes: 64 << 10,
+            metadata_journal_file_bytes: 64 << 10,
             journal_files: 3,
             segment_bytes: 16 << 10,
             group_bytes_max: 16 << 10,
