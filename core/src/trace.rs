@@ -234,6 +234,14 @@ pub enum Event {
         /// Whether the file was written to before.
         again: bool,
     },
+    /// When a peer says what cannot be true, by what this machine knows for certain, and is refused: no node of ours says such a
+    /// thing.
+    Refused {
+        /// Who said it.
+        from: NodeId,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// When a rare path was taken; the sweep counts these ("sometimes").
     Sometimes(&'static str),
 }

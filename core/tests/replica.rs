@@ -9,12 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::InstantDisk;
 use milena_core::disk::{Directory, FileName};
-use milena_core::local::LocalMessage;
+use milena_core::local::{LocalMessage, Member};
 use milena_core::machine::{ClientContext, Input, Machine, Output, Outputs, Place};
 use milena_core::metadata::{Broker, Image, Partition, Topic};
 use milena_core::peer::{self, PeerMessage};
 use milena_core::replica::ReplicaView;
-use milena_core::replica::message::{Answer, ReplicaMessage};
+use milena_core::replica::message::{Acknowledge, Answer, Push, ReplicaMessage};
 use milena_core::shard::Shard;
 use milena_core::trace::Event;
 use milena_core::{
@@ -450,6 +450,82 @@ fn a_write_is_confirmed_once_the_in_sync_set_has_it() {
     world.fetch(2, 0, -1);
     world.assert_converged(1);
     insta::assert_snapshot!(world.transcript);
+}
+
+/// A push that no leader of ours makes is not taken, and takes nothing that is committed away.
+#[test]
+fn absurd_pushes_are_refused() {
+    let mut world = World::new(&[]);
+    world.produce(1, -1, &[b"a", b"b"]);
+    world.elect(1, &[1, 2, 3]);
+    world.produce(1, -1, &[b"c"]);
+    world.pass(1_000);
+    let (before, records) = (world.view(2), world.records(2));
+    let epoch = before.leader_epoch.expect("it follows");
+    let (newest, older) = (records[2].expect("known"), records[0].expect("known"));
+    assert_eq!((before.high_watermark, before.end, newest, older < newest), (3, 3, epoch, true));
+    let batch = |base, epoch| {
+        let mut batch = BatchBuilder::new(base, epoch, Compression::None);
+        batch.append(0, None, Some(b"x"), &[]).build()
+    };
+    let push = Push {
+        log: LOG,
+        leader: (NodeId(1), BrokerEpoch(11)),
+        leader_epoch: epoch,
+        follower_epoch: BrokerEpoch(12),
+        epoch_start: 2,
+        base: 3,
+        previous_epoch: newest,
+        begin: false,
+        high_watermark: i64::MAX,
+        log_start: 0,
+        records: Vec::new(),
+    };
+    let pushes = [
+        Push { base: i64::MIN, ..push.clone() },
+        Push { base: i64::MIN, begin: true, ..push.clone() },
+        Push { base: i64::MAX, ..push.clone() },
+        Push { base: -1, records: vec![batch(-1, epoch)], ..push.clone() },
+        // What is here has a later epoch, is another record, or is older than the epoch allows.
+        Push { previous_epoch: 0, ..push.clone() },
+        Push { base: 2, previous_epoch: older, records: vec![batch(2, older)], ..push.clone() },
+        Push { epoch_start: i64::MIN, ..push.clone() },
+        Push { records: vec![batch(i64::MAX, epoch)], ..push.clone() },
+    ];
+    for push in pushes {
+        let message = PeerMessage::Replica(ReplicaMessage::Push(push.clone()));
+        world.step(2, Input::Peer { from: NodeId(1), message });
+        assert_eq!(
+            (world.view(2), world.records(2)),
+            (before.clone(), records.clone()),
+            "{push:?}"
+        );
+        world.messages.clear();
+    }
+    let acknowledge = |answer| {
+        let replica = ReplicaIncarnation(0);
+        let incarnation = world.nodes[&2].incarnation;
+        let follower =
+            Member { node: NodeId(2), broker_epoch: BrokerEpoch(12), incarnation, replica };
+        ReplicaMessage::Acknowledge(Acknowledge { log: LOG, leader_epoch: epoch, follower, answer })
+    };
+    let numbers = [i64::MIN, -1, 0, 4, i64::MAX];
+    let answers = numbers.into_iter().flat_map(|a| numbers.map(|b| (a, b)));
+    let answers: Vec<ReplicaMessage> = answers
+        .flat_map(|(a, b)| {
+            let synced = Answer::Synced { end: a, last_epoch: i32::MAX, matched: b };
+            let mismatch = Answer::Mismatch { base: a, hint: b, last_epoch: i32::MIN };
+            [synced, mismatch].map(acknowledge)
+        })
+        .collect();
+    for message in answers {
+        world.step(1, Input::Peer { from: NodeId(2), message: PeerMessage::Replica(message) });
+    }
+    world.messages.clear();
+    world.produce(1, -1, &[b"d"]);
+    world.pass(3_000);
+    world.assert_converged(1);
+    assert_eq!(world.view(1).high_watermark, 4);
 }
 
 #[test]

@@ -109,15 +109,29 @@ impl Quorum {
                 format!("an append of node {} cannot be read and is refused", leader.node)
             });
         };
+        let Role::Follower(Following { verified, .. }) = self.role else {
+            unreachable!("only a follower takes appends")
+        };
         let end = base + entries.len() as Offset;
         let mut appended = false;
         for (offset, mut entry) in (base..).zip(entries) {
             if offset < self.log.start() {
                 continue;
             }
-            if let Some(here) = self.log.get(offset) {
-                if here.epoch == entry.epoch {
-                    continue;
+            let here = self.log.get(offset).map(|here| here.epoch);
+            if here == Some(entry.epoch) {
+                continue;
+            }
+            if self.log.epoch_before(offset) > Some(entry.epoch) {
+                return self.refuse(leader.node, "its terms fall along its log", out);
+            }
+            if here.is_some() {
+                if offset < verified {
+                    return self.refuse(
+                        leader.node,
+                        "its log is not what it was in this term",
+                        out,
+                    );
                 }
                 if offset < self.commit {
                     return out.log(
@@ -143,7 +157,7 @@ impl Quorum {
         following.verified = following.verified.max(end).max(self.log.start());
         // An append with something new is answered when it is on the disk.
         following.owes |= !appended;
-        let commit = commit.min(following.verified);
+        let commit = commit.min(following.verified).min(self.log.end());
         if commit > self.commit {
             self.move_commit(commit, out);
         }
@@ -397,6 +411,9 @@ impl Quorum {
     ) {
         let Role::Leader(leading) = &mut self.role else { return };
         let Some(progress) = leading.progress.get_mut(&from) else { return };
+        if base < 0 || end < 0 {
+            return self.refuse(from.node, "its log has no such offset", out);
+        }
         let hint = self.log.next_probe(end, epoch);
         let counts = self.log.voters().get(&from.node) == Some(&from.incarnation);
         if progress.on_diverged(base, hint, counts) {

@@ -59,6 +59,9 @@ use crate::{
 
 /// The same complaint is not repeated for this long, milliseconds.
 const COMPLAINT_EVERY_MS: u64 = 10_000;
+/// A term that is so many elections ahead of this node's cannot have been reached: whoever names it is wrong, and who believed it
+/// would come to the end of all terms.
+const TERMS_AHEAD_MAX: Epoch = 1 << 24;
 /// Peers' start numbers remembered at most.
 const STARTS_MAX: usize = 4_096;
 
@@ -523,6 +526,9 @@ impl Quorum {
         if message.term < 0 || message.to.map_or(!for_anyone, |to| to != self.me.incarnation) {
             return;
         }
+        if message.term > self.state.term.saturating_add(TERMS_AHEAD_MAX) {
+            return self.refuse(from, "its term cannot have been reached", out);
+        }
         if !self.is_start_believed(sender, message.start) {
             return self.complain("rollback", out, || {
                 format!("node {from} speaks with a start number lower than before: an older image of its disk was put back; start it with an empty directory")
@@ -647,6 +653,12 @@ impl Quorum {
             self.complaints.insert(kind, self.now.mono);
             out.log(LogLevel::Warn, line());
         }
+    }
+
+    /// Ignores what cannot be true of a peer that works.
+    fn refuse(&mut self, from: NodeId, what: &'static str, out: &mut Outputs) {
+        out.event(|| Event::Refused { from, what });
+        self.complain(what, out, || format!("a message of node {from} is refused: {what}"));
     }
 
     fn stop(&mut self, why: Halt, out: &mut Outputs) {

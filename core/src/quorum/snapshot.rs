@@ -318,6 +318,9 @@ impl Quorum {
         store: &mut Store,
         out: &mut Outputs,
     ) {
+        if epoch > self.state.term {
+            return self.refuse(leader.node, "its snapshot is of a later term than its own", out);
+        }
         self.snapshots.receiving.take_if(|receiving| receiving.end <= self.commit);
         if end <= self.commit {
             if let Role::Follower(following) = &mut self.role {

@@ -55,24 +55,28 @@ impl Replica {
         {
             return;
         }
+        if push.base < 0 {
+            return self.refuse(cx, &push);
+        }
         if push.begin {
             return self.begin_at(cx, &push);
         }
         self.begin_lower(cx, &push);
         match self.find_match(cx, &push) {
             Ok(()) => self.take_records(cx, &push),
-            Err((hint, last_epoch)) => {
+            Err(None) => {}
+            Err(Some((hint, last_epoch))) => {
                 cx.out.event(|| Event::Sometimes("replica.mismatch"));
                 self.answer(cx, Answer::Mismatch { base: push.base, hint, last_epoch });
             }
         }
     }
 
-    /// Whether the record before the push is here; where the leader should look next if not.
-    fn find_match(&mut self, cx: &mut Context, push: &Push) -> Result<(), (Offset, Epoch)> {
+    /// Whether the record before the push is here; where the leader should look next if not, unless the push is refused.
+    fn find_match(&mut self, cx: &mut Context, push: &Push) -> Result<(), Option<(Offset, Epoch)>> {
         let log = cx.host.store.log(self.log).expect("a follower has a log");
         if push.base > log.end() {
-            return Err((log.end(), epoch_before(log, log.end()).unwrap_or(-1)));
+            return Err(Some((log.end(), epoch_before(log, log.end()).unwrap_or(-1))));
         }
         // What lies below the log start was committed, and so is the leader's too. Where the leader no longer has the record
         // before the push it vouches for this replica, see `Push::previous_epoch`.
@@ -86,12 +90,14 @@ impl Replica {
         if own > push.previous_epoch {
             // The leader's records up to the push are at most of that epoch: all of ours past its end are not the leader's.
             let to = log.end_of_epoch(push.previous_epoch).1.max(log.start());
-            self.truncate(cx, to);
+            if !self.truncate(cx, to, push.leader.0) {
+                return Err(None);
+            }
             let log = cx.host.store.log(self.log).expect("a follower has a log");
-            return Err((to, epoch_before(log, to).unwrap_or(-1)));
+            return Err(Some((to, epoch_before(log, to).unwrap_or(-1))));
         }
         let hint = push.base - 1;
-        Err((hint, epoch_before(log, hint).unwrap_or(-1)))
+        Err(Some((hint, epoch_before(log, hint).unwrap_or(-1))))
     }
 
     fn take_records(&mut self, cx: &mut Context, push: &Push) {
@@ -123,7 +129,9 @@ impl Replica {
                 if base < log.start() || epoch_before(log, base + 1) == Some(epoch) {
                     return self.refuse(cx, push);
                 }
-                self.truncate(cx, base);
+                if !self.truncate(cx, base, push.leader.0) {
+                    return;
+                }
             }
             // It came over a network, and from here on it counts as a copy.
             if batch.validate().is_err() || epoch < self.last_epoch(cx) {
@@ -138,8 +146,10 @@ impl Replica {
         follower.owes |= !appended;
         if matched >= push.epoch_start {
             let log = cx.host.store.log(id).expect("a follower has a log");
-            if let Some(to) = log.first_older(push.epoch_start, push.leader_epoch) {
-                self.truncate(cx, to);
+            if let Some(to) = log.first_older(push.epoch_start, push.leader_epoch)
+                && !self.truncate(cx, to, push.leader.0)
+            {
+                return;
             }
         }
         self.learn_bounds(cx, push, matched);
@@ -164,7 +174,7 @@ impl Replica {
     /// Takes "begin at S", which drops everything. Only outside ISR and ELR, and not if this log has come that far in this
     /// epoch: then it is an old one, come late.
     fn begin_at(&mut self, cx: &mut Context, push: &Push) {
-        if push.base < 0 || self.is_eligible(cx) {
+        if self.is_eligible(cx) {
             return;
         }
         let Role::Follower(follower) = &mut self.role else { return };

@@ -34,8 +34,8 @@ use crate::local::{LocalMessage, Member};
 use crate::metadata::{Image, Partition, Topic};
 use crate::storage::{Log, Lsn, ReadError, Store, Ticket};
 use crate::{
-    BrokerEpoch, Config, Epoch, Incarnation, Instant, LogId, NodeId, Now, Offset, Outputs, Place,
-    ReplicaIncarnation, Timestamp,
+    BrokerEpoch, Config, Epoch, Incarnation, Instant, LogId, LogLevel, NodeId, Now, Offset,
+    Outputs, Place, ReplicaIncarnation, Timestamp,
 };
 use follower::Follower;
 use leader::Leader;
@@ -457,11 +457,21 @@ impl Replica {
         }
     }
 
-    /// Cuts everything at and past `to`. What is committed is never cut.
-    fn truncate(&mut self, cx: &mut Context, to: Offset) {
-        assert!(to >= self.high_watermark, "a committed record is never cut");
+    /// Cuts everything at and past `to`, as a push of `leader` wants it. What is committed is never cut: false if any of that is.
+    fn truncate(&mut self, cx: &mut Context, to: Offset, leader: NodeId) -> bool {
+        if to < self.high_watermark {
+            let what = "a committed record is to be cut";
+            cx.out.event(|| crate::trace::Event::Refused { from: leader, what });
+            let line = format!(
+                "partition {:?}: a push from node {leader} would cut the log at {to}, and everything below {} is committed: ignored",
+                self.log, self.high_watermark
+            );
+            cx.out.log(LogLevel::Error, line);
+            return false;
+        }
         self.barrier = cx.host.store.truncate(self.log, to, cx.out);
         cx.out.event(|| crate::trace::Event::Sometimes("replica.truncated"));
+        true
     }
 }
 

@@ -1,6 +1,9 @@
 //! Stories whose transcripts are snapshots.
 
+use bytes::Bytes;
+use milena_core::quorum::message::{LogEnd, QuorumBody};
 use milena_core::{Halt, NodeId};
+use milena_wire::batch::{BatchBuilder, Compression};
 
 use crate::world::{MS, World};
 use crate::{cluster, config};
@@ -364,4 +367,90 @@ fn a_founded_node_says_that_its_record_wins_over_another_list() {
     world.run_ms(500);
     assert!(says(&world), "{}", world.transcript);
     assert!(world.running(THREE).expect("it runs").quorum.is_voter());
+}
+
+/// A peer that says what cannot be true is not believed, and ends nothing.
+#[test]
+fn absurd_messages_are_refused() {
+    let mut configs = cluster(&[1, 2, 3]);
+    configs.push(config(7, &[1, 2, 3]));
+    let mut world = World::new(9, configs);
+    let (old, _) = run_with_snapshots(&mut world);
+    world.crash(old);
+    world.run_to("another leader", |world| world.leader().is_some());
+    world.start(old);
+    let (leader, follower) = (world.leader().expect("just seen"), old);
+    let view = |world: &World, id: NodeId| world.running(id).expect("it runs").quorum.view();
+    world.run_to("it has all", |world| {
+        let (ours, theirs) = (world.running(follower), world.running(leader));
+        ours.zip(theirs).is_some_and(|(a, b)| a.applied > 0 && a.applied == b.quorum.log_end())
+    });
+    let term = view(&world, leader).term;
+    let no_op = view(&world, leader).log_end - 1;
+    assert!(view(&world, follower).log_start < no_op);
+    let batch = |offset: i64, epoch: i32| -> Bytes {
+        // No-ops: the first of the kinds of records.
+        let mut batch = BatchBuilder::new(offset, epoch, Compression::None);
+        batch.append(0, None, Some(&[0]), &[]).build()
+    };
+    let append = |base: i64, previous: i32, epochs: &[i32]| {
+        let batches = epochs.iter().zip(0..);
+        let batches = batches.map(|(epoch, n)| batch(base.saturating_add(n), *epoch)).collect();
+        QuorumBody::Append { base, previous, batches, commit: i64::MAX }
+    };
+    // Another record than the leader had in this term.
+    world.forge(leader, follower, term, append(no_op, term - 1, &[term - 1]));
+    // Nothing but a snapshot, and terms that fall behind it: below the start of the log nothing is compared.
+    let is_trimmed = |world: &World| {
+        let view = view(world, follower);
+        view.log_start == view.log_end
+    };
+    while !is_trimmed(&world) {
+        world.propose(leader, b"more");
+        world.run_ms(30);
+    }
+    let start = view(&world, follower).log_start;
+    let last = LogEnd { epoch: i32::MAX, end: i64::MAX };
+    let part = QuorumBody::SnapshotPart {
+        end: i64::MAX,
+        epoch: i32::MAX,
+        length: 1,
+        position: 0,
+        bytes: Bytes::from_static(b"x"),
+    };
+    let bodies = [
+        (term, append(start - 1, -1, &[0, 0, 0, 0])),
+        (term, append(i64::MIN, -1, &[])),
+        (term, append(i64::MAX, -1, &[term])),
+        (term, part),
+        (i32::MAX, QuorumBody::Vote { last }),
+        (i32::MAX, QuorumBody::PreVote { last }),
+        (i32::MAX, QuorumBody::Stale),
+        (term, QuorumBody::Stale),
+    ];
+    for (term, body) in bodies {
+        world.forge(leader, follower, term, body);
+    }
+    // To the leader, of an observer.
+    for (base, end) in [(-5, -5), (i64::MIN, i64::MAX), (i64::MAX, i64::MIN)] {
+        world.forge(NodeId(7), leader, term, QuorumBody::Diverged { base, end, epoch: -1 });
+        world.forge(NodeId(7), leader, term, QuorumBody::Follow { end: base });
+        let body = QuorumBody::Appended { verified: base, synced: end };
+        world.forge(NodeId(7), leader, term, body);
+        world.forge(NodeId(7), leader, term, QuorumBody::SnapshotTaken { end, position: u64::MAX });
+    }
+    assert!(view(&world, follower).term == term && view(&world, leader).term == term);
+    for refused in [
+        "its log is not what it was",
+        "its terms fall along its log",
+        "its term cannot have been reached",
+        "its snapshot is of a later term",
+        "its log has no such offset",
+    ] {
+        assert!(world.transcript.contains(refused), "{refused}\n{}", world.last_lines());
+    }
+    // All goes on.
+    let offset = world.propose(leader, b"after").expect("it still leads");
+    world.run_to("everyone has it", |world| everyone_applied(world, offset));
+    assert_eq!(view(&world, leader).term, term);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use milena_core::disk::Command;
 use milena_core::peer::PeerMessage;
-use milena_core::quorum::message::{FoundingMessage, QuorumBody};
+use milena_core::quorum::message::{FoundingMessage, QuorumBody, QuorumMessage};
 use milena_core::quorum::{Committed, Quorum, RoleName};
 use milena_core::storage::{Lsn, Recovery, Store};
 use milena_core::trace::Event;
@@ -238,6 +238,22 @@ impl World {
         });
         self.drain(id);
         offset
+    }
+
+    /// Lets one node hear what another never said, in a term of the other's and a header that is right.
+    pub fn forge(&mut self, from: NodeId, to: NodeId, term: i32, body: QuorumBody) {
+        let (sender, receiver) = (self.running(from).expect("it runs"), self.running(to));
+        let message = QuorumMessage {
+            cluster: sender.quorum.cluster().expect("it has one"),
+            term,
+            incarnation: sender.incarnation,
+            start: sender.quorum.view().start,
+            to: receiver.map(|receiver| receiver.incarnation),
+            body,
+        };
+        self.say(&format!("-- {to} hears what {from} never said"));
+        self.call(to, |quorum, store, now, out| quorum.on_message(now, from, message, store, out));
+        self.drain(to);
     }
 
     /// Runs until a time.

@@ -249,6 +249,10 @@ impl Checks {
                 *turned = (*files, turned.1 + u64::from(*again));
                 Ok(())
             }
+            Event::Refused { from, what } => Err(Violation::new(
+                "assertion",
+                format!("node {} refuses what node {from} says: {what}", node + 1),
+            )),
             Event::Sometimes(name) => {
                 *self.sometimes.entry(name).or_default() += 1;
                 Ok(())
