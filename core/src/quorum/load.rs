@@ -262,8 +262,8 @@ impl Quorum {
             return;
         }
         self.phase = Phase::Running;
-        self.report_other_list(out);
         self.founding.shown = self.state.founding.is_some();
+        self.report_other_list(out);
         if self.state.founded {
             self.begin_acting(out);
         } else {
