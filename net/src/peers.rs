@@ -37,7 +37,7 @@ const FORMAT: u16 = 3;
 const HELLO_BYTES_MAX: usize = 1 << 10;
 /// Largest frame: a push is bounded by the configuration, far below.
 const FRAME_BYTES_MAX: usize = 128 << 20;
-/// Bytes that wait for a connected peer; beyond it messages are dropped.
+/// Bytes that wait for a connected peer; beyond it pushes are dropped, and beyond twice of it everything.
 const QUEUE_BYTES_MAX: usize = 128 << 20;
 /// Messages kept for a peer that is not connected: the newest, as far as they fit.
 const QUEUE_UNCONNECTED_MAX: usize = 64;
@@ -487,7 +487,9 @@ impl Queue {
                 self.bytes -= oldest.iter().flatten().map(Bytes::len).sum::<usize>();
             }
         }
-        if self.bytes + length > QUEUE_BYTES_MAX {
+        // Pushes that a slow peer lets wait must not cost it the controller's word, and so its session.
+        let most = if urgent { 2 * QUEUE_BYTES_MAX } else { QUEUE_BYTES_MAX };
+        if self.bytes + length > most {
             if self.dropped.is_power_of_two() {
                 warn!("{} messages to a slow peer were dropped", self.dropped);
             }

@@ -301,7 +301,11 @@ impl Quorum {
             store.trim(LogId::METADATA, end, out);
             self.log.trim(end, self.flushed);
         }
-        for SnapshotName { end, epoch } in std::mem::take(&mut self.snapshots.older) {
+        // A later one may be in force by now whose state is not durable yet: then the disk still names the one at `end`.
+        let (older, still_named): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.snapshots.older).into_iter().partition(|name| name.end < end);
+        self.snapshots.older = still_named;
+        for SnapshotName { end, epoch } in older {
             let file = FileName::Snapshot { end, epoch, whole: true };
             self.snapshots.removing.insert(store.command(Command::Remove { file }, out));
         }

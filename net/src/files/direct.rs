@@ -98,7 +98,7 @@ impl Direct {
 
     /// Gives descriptors back; a file is opened again when it is needed.
     fn close_what_is_synced(&self) {
-        self.open().retain(|_, entry| entry.unsynced.load(Ordering::Relaxed));
+        self.open().retain(|_, entry| is_in_use(entry) || entry.unsynced.load(Ordering::Relaxed));
     }
 
     fn attempt(&self, command: &Command) -> io::Result<Success> {
@@ -234,7 +234,8 @@ impl Direct {
         file: File,
     ) -> Arc<Open> {
         while open.len() >= OPEN_FILES_MAX {
-            let oldest = open.iter().min_by_key(|(_, entry)| {
+            let idle = open.iter().filter(|(_, entry)| !is_in_use(entry));
+            let oldest = idle.min_by_key(|(_, entry)| {
                 (entry.unsynced.load(Ordering::Relaxed), entry.last_use.load(Ordering::Relaxed))
             });
             let Some(oldest) = oldest.map(|(name, _)| *name) else { break };
@@ -256,6 +257,11 @@ impl Direct {
         open.insert(name, entry.clone());
         entry
     }
+}
+
+/// Whether somebody holds it beside the table, who may be about to write.
+fn is_in_use(entry: &Arc<Open>) -> bool {
+    Arc::strong_count(entry) > 1
 }
 
 /// Whether the system lacks something that has nothing to do with the file.
