@@ -90,6 +90,8 @@ struct File {
     dirty: Vec<u64>,
     dirty_count: usize,
     is_segment: bool,
+    /// Whether every read of it fails, for good.
+    is_unreadable: bool,
 }
 
 impl File {
@@ -234,7 +236,7 @@ impl Disk {
             Command::Read { file, offset, length } => {
                 let found = self.file(file)?;
                 let bytes = found.read(*offset as usize, *length as usize);
-                if self.takes(Fault::Read) {
+                if found.is_unreadable || self.takes(Fault::Read) {
                     Err(DiskError::Io(5))
                 } else {
                     Ok(Success::Bytes(bytes))
@@ -573,6 +575,13 @@ impl Disk {
         let flip = 1 << (bit % 8);
         file.cache[at] ^= flip;
         file.media[at] ^= flip;
+        true
+    }
+
+    /// From now on every read of a file fails. False where it has no durable name.
+    pub fn make_unreadable(&mut self, name: &FileName) -> bool {
+        let Some(inode) = self.media_names.get(name) else { return false };
+        self.files[*inode as usize].is_unreadable = true;
         true
     }
 

@@ -227,6 +227,10 @@ impl Cluster {
     fn guard(&mut self, guard: Guard, node: Option<usize>, action: &Action) -> bool {
         match guard {
             Guard::Up => node.is_some_and(|node| self.nodes[node].is_up()),
+            Guard::Recovering(us) => node.is_some_and(|node| {
+                let sim = &self.nodes[node];
+                sim.is_booting() && self.now >= sim.down_until + us * 1_000
+            }),
             Guard::Acked(count) => self.history.acknowledged >= count,
             Guard::Budget => {
                 let controllers: Vec<usize> = self.controllers();
@@ -295,6 +299,11 @@ impl Cluster {
 
     fn fault(&mut self, fault: &Fault, node: Option<usize>) -> bool {
         let at = node.unwrap_or(0);
+        if matches!(fault, Fault::Crash { .. } | Fault::PowerLoss { .. })
+            && self.nodes[at].is_booting()
+        {
+            *self.checks.sometimes.entry("struck while recovering").or_default() += 1;
+        }
         match fault {
             Fault::Crash { down_ms, .. } => {
                 self.stop(at);
@@ -519,7 +528,11 @@ impl Cluster {
         };
         // The head of a group is never padding.
         let at = offset + self.strike.below(length.min(96));
-        if !self.flip(node, file, at) {
+        let damaged = match self.strike.chance(300_000) {
+            true => self.make_unreadable(node, file),
+            false => self.flip(node, file, at),
+        };
+        if !damaged {
             return false;
         }
         self.lose_power(node);
@@ -529,12 +542,22 @@ impl Cluster {
 
     fn flip(&mut self, node: usize, file: FileName, at: u64) -> bool {
         let bit = self.strike.below(8) as u8;
-        let held = self.checks.nodes[node].locations.whole_at(&self.nodes[node].disk, file, at);
+        let held = self.checks.nodes[node].locations.whole_at(&self.nodes[node].disk, file, at, 1);
         let flipped = self.nodes[node].disk.corrupt_at(&file, at as usize, bit);
         if flipped {
             self.checks.on_corrupted(node, file, held);
         }
         flipped
+    }
+
+    fn make_unreadable(&mut self, node: usize, file: FileName) -> bool {
+        let disk = &mut self.nodes[node].disk;
+        let held = self.checks.nodes[node].locations.whole_at(disk, file, 0, u64::MAX);
+        let made = disk.make_unreadable(&file);
+        if made {
+            self.checks.on_corrupted(node, file, held);
+        }
+        made
     }
 
     /// One client at least, and each other as likely as not.

@@ -131,6 +131,11 @@ impl SimNode {
         matches!(self.state, State::Up { .. })
     }
 
+    /// Whether its disk is being recovered.
+    pub fn is_booting(&self) -> bool {
+        matches!(self.state, State::Booting(_))
+    }
+
     /// Whether there is no process.
     pub fn is_down(&self) -> bool {
         matches!(self.state, State::Down)

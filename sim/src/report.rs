@@ -66,6 +66,8 @@ pub struct Report {
     pub sometimes: BTreeMap<String, u64>,
     /// Hash over every input and output, in hexadecimal.
     pub fingerprint: String,
+    /// The one command that runs this again.
+    pub again: String,
 }
 
 thread_local! {
@@ -150,6 +152,11 @@ fn summary(cluster: &Cluster, began: (Instant, Option<u64>)) -> Report {
         journal_passes: passes,
         sometimes: cluster.checks.sometimes.iter().map(owned).collect(),
         fingerprint: format!("{:016x}", cluster.fingerprint.value()),
+        again: format!(
+            "cargo sim run {} --seed {}",
+            cluster.schedule().scenario,
+            cluster.schedule().seed
+        ),
     }
 }
 
@@ -180,11 +187,6 @@ impl Report {
             Verdict::Vacuous => 3,
             Verdict::Crashed => 70,
         }
-    }
-
-    /// The one command that runs this again.
-    pub fn again(&self) -> String {
-        format!("cargo sim run {} --seed {}", self.scenario, self.seed)
     }
 
     /// One screen for a person.
@@ -225,7 +227,7 @@ impl Report {
         text +=
             &format!("sometimes: {}\nfingerprint {}\n", list(&self.sometimes), self.fingerprint);
         if self.verdict != Verdict::Held {
-            text += &format!("again: {}\n", self.again());
+            text += &format!("again: {}\n", self.again);
         }
         text
     }

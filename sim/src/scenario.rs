@@ -203,6 +203,7 @@ impl Scenario {
                 0 | 1 => script::slow_first_boot(setup, draw),
                 2 => script::flapping_follower(setup, draw),
                 3 => script::leader_left_behind(setup, draw),
+                4 | 5 => script::struck_while_recovering(setup, draw),
                 _ => Vec::new(),
             });
         }

@@ -183,6 +183,8 @@ pub struct Entry {
 pub enum Guard {
     /// When the target is up.
     Up,
+    /// When the target has been recovering its disk for so many microseconds.
+    Recovering(u64),
     /// When the target's disk holds bytes that no sync covers.
     Unsynced,
     /// When the theorem still lets this disk be lost: elsewhere an eligible replica holds each committed record, and enough

@@ -184,6 +184,25 @@ pub fn leader_left_behind(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
     entries
 }
 
+/// A node loses power with bytes unsynced, and stops again and again while it recovers.
+pub fn struck_while_recovering(setup: &Setup, draw: &mut Stream) -> Vec<Entry> {
+    let node = Target::Node(draw.below(setup.nodes.len() as u64) as usize);
+    let lost = Fault::PowerLoss { nodes: vec![node], down_ms: draw.between(1, 30) };
+    let mut at_us = draw.between(WARM_UP_MS * 1_000, (setup.heal_at_ms - 1_500) * 1_000);
+    let mut entries = vec![entry(at_us, lost, vec![Guard::Up, Guard::Unsynced])];
+    for _ in 0..draw.between(1, 4) {
+        at_us += 1;
+        let down_ms = draw.between(1, 30);
+        let fault = match draw.below(3) {
+            0 => Fault::Crash { node, down_ms },
+            _ => Fault::PowerLoss { nodes: vec![node], down_ms },
+        };
+        let depth_us = draw.below(40 * (setup.disk.command_us + setup.disk.sync_us));
+        entries.push(entry(at_us, fault, vec![Guard::Recovering(depth_us)]));
+    }
+    entries
+}
+
 /// Every disk that holds some partition destroyed within a short time: the loss is seen or the partition refuses.
 pub fn beyond_budget(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
     setup.beyond_budget = true;

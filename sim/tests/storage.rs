@@ -504,7 +504,13 @@ impl World {
                 FileKind::Index,
             ];
             let first = self.random.below(2) * self.random.below(5);
-            let found = self.disk.corrupt(&kinds[first..first + 1], &mut self.disk_random);
+            let kinds = &kinds[first..first + 1];
+            let found = self.disk.corrupt(kinds, &mut self.disk_random);
+            if let Some((file @ FileName::Journal { .. }, _)) = found
+                && self.random.one_in(3)
+            {
+                self.disk.make_unreadable(&file);
+            }
             self.corrupted = found.is_some();
         }
         loop {

@@ -26,7 +26,7 @@ use super::superblock::{self, Copy, Stored};
 use super::{Lsn, Recovered, Store, Superblock};
 use crate::disk::{Command, Directory, DiskError, FileName, Success};
 use crate::trace::Event;
-use crate::{Config, Halt, Incarnation, Input, LogId, Now, OpId, Outputs};
+use crate::{Config, Halt, Incarnation, Input, LogId, LogLevel, Now, OpId, Outputs};
 
 /// Most bytes that a copy of the superblock may have.
 const SUPERBLOCK_BYTES: u32 = 4096;
@@ -44,6 +44,8 @@ pub struct Recovery {
     waiting: BTreeMap<OpId, (Command, bool)>,
     results: Vec<(Command, Option<Success>)>,
     halted: bool,
+    /// Journal files that failed twice to say what is in them.
+    unread: BTreeSet<FileName>,
     names: BTreeSet<FileName>,
     /// What the disk says of itself; the next layout once it is drawn.
     stored: Stored,
@@ -76,6 +78,7 @@ impl Recovery {
             waiting: BTreeMap::new(),
             results: Vec::new(),
             halted: false,
+            unread: BTreeSet::new(),
             names: BTreeSet::new(),
             stored: Stored {
                 superblock: Superblock {
@@ -273,9 +276,12 @@ impl Recovery {
     fn on_lengths(&mut self, results: Vec<(Command, Option<Success>)>) {
         let mut reads = Vec::new();
         for (command, success) in results {
-            if let (Command::Length { file }, Some(Success::Length(length))) = (command, success) {
+            let Command::Length { file } = command else { continue };
+            if let Some(Success::Length(length)) = success {
                 let length = u32::try_from(length).unwrap_or(u32::MAX);
                 reads.push(Command::Read { file, offset: 0, length });
+            } else {
+                self.unread.insert(file);
             }
         }
         self.script.push_back(reads);
@@ -288,7 +294,9 @@ impl Recovery {
         let mut images: Vec<Image> = Vec::new();
         images.resize_with(journals, Image::default);
         for (command, success) in results {
-            let (Some(file), Some(Success::Bytes(bytes))) = (command.file(), success) else {
+            let Command::Read { file, .. } = command else { continue };
+            let Some(Success::Bytes(bytes)) = success else {
+                self.unread.insert(file);
                 continue;
             };
             match file {
@@ -308,6 +316,12 @@ impl Recovery {
                 }
                 _ => {}
             }
+        }
+        for file in std::mem::take(&mut self.unread) {
+            let FileName::Journal { journal, .. } = file else { continue };
+            let Some(image) = images.get_mut(usize::from(journal)) else { continue };
+            image.is_unread = true;
+            out.log(LogLevel::Error, &format!("{file} cannot be read: what it held is damaged"));
         }
         let merged = replay::merge(images, old.shards, &self.names);
         if merged.torn {

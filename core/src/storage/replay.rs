@@ -20,6 +20,9 @@ pub(super) struct Image {
     pub checkpoint: Option<Checkpoint>,
     /// Every good record of every file, in any order.
     pub found: Vec<Found>,
+    /// A file of it could not be read. The marks that cover its records may stand in it too, so that nothing else says that
+    /// they are missing.
+    pub is_unread: bool,
 }
 
 /// One log as it was found.
@@ -128,8 +131,8 @@ fn add_journal(
         }
     }
     let needed = (mark.0 + 1).saturating_sub(low.0);
-    let damaged =
-        (by_lsn.range(low.0..).take_while(|(lsn, _)| **lsn <= mark.0).count() as u64) < needed;
+    let held = by_lsn.range(low.0..).take_while(|(lsn, _)| **lsn <= mark.0).count() as u64;
+    let damaged = image.is_unread || held < needed;
     let mut end = low.0.max(mark.0 + 1);
     while by_lsn.contains_key(&end) {
         end += 1;

@@ -66,7 +66,7 @@ impl Place {
 
     fn overlaps(&self, file: FileName, offset: u64, length: u64) -> bool {
         self.file == file
-            && self.offset < offset + length
+            && self.offset < offset.saturating_add(length)
             && offset < self.offset + u64::from(self.length)
     }
 }
@@ -214,11 +214,11 @@ impl Locations {
         self.votes.retain(|vote| Some(layout(&vote.place.file)) == newest);
     }
 
-    /// Copies that hold a byte of a file and are whole on stable storage.
-    pub fn whole_at(&self, disk: &Disk, file: FileName, at: u64) -> Vec<Place> {
+    /// Copies that hold one of `length` bytes of a file and are whole on stable storage.
+    pub fn whole_at(&self, disk: &Disk, file: FileName, at: u64, length: u64) -> Vec<Place> {
         let votes = self.votes.iter().map(|vote| &vote.place);
         let all = self.places.values().flatten().chain(votes);
-        let touched = all.filter(|place| place.overlaps(file, at, 1));
+        let touched = all.filter(|place| place.overlaps(file, at, length));
         touched.filter(|place| is_whole(disk, place)).copied().collect()
     }
 

@@ -158,7 +158,8 @@ fn list(format: Format) {
 
 fn run(cli: &Cli, what: &str, seed: Option<&str>, trace: bool) -> anyhow::Result<u8> {
     let path = Path::new(what);
-    let schedule = if path.is_file() {
+    let is_saved = path.is_file();
+    let schedule = if is_saved {
         if seed.is_some() {
             bail!("a saved schedule has its seed in it; leave --seed away");
         }
@@ -166,8 +167,14 @@ fn run(cli: &Cli, what: &str, seed: Option<&str>, trace: bool) -> anyhow::Result
     } else {
         named(what)?.expand(parse_seed(seed.unwrap_or("0"))?)
     };
-    let report = report::run(schedule.clone(), trace);
-    let left = leave_behind(&cli.out, &schedule, &report)?;
+    let mut report = report::run(schedule.clone(), trace);
+    // A saved schedule is there already, and its seed may expand into another one today.
+    let left = if is_saved {
+        report.again = format!("cargo sim run {}", path.display());
+        None
+    } else {
+        leave_behind(&cli.out, &schedule, &report)?
+    };
     match cli.format {
         Format::Human => {
             print!("{}", report.human());

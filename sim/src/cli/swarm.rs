@@ -87,7 +87,7 @@ fn one(sweep: &Sweep, seed: u64, bar: &ProgressBar) -> Report {
                     report.property,
                     report.step,
                     report.story,
-                    report.again(),
+                    report.again,
                     if kept { "" } else { " (its schedule could not be saved)" }
                 );
             });
