@@ -670,6 +670,33 @@ fn a_replica_behind_the_log_start_begins_there() {
 }
 
 #[test]
+fn a_replica_that_begins_at_an_empty_log_follows_one_that_still_has_what_was_trimmed() {
+    let mut world = World::new(&[("retention.ms", "1")]);
+    world.cut.insert(3);
+    world.fence(3, true);
+    world.elect(1, &[1, 2]);
+    world.produce(1, -1, &[b"a", b"b"]);
+    world.pass(500);
+    world.title("1 trims all it has, and 2 does not hear of it");
+    world.cut.insert(2);
+    world.pass(60_000);
+    assert_eq!((world.view(1).start, world.view(2).start), (2, 0));
+    world.title("3 begins where 1 does");
+    world.cut.remove(&3);
+    world.fence(3, false);
+    world.publish(|_| {});
+    world.pass(1_000);
+    assert_eq!((world.view(3).start, world.view(3).end), (2, 2));
+    world.title("2 leads");
+    world.cut = [1].into();
+    world.elect(2, &[2, 3]);
+    world.pass(1_000);
+    world.produce(2, -1, &[b"c"]);
+    world.pass(1_000);
+    assert_eq!((world.view(2).high_watermark, world.view(3).end), (3, 3));
+}
+
+#[test]
 fn a_damaged_leader_stops_and_begins_a_new_life_behind_another() {
     let mut world = World::new(&[("segment.bytes", "16384")]);
     let large = vec![1; 12_000];

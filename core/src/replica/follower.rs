@@ -26,6 +26,8 @@ pub(super) struct Follower {
     pub epoch: Epoch,
     /// Up to where its log is known to be the leader's; none before a push of this epoch matched.
     matched: Option<Offset>,
+    /// What the leader says of the record before this log's start, which is not here: where, and of which epoch.
+    before_start: Option<(Offset, Epoch)>,
     /// The end that was last acknowledged.
     acknowledged: Option<Offset>,
     /// Whether the leader waits for an answer though nothing new was synced.
@@ -38,6 +40,7 @@ impl Replica {
             leader,
             epoch,
             matched: None,
+            before_start: None,
             acknowledged: None,
             owes: false,
         });
@@ -143,6 +146,9 @@ impl Replica {
         let Role::Follower(follower) = &mut self.role else { return };
         let matched = follower.matched.map_or(at, |before| before.max(at));
         follower.matched = Some(matched);
+        if push.previous_epoch >= 0 {
+            follower.before_start = Some((push.base, push.previous_epoch));
+        }
         follower.owes |= !appended;
         if matched >= push.epoch_start {
             let log = cx.host.store.log(id).expect("a follower has a log");
@@ -224,7 +230,11 @@ impl Replica {
         if !follower.owes && follower.acknowledged.is_some_and(|before| end <= before) {
             return;
         }
-        let last_epoch = epoch_before(log, end).unwrap_or(-1);
+        // A log that begins at `end` knows no record before it, while the leader may have it still and compares. All below a
+        // log start was committed, so the leader's own word is the true one.
+        let told = || follower.before_start.filter(|(base, _)| *base == end && end == log.start());
+        let own = epoch_before(log, end).or_else(|| told().map(|(_, epoch)| epoch));
+        let last_epoch = own.unwrap_or(-1);
         follower.owes = false;
         follower.acknowledged = Some(end);
         self.answer(cx, Answer::Synced { end, last_epoch, matched });
