@@ -31,8 +31,10 @@ use rand_core::{Rng, SeedableRng};
 type Violation = String;
 
 fn config(random: &mut Random) -> Config {
+    let journal_file_bytes = 4096 * random.between(2, 14) as u32;
     let storage = StorageConfig {
-        journal_file_bytes: 4096 * random.between(2, 14) as u32,
+        journal_file_bytes,
+        metadata_journal_file_bytes: journal_file_bytes,
         journal_files: random.between(3, 5) as u32,
         group_bytes_max: 1024 * random.between(1, 12) as u32,
         segment_bytes: [600, 2_000, 20_000][random.below(3)],
