@@ -254,7 +254,6 @@ impl Cluster {
                     _ => return Ok(()),
                 }
             }
-            let _ = node;
             self.queue.push(until, happening);
             return Ok(());
         }
@@ -294,7 +293,7 @@ impl Cluster {
             Happening::Broken { connection } => {
                 let Connection { client, node, .. } = self.connections[connection.0 as usize];
                 if self.clients[client].connections[node] == Some(connection) {
-                    self.clients[client].on_broken(self.now, node, &mut self.history);
+                    self.clients[client].on_broken(self.now, node);
                     self.grant(client);
                 }
                 Ok(())
@@ -311,7 +310,7 @@ impl Cluster {
                     Wake::Act if !self.clients[client].is_due(self.now) => return Ok(()),
                     Wake::Act => self.clients[client].act(self.now, &mut self.history)?,
                     Wake::Deadline(id) => {
-                        self.clients[client].on_deadline(self.now, id, &mut self.history);
+                        self.clients[client].on_deadline(self.now, id);
                     }
                 }
                 self.grant(client);

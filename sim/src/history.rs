@@ -2,16 +2,16 @@
 //!
 //! Every record holds a value that is never used twice, so that an offset read or acknowledged names the send that it came
 //! from. Judged at once: two values at one offset, a value under another's partition or with changed bytes, a value whose
-//! send was refused before the append, an acknowledgement at or below one that was given before the send began, a poll
-//! that goes backwards or leaves a gap. Judged after the final read: an acknowledged value that nobody can read.
+//! send was refused before the append, an acknowledgement at or below one that was given before the send began, a high
+//! watermark below one that was told before it was asked for, a poll that goes backwards or leaves a gap. Judged after the
+//! final read: an acknowledged value that nobody can read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use milena_core::Offset;
+use milena_core::{Epoch, Offset};
 
-use crate::check::Violation;
-use crate::queue::Time;
+use crate::check::{Checked, Violation};
 
 /// Number of a value.
 pub type ValueId = u64;
@@ -48,6 +48,8 @@ struct Partition {
     /// Value + 1 by offset; 0 where none was seen.
     seen: Vec<u64>,
     acknowledged_max: Option<Offset>,
+    /// The highest high watermark that was told of it, by the leader epoch that told it.
+    told: BTreeMap<Epoch, Offset>,
     deleted: bool,
     /// Whether it is offline because more of its disks were lost than it may lose and still be served.
     refuses: bool,
@@ -136,7 +138,6 @@ impl History {
     /// A send was acknowledged: its values stand from `base` on, if acks=all.
     pub fn acknowledge(
         &mut self,
-        _now: Time,
         values: &[ValueId],
         base: Offset,
         all: bool,
@@ -236,6 +237,32 @@ impl History {
         self.see(place, offset, value)
     }
 
+    /// The highest high watermark that any client was told by now, by a leader of an epoch or of one before: who asks that
+    /// epoch's leader from now on must not be told less.
+    pub fn told(&self, place: usize, epoch: Epoch) -> Offset {
+        let told = self.partitions[place].told.range(..=epoch);
+        told.map(|(_, offset)| *offset).max().unwrap_or(0)
+    }
+
+    /// A client was told a high watermark by the leader of an epoch; when it asked, `floor` had been told (P6). A leader that
+    /// was deposed may tell less than its successor, and what was asked before may be answered late.
+    pub fn tell(&mut self, place: usize, epoch: Epoch, floor: Offset, offset: Offset) -> Checked {
+        let partition = &mut self.partitions[place];
+        if offset < floor && !partition.deleted {
+            return Err(Violation::new(
+                "P6",
+                format!(
+                    "{}-{}: the leader of epoch {epoch} tells high watermark {offset}, and {floor} had been told when it \
+                     was asked",
+                    partition.topic, partition.index
+                ),
+            ));
+        }
+        let told = partition.told.entry(epoch).or_insert(0);
+        *told = (*told).max(offset);
+        Ok(())
+    }
+
     /// A topic was deleted: nothing of it is owed any more.
     pub fn delete(&mut self, topic: &str) {
         self.deleted.insert(topic.to_owned());
@@ -285,7 +312,8 @@ impl History {
                     format!("{}-{} could not be read to its end", partition.topic, partition.index),
                 ));
             };
-            if offset >= end || (offset >= start && partition.seen[offset as usize] == 0) {
+            // The final read leaves no offset out, and another value at this one would have been noticed.
+            if offset >= end {
                 return Err(Violation::new(
                     "lost-write",
                     format!(
@@ -336,14 +364,14 @@ mod tests {
     fn a_value_sent_once_stands_once() {
         let mut history = History::default();
         let (place, values) = sent(&mut history, 1);
-        history.acknowledge(0, &values, 3, true).expect("acknowledged");
+        history.acknowledge(&values, 3, true).expect("acknowledged");
         history.read(place, 3, &payload(values[0])).expect("where it was acknowledged");
         let seen = history.read(place, 4, &payload(values[0]));
         assert_eq!(seen.unwrap_err().property, "duplicate");
         let mut history = History::default();
         let (place, values) = sent(&mut history, 1);
         history.attempt(&values);
-        history.acknowledge(0, &values, 3, true).expect("acknowledged");
+        history.acknowledge(&values, 3, true).expect("acknowledged");
         history.read(place, 4, &payload(values[0])).expect("sent twice, it may stand twice");
     }
 
@@ -360,17 +388,43 @@ mod tests {
     fn acknowledgements_follow_real_time() {
         let mut history = History::default();
         let (_, first) = sent(&mut history, 1);
-        history.acknowledge(0, &first, 7, true).expect("first");
+        history.acknowledge(&first, 7, true).expect("first");
         let (_, second) = sent(&mut history, 1);
-        let seen = history.acknowledge(0, &second, 6, true);
+        let seen = history.acknowledge(&second, 6, true);
         assert_eq!(seen.unwrap_err().property, "linearizability");
+    }
+
+    #[test]
+    fn a_value_under_another_partition_is_noticed() {
+        let mut history = History::default();
+        let (_, values) = sent(&mut history, 1);
+        let other = history.partition("t", 1);
+        let seen = history.read(other, 0, &payload(values[0]));
+        assert_eq!(seen.unwrap_err().property, "content");
+    }
+
+    #[test]
+    fn a_high_watermark_once_told_does_not_fall() {
+        let mut history = History::default();
+        let place = history.partition("t", 0);
+        let told = |history: &mut History, epoch, floor, offset| {
+            history.tell(place, epoch, floor, offset).map_err(|violation| violation.property)
+        };
+        assert_eq!(told(&mut history, 3, 0, 7), Ok(()));
+        let floor = history.told(place, 3);
+        assert_eq!(told(&mut history, 3, floor, 6), Err("P6"));
+        assert_eq!(told(&mut history, 3, 0, 6), Ok(()), "it was asked for before");
+        let floor = history.told(place, 4);
+        assert_eq!(told(&mut history, 4, floor, 6), Err("P6"), "the next leader knows as much");
+        let floor = history.told(place, 2);
+        assert_eq!(told(&mut history, 2, floor, 6), Ok(()), "the leader before it need not");
     }
 
     #[test]
     fn a_lost_write_is_seen_by_the_final_read() {
         let mut history = History::default();
         let (place, values) = sent(&mut history, 2);
-        history.acknowledge(0, &values, 0, true).expect("acknowledged");
+        history.acknowledge(&values, 0, true).expect("acknowledged");
         history.final_read(place, 0, 1);
         assert_eq!(history.judge(false).unwrap_err().property, "lost-write");
         history.final_read(place, 0, 2);

@@ -108,11 +108,6 @@ impl Network {
         link.life == life && link.blocked == 0
     }
 
-    /// Whether anything passes from one node to another.
-    pub fn is_open(&self, from: usize, to: usize) -> bool {
-        self.links[from * self.nodes + to].blocked == 0
-    }
-
     /// Blocks or unblocks one direction; blocks add up.
     pub fn block(&mut self, from: usize, to: usize, block: bool) {
         let link = self.link(from, to);

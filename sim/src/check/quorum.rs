@@ -21,11 +21,6 @@ impl Checks {
         Ok(())
     }
 
-    /// Whether some cluster has been founded.
-    pub fn is_founded(&self) -> bool {
-        !self.founded.is_empty()
-    }
-
     /// R4.
     pub(super) fn on_term(&mut self, node: usize, term: Epoch) -> Checked {
         let ghost = &mut self.nodes[node];

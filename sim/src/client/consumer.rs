@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use milena_core::Offset;
+use milena_core::{Epoch, Offset};
 use milena_wire::batch::{self, DecompressLimit};
 use milena_wire::messages::fetch::{FetchPartition, FetchResponse, FetchTopic, PartitionData};
 use milena_wire::messages::list_offsets::{
@@ -15,7 +15,7 @@ use milena_wire::messages::{FetchRequest, ListOffsetsRequest};
 use milena_wire::{ErrorCode, Response, Uuid};
 
 use super::Session;
-use crate::check::Violation;
+use crate::check::{Checked, Violation};
 use crate::history::History;
 use crate::queue::Time;
 use crate::schedule::ConsumerSetup;
@@ -35,14 +35,28 @@ struct Position {
 struct FetchSession {
     id: i32,
     epoch: i32,
-    /// Offsets as the broker last heard them.
-    known: BTreeMap<Key, Offset>,
+    /// Offsets and epochs as the broker last heard them.
+    known: BTreeMap<Key, (Offset, Epoch)>,
+}
+
+/// What a request asked of one partition.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    offset: Offset,
+    /// Only the leader of this epoch answers.
+    epoch: Epoch,
+    /// The high watermark that had been told by then.
+    floor: Offset,
 }
 
 #[derive(Debug)]
 enum Sent {
-    Fetch { offsets: BTreeMap<Key, Offset>, session_id: i32 },
-    Offsets(Key),
+    Fetch {
+        asked: BTreeMap<Key, Asked>,
+        session_id: i32,
+    },
+    /// The offset asked for is a timestamp that stands for one.
+    Offsets(Key, Asked),
 }
 
 /// A consumer.
@@ -104,8 +118,8 @@ impl Consumer {
         if now >= self.next_act {
             self.next_act = now + session.stream.delay(self.setup.pause_us * 1_000);
             self.choose(session, history);
-            self.ask_offsets(now, session);
-            self.fetch(now, session);
+            self.ask_offsets(now, session, history);
+            self.fetch(now, session, history);
             if session.stream.below(20) == 0 || self.to_the_end {
                 session.want_metadata();
             }
@@ -128,7 +142,7 @@ impl Consumer {
         }
     }
 
-    fn ask_offsets(&mut self, now: Time, session: &mut Session) {
+    fn ask_offsets(&mut self, now: Time, session: &mut Session, history: &History) {
         let unknown: Vec<Key> = self
             .positions
             .iter()
@@ -142,6 +156,7 @@ impl Consumer {
                 continue;
             };
             let earliest = self.to_the_end || session.stream.below(4) > 0;
+            let offset = if earliest { EARLIEST_TIMESTAMP } else { LATEST_TIMESTAMP };
             let request = ListOffsetsRequest {
                 replica_id: -1,
                 topics: vec![ListOffsetsTopic {
@@ -149,25 +164,27 @@ impl Consumer {
                     partitions: vec![ListOffsetsPartition {
                         partition_index: key.1,
                         current_leader_epoch: epoch,
-                        timestamp: if earliest { EARLIEST_TIMESTAMP } else { LATEST_TIMESTAMP },
+                        timestamp: offset,
                     }],
                 }],
                 ..ListOffsetsRequest::default()
             };
             let id = session.send(now, node, 5, request.into());
-            self.positions.get_mut(&key).expect("taken from there").asked = true;
-            self.sent.insert(id, (node, Sent::Offsets(key)));
+            let position = self.positions.get_mut(&key).expect("taken from there");
+            position.asked = true;
+            let asked = Asked { offset, epoch, floor: history.told(position.place, epoch) };
+            self.sent.insert(id, (node, Sent::Offsets(key, asked)));
         }
     }
 
-    fn fetch(&mut self, now: Time, session: &mut Session) {
+    fn fetch(&mut self, now: Time, session: &mut Session, history: &History) {
         let busy: BTreeSet<usize> = self
             .sent
             .values()
             .filter(|(_, sent)| matches!(sent, Sent::Fetch { .. }))
             .map(|(node, _)| *node)
             .collect();
-        let mut wanted: BTreeMap<usize, BTreeMap<Key, (Offset, i32, Uuid)>> = BTreeMap::new();
+        let mut wanted: BTreeMap<usize, BTreeMap<Key, (Asked, Uuid)>> = BTreeMap::new();
         for (key, position) in &self.positions {
             let Some(next) = position.next.filter(|_| !self.finished.contains(key)) else {
                 continue;
@@ -175,15 +192,19 @@ impl Consumer {
             match session.leader(&key.0, key.1) {
                 Some((node, epoch)) if !busy.contains(&node) => {
                     let id = session.topics[&key.0].id;
-                    wanted.entry(node).or_default().insert(key.clone(), (next, epoch, id));
+                    let floor = history.told(position.place, epoch);
+                    let asked = Asked { offset: next, epoch, floor };
+                    wanted.entry(node).or_default().insert(key.clone(), (asked, id));
                 }
                 Some(_) => {}
                 None => session.want_metadata(),
             }
         }
         for (node, partitions) in wanted {
-            let offsets: BTreeMap<Key, Offset> =
-                partitions.iter().map(|(key, (next, ..))| (key.clone(), *next)).collect();
+            let heard: BTreeMap<Key, (Offset, Epoch)> = partitions
+                .iter()
+                .map(|(key, (asked, _))| (key.clone(), (asked.offset, asked.epoch)))
+                .collect();
             let mut request = FetchRequest {
                 max_wait_ms: session.stream.between(0, 120) as i32,
                 min_bytes: 1,
@@ -196,8 +217,8 @@ impl Consumer {
                 request.session_id = known.id;
                 request.session_epoch = known.epoch;
                 if known.epoch > 0 {
-                    named.retain(|key| known.known.get(*key) != offsets.get(*key));
-                    for key in known.known.keys().filter(|key| !offsets.contains_key(*key)) {
+                    named.retain(|key| known.known.get(*key) != heard.get(*key));
+                    for key in known.known.keys().filter(|key| !heard.contains_key(*key)) {
                         request.forgotten_topics_data.push(
                             milena_wire::messages::fetch::ForgottenTopic {
                                 topic: key.0.clone(),
@@ -207,14 +228,14 @@ impl Consumer {
                         );
                     }
                 }
-                known.known.clone_from(&offsets);
+                known.known = heard;
             }
             for key in named {
-                let (next, epoch, id) = partitions[key];
+                let (asked, id) = partitions[key];
                 let partition = FetchPartition {
                     partition: key.1,
-                    current_leader_epoch: epoch,
-                    fetch_offset: next,
+                    current_leader_epoch: asked.epoch,
+                    fetch_offset: asked.offset,
                     partition_max_bytes: self.setup.partition_bytes,
                     ..FetchPartition::default()
                 };
@@ -229,13 +250,14 @@ impl Consumer {
             }
             let session_id = request.session_id;
             let id = session.send(now, node, 12, request.into());
-            self.sent.insert(id, (node, Sent::Fetch { offsets, session_id }));
+            let asked = partitions.into_iter().map(|(key, (asked, _))| (key, asked)).collect();
+            self.sent.insert(id, (node, Sent::Fetch { asked, session_id }));
         }
     }
 
     /// A request was never answered.
     pub fn on_lost(&mut self, id: u64) {
-        if let Some((_, Sent::Offsets(key))) = self.sent.remove(&id)
+        if let Some((_, Sent::Offsets(key, _))) = self.sent.remove(&id)
             && let Some(position) = self.positions.get_mut(&key)
         {
             position.asked = false;
@@ -259,11 +281,11 @@ impl Consumer {
     ) -> Result<(), Violation> {
         let Some((_, sent)) = self.sent.remove(&id) else { return Ok(()) };
         match (sent, response) {
-            (Sent::Offsets(key), Some(Response::ListOffsets(answer))) => {
-                self.on_offsets(&key, &answer, session);
+            (Sent::Offsets(key, asked), Some(Response::ListOffsets(answer))) => {
+                self.on_offsets(&key, asked, &answer, session, history)?;
             }
-            (Sent::Fetch { offsets, session_id }, Some(Response::Fetch(answer))) => {
-                self.on_fetch(node, &offsets, session_id, answer, session, history)?;
+            (Sent::Fetch { asked, session_id }, Some(Response::Fetch(answer))) => {
+                self.on_fetch(node, &asked, session_id, answer, session, history)?;
             }
             (sent, response) => {
                 return Err(Violation::new(
@@ -276,23 +298,34 @@ impl Consumer {
         Ok(())
     }
 
-    fn on_offsets(&mut self, key: &Key, answer: &ListOffsetsResponse, session: &mut Session) {
-        let Some(position) = self.positions.get_mut(key) else { return };
+    fn on_offsets(
+        &mut self,
+        key: &Key,
+        asked: Asked,
+        answer: &ListOffsetsResponse,
+        session: &mut Session,
+        history: &mut History,
+    ) -> Checked {
+        let Some(position) = self.positions.get_mut(key) else { return Ok(()) };
         position.asked = false;
         let found = answer.topics.first().and_then(|topic| topic.partitions.first());
         match found {
             Some(partition) if partition.error_code.is_none() && partition.offset >= 0 => {
                 position.next = Some(partition.offset);
                 position.start = partition.offset;
+                if asked.offset == LATEST_TIMESTAMP {
+                    history.tell(position.place, asked.epoch, asked.floor, partition.offset)?;
+                }
             }
             _ => session.want_metadata(),
         }
+        Ok(())
     }
 
     fn on_fetch(
         &mut self,
         node: usize,
-        offsets: &BTreeMap<Key, Offset>,
+        asked: &BTreeMap<Key, Asked>,
         session_id: i32,
         answer: FetchResponse,
         session: &mut Session,
@@ -316,8 +349,8 @@ impl Consumer {
         for topic in answer.responses {
             for partition in topic.partitions {
                 let key = (topic.topic.clone(), partition.partition_index);
-                if let Some(from) = offsets.get(&key) {
-                    self.on_partition(&key, *from, partition, session, history)?;
+                if let Some(asked) = asked.get(&key) {
+                    self.on_partition(&key, *asked, partition, session, history)?;
                 }
             }
         }
@@ -327,12 +360,16 @@ impl Consumer {
     fn on_partition(
         &mut self,
         key: &Key,
-        from: Offset,
+        asked: Asked,
         data: PartitionData,
         session: &mut Session,
         history: &mut History,
     ) -> Result<(), Violation> {
         let Some(position) = self.positions.get_mut(key) else { return Ok(()) };
+        let from = asked.offset;
+        if data.error_code.is_none() {
+            history.tell(position.place, asked.epoch, asked.floor, data.high_watermark)?;
+        }
         if position.next != Some(from) {
             return Ok(());
         }
@@ -349,17 +386,29 @@ impl Consumer {
         }
         let bytes = data.records.unwrap_or_default().to_bytes();
         let mut next = from;
+        let mut last = None;
         for item in batch::batches(&bytes) {
             // The last batch of an answer may be cut.
             let Ok((header, bytes)) = item else { break };
             let damaged =
                 |what: String| Violation::new("content", format!("{}-{}: {what}", key.0, key.1));
+            let backwards = |offset: Offset, next: Offset| {
+                Violation::new(
+                    "nonmonotonic-poll",
+                    format!("{}-{}: offset {offset} came where {next} was next", key.0, key.1),
+                )
+            };
             batch::validate(&bytes).map_err(|error| {
                 damaged(format!("batch at {} served: {error}", header.base_offset))
             })?;
             let records = batch::records(&bytes, DecompressLimit(1 << 20))
                 .map_err(|error| damaged(format!("batch at {}: {error}", header.base_offset)))?;
             for record in records {
+                if last.is_some_and(|last| record.offset <= last) {
+                    return Err(backwards(record.offset, next));
+                }
+                last = Some(record.offset);
+                // The first batch may begin before what was asked for.
                 if record.offset < next {
                     continue;
                 }
@@ -385,6 +434,9 @@ impl Consumer {
                 history.read(position.place, record.offset, &value)?;
                 next += 1;
             }
+            if next == from {
+                return Err(backwards(header.base_offset, next));
+            }
         }
         position.next = Some(next);
         if self.to_the_end && next >= data.high_watermark {
@@ -407,18 +459,32 @@ mod tests {
     use crate::rng::{Concern, Stream};
     use milena_wire::Records;
     use milena_wire::batch::{BatchBuilder, Compression, assign};
+    use milena_wire::messages::list_offsets::{
+        ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+    };
 
-    /// A consumer at offset 3 that is given a batch of two records from `base` on, and where it stands then.
-    fn given(base: Offset, high_watermark: Offset) -> Result<Option<Offset>, &'static str> {
+    const ASKED: Asked = Asked { offset: 3, epoch: 1, floor: 0 };
+
+    /// A consumer at offset 3, asked about so, that is given batches of two records from each of `bases` on, and where it
+    /// stands then.
+    fn given(
+        asked: Asked,
+        bases: &[Offset],
+        high_watermark: Offset,
+    ) -> Result<Option<Offset>, &'static str> {
         let mut history = History::default();
         let place = history.partition("t", 0);
-        let mut builder = BatchBuilder::new(0, -1, Compression::None);
-        for _ in 0..2 {
-            let value = history.invoke(place);
-            history.attempt(&[value]);
-            builder.append(1, None, Some(&History::payload(value, 9, false)), &[]);
+        let mut records = Vec::new();
+        for base in bases {
+            let mut builder = BatchBuilder::new(0, -1, Compression::None);
+            for _ in 0..2 {
+                let value = history.invoke(place);
+                history.attempt(&[value]);
+                builder.append(1, None, Some(&History::payload(value, 9, false)), &[]);
+            }
+            records.extend(assign(&builder.build(), *base, 1));
         }
-        let records = Some(Records(assign(&builder.build(), base, 1).to_vec()));
+        let records = Some(Records(records));
         let data = PartitionData { high_watermark, records, ..PartitionData::default() };
         let setup = ConsumerSetup { pause_us: 1_000, sessions: false, partition_bytes: 1_000 };
         let mut consumer = Consumer::new(setup);
@@ -427,20 +493,72 @@ mod tests {
         consumer.positions.insert(key.clone(), position);
         let mut session = Session::new(Stream::new(1, Concern::Client(0)), 1);
         consumer
-            .on_partition(&key, 3, data, &mut session, &mut history)
+            .on_partition(&key, asked, data, &mut session, &mut history)
             .map_err(|violation| violation.property)?;
         Ok(consumer.positions[&key].next)
     }
 
     #[test]
     fn a_gap_in_a_poll_is_noticed() {
-        assert_eq!(given(3, 9), Ok(Some(5)));
-        assert_eq!(given(2, 9), Ok(Some(4)), "the batch may begin before what was asked for");
-        assert_eq!(given(4, 9), Err("poll-skip"));
+        assert_eq!(given(ASKED, &[3], 9), Ok(Some(5)));
+        assert_eq!(
+            given(ASKED, &[2], 9),
+            Ok(Some(4)),
+            "a batch may begin before what was asked for"
+        );
+        assert_eq!(given(ASKED, &[4], 9), Err("poll-skip"));
+        assert_eq!(given(ASKED, &[3, 6], 9), Err("poll-skip"));
+    }
+
+    #[test]
+    fn a_poll_that_goes_backwards_is_noticed() {
+        assert_eq!(given(ASKED, &[2, 4], 9), Ok(Some(6)));
+        assert_eq!(given(ASKED, &[3, 3], 9), Err("nonmonotonic-poll"), "the same again");
+        assert_eq!(
+            given(ASKED, &[2, 3], 9),
+            Err("nonmonotonic-poll"),
+            "only the first may begin before"
+        );
+        assert_eq!(
+            given(ASKED, &[1], 9),
+            Err("nonmonotonic-poll"),
+            "all of it before what was asked for"
+        );
     }
 
     #[test]
     fn a_record_past_the_high_watermark_is_noticed() {
-        assert_eq!(given(3, 4), Err("P15"));
+        assert_eq!(given(ASKED, &[3], 4), Err("P15"));
+    }
+
+    #[test]
+    fn a_high_watermark_that_falls_is_noticed() {
+        let asked = Asked { floor: 9, ..ASKED };
+        assert_eq!(given(asked, &[3], 9), Ok(Some(5)));
+        assert_eq!(given(asked, &[3], 8), Err("P6"));
+        assert_eq!(given(asked, &[], 8), Err("P6"), "records or none");
+    }
+
+    #[test]
+    fn a_latest_offset_that_falls_is_noticed() {
+        let answered = |asked: Asked, offset| {
+            let mut history = History::default();
+            let place = history.partition("t", 0);
+            let setup = ConsumerSetup { pause_us: 1_000, sessions: false, partition_bytes: 1_000 };
+            let mut consumer = Consumer::new(setup);
+            let key = ("t".to_owned(), 0);
+            consumer.positions.insert(key.clone(), Position::unknown(place));
+            let mut session = Session::new(Stream::new(1, Concern::Client(0)), 1);
+            let partition = ListOffsetsPartitionResponse { offset, ..Default::default() };
+            let topic = ListOffsetsTopicResponse { name: "t".into(), partitions: vec![partition] };
+            let answer = ListOffsetsResponse { topics: vec![topic], ..Default::default() };
+            let told = consumer.on_offsets(&key, asked, &answer, &mut session, &mut history);
+            told.map_err(|violation| violation.property)
+        };
+        let latest = Asked { offset: LATEST_TIMESTAMP, epoch: 1, floor: 9 };
+        assert_eq!(answered(latest, 9), Ok(()));
+        assert_eq!(answered(latest, 8), Err("P6"));
+        let earliest = Asked { offset: EARLIEST_TIMESTAMP, ..latest };
+        assert_eq!(answered(earliest, 0), Ok(()), "the log start is no high watermark");
     }
 }

@@ -194,11 +194,6 @@ impl Session {
         Some((leader.node?, leader.epoch))
     }
 
-    /// Whether anything is on its way.
-    pub fn is_idle(&self) -> bool {
-        self.pending.is_empty()
-    }
-
     /// A short pause before something is tried again.
     pub fn backoff(&mut self) -> Time {
         self.stream.between(10, 60) * MS
@@ -254,15 +249,15 @@ impl Client {
     }
 
     /// A request was not answered in time: as librdkafka does, the connection is given up, and all that was on it with it.
-    pub fn on_deadline(&mut self, now: Time, id: u64, history: &mut History) {
+    pub fn on_deadline(&mut self, now: Time, id: u64) {
         if let Some(node) = self.session.pending.get(&id).copied() {
             self.session.wishes.push(Wish::Close { node });
-            self.on_broken(now, node, history);
+            self.on_broken(now, node);
         }
     }
 
     /// The connection to a broker is gone.
-    pub fn on_broken(&mut self, now: Time, node: usize, history: &mut History) {
+    pub fn on_broken(&mut self, now: Time, node: usize) {
         self.connections[node] = None;
         let lost: Vec<u64> =
             self.session.pending.iter().filter(|(_, n)| **n == node).map(|(id, _)| *id).collect();
@@ -273,7 +268,7 @@ impl Client {
                 continue;
             }
             match &mut self.role {
-                Role::Producer(producer) => producer.on_lost(now, id, &mut self.session, history),
+                Role::Producer(producer) => producer.on_lost(now, id, &mut self.session),
                 Role::Consumer(consumer) => consumer.on_lost(id),
                 Role::Admin(admin) => admin.on_lost(id),
             }

@@ -170,7 +170,7 @@ impl Producer {
     }
 
     /// A request was never answered.
-    pub fn on_lost(&mut self, now: Time, id: u64, session: &mut Session, _history: &mut History) {
+    pub fn on_lost(&mut self, now: Time, id: u64, session: &mut Session) {
         if let Some(mut batch) = self.sent.remove(&id) {
             batch.maybe_appended = true;
             if self.setup.acks != 0 {
@@ -200,7 +200,7 @@ impl Producer {
         };
         match answer {
             Some((ErrorCode::NONE, base)) => {
-                history.acknowledge(now, &batch.values, base, self.setup.acks == -1)?;
+                history.acknowledge(&batch.values, base, self.setup.acks == -1)?;
             }
             // acks=0 has no answer: it may have been written.
             None if self.setup.acks == 0 => {}
