@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use milena_core::disk::{Command, DiskError, Success};
+use milena_core::disk::{Command, DiskError, FileName, Success};
 use milena_core::local::LocalMessage;
 use milena_core::node::Boot;
 use milena_core::peer::{PeerMessage, decode, encode, joined};
@@ -411,9 +411,11 @@ impl Cluster {
             };
             self.trace(node, &format!("disk {:?}: {brief}", done.op));
         }
-        let failed_sync = syncs && matches!(outcome, Err(DiskError::Io(_)));
-        if failed_sync {
-            self.checks.on_sync_failed(node);
+        // What a failed write has left of a journal nobody knows either.
+        let writes = matches!(done.command, Command::Write { file: FileName::Journal { .. }, .. });
+        let failed = (syncs || writes) && matches!(outcome, Err(DiskError::Io(_)));
+        if failed {
+            self.checks.on_failed(node);
         }
         let life = self.nodes[node].life;
         self.step(node, done.machine, Input::Disk { op: done.op, outcome })?;
@@ -423,10 +425,11 @@ impl Cluster {
                 format!("node {} stops at {:?} on a full disk", node + 1, done.command.file()),
             ));
         }
-        if failed_sync && self.nodes[node].life == life {
+        if failed && self.nodes[node].life == life {
+            let what = if writes { "journal write" } else { "sync" };
             return Err(Violation::new(
                 "D2",
-                format!("node {} goes on after a failed sync", node + 1),
+                format!("node {} goes on after a failed {what}", node + 1),
             ));
         }
         Ok(())

@@ -83,8 +83,8 @@ pub struct NodeGhost {
     pub quorum_emptied: bool,
     /// Whether its disk was ever put back to an older image.
     pub rolled_back: bool,
-    /// Whether a sync failed in this run of the node.
-    pub sync_failed: bool,
+    /// Whether a sync or a journal write failed in this run of the node.
+    pub disk_failed: bool,
     /// What the fault injector damaged in this life of the disk.
     pub damage: Damage,
     /// Shards of its present or last run.
@@ -280,12 +280,15 @@ impl Checks {
         format!("node {} {}", node + 1, name.unwrap_or_else(|| format!("{id:?}")))
     }
 
-    /// After a failed sync nothing may leave this node any more (D2).
+    /// After a failed sync or journal write nothing may leave this node any more (D2).
     fn speaks(&self, node: usize, what: &str) -> Checked {
-        if self.nodes[node].sync_failed {
+        if self.nodes[node].disk_failed {
             return Err(Violation::new(
                 "D2",
-                format!("node {} {what} after a sync of its disk had failed", node + 1),
+                format!(
+                    "node {} {what} after a sync or journal write of its disk had failed",
+                    node + 1
+                ),
             ));
         }
         Ok(())

@@ -26,7 +26,7 @@ impl Checks {
         let ghost = &mut self.nodes[node];
         ghost.running = true;
         ghost.serving = None;
-        ghost.sync_failed = false;
+        ghost.disk_failed = false;
         for replica in ghost.logs.iter_mut().flatten() {
             replica.led.clear();
         }
@@ -129,8 +129,8 @@ impl Checks {
     }
 
     /// A sync or a journal write of this node has failed: from now on it must be silent (D2).
-    pub fn on_sync_failed(&mut self, node: usize) {
-        self.nodes[node].sync_failed = true;
+    pub fn on_failed(&mut self, node: usize) {
+        self.nodes[node].disk_failed = true;
     }
 
     /// The fault injector turned a bit of a file of this node. `held`: the copies of batches there, whole until then.

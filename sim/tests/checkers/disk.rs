@@ -24,7 +24,7 @@ fn d1_a_directory_that_was_not_synced_holds_nothing() {
 #[test]
 fn d2_something_leaves_after_a_failed_sync() {
     let mut stage = Stage::replicated();
-    stage.checks.on_sync_failed(1);
+    stage.checks.on_failed(1);
     assert_eq!(stage.acknowledge(1, 1, 1), Err("D2".into()));
 }
 
