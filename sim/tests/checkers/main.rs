@@ -137,7 +137,7 @@ impl Stage {
 
     /// A fault strikes a file of a node's journal, and with it the batch at its beginning, if it is there.
     fn corrupt(&mut self, node: usize, file: FileName) {
-        let held = self.checks.nodes[node].locations.whole_at(&self.disks[node], file, 150);
+        let held = self.checks.nodes[node].locations.whole_at(&self.disks[node], file, 150, 1);
         self.disks[node].corrupt_at(&file, 150, 3);
         self.checks.on_corrupted(node, file, held);
     }

@@ -78,7 +78,7 @@ fn r3_a_vote_that_is_not_on_the_disk() {
     remembered(true).ok(0, vote(1, 3));
     let mut stage = remembered(true);
     let file = FileName::Journal { layout: 1, journal: 0, index: 2 };
-    let held = stage.checks.nodes[0].locations.whole_at(&stage.disks[0], file, 83);
+    let held = stage.checks.nodes[0].locations.whole_at(&stage.disks[0], file, 83, 1);
     stage.disks[0].corrupt_at(&file, 83, 3);
     stage.checks.on_corrupted(0, file, held);
     stage.ok(0, vote(2, 2));
