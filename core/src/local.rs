@@ -28,15 +28,12 @@ pub enum LocalMessage {
         /// The incarnation that its disk holds; the controller gives the next.
         replica: ReplicaIncarnation,
     },
-    /// When a client's request is the controller's to answer (topics created and deleted), or about the controllers and their
-    /// quorum, from a shard to Metadata.
+    /// When a client's request is the controller's to answer (topics created and deleted), or about its quorum, from a shard to Metadata.
     Administer {
         /// The connection.
         client: ClientId,
         /// Number of the request on that connection.
         id: u64,
-        /// Version of the request.
-        version: i16,
         /// The request.
         request: Request,
         /// Who asks.

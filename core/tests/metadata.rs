@@ -273,7 +273,6 @@ impl World {
         let message = LocalMessage::Administer {
             client: ClientId(1),
             id,
-            version: 5,
             request,
             context: Arc::new(ClientContext::default()),
         };

@@ -1,4 +1,4 @@
-//! DescribeCluster: the brokers, or the controllers.
+//! DescribeCluster: the brokers.
 
 use milena_wire::ErrorCode;
 use milena_wire::messages::AUTHORIZED_OPERATIONS_OMITTED;
@@ -8,17 +8,15 @@ use milena_wire::messages::describe_cluster::{
 };
 
 use super::{CLUSTER_OPERATIONS, cluster_id, controller_id};
+use crate::Config;
 use crate::metadata::Image;
-use crate::quorum::message::Voters;
-use crate::{Config, NodeId};
 
-/// Answers DescribeCluster about brokers. Those out of service are told of only to those who ask for them. About controllers
-/// an image knows nothing: see [`describe_controllers`].
+/// Answers DescribeCluster about brokers. Those out of service are told of only to those who ask for them. As Kafka's do, a
+/// broker's listener refuses to tell of controllers: DescribeQuorum does.
 pub fn describe_cluster(
     image: &Image,
     config: &Config,
     request: &DescribeClusterRequest,
-    _version: i16,
 ) -> DescribeClusterResponse {
     let response = DescribeClusterResponse {
         endpoint_type: request.endpoint_type,
@@ -33,7 +31,7 @@ pub fn describe_cluster(
     match request.endpoint_type {
         ENDPOINT_TYPE_BROKERS => {}
         ENDPOINT_TYPE_CONTROLLERS => {
-            let message = "a broker's image does not show the controllers";
+            let message = "this is a broker's listener: ask it for DescribeQuorum";
             return refuse(ErrorCode::MISMATCHED_ENDPOINT_TYPE, message);
         }
         _ => return refuse(ErrorCode::UNSUPPORTED_ENDPOINT_TYPE, "unknown type of endpoint"),
@@ -58,38 +56,5 @@ pub fn describe_cluster(
             AUTHORIZED_OPERATIONS_OMITTED
         },
         ..response
-    }
-}
-
-/// Answers DescribeCluster about controllers, from the quorum: those that are listed, with their addresses for peers, and
-/// the one that is active. One without a vote counts as fenced: it follows the log only.
-pub fn describe_controllers(
-    image: &Image,
-    config: &Config,
-    voters: &Voters,
-    active: Option<NodeId>,
-) -> DescribeClusterResponse {
-    // A disk that was replaced is not the one that votes.
-    let votes = |node: &NodeId| {
-        let voter = voters.get(node);
-        let disk = image.brokers.get(node).map(|broker| broker.incarnation);
-        voter.is_some_and(|voter| disk.is_none_or(|disk| disk == *voter))
-    };
-    let controllers = config.controllers.iter().map(|(node, address)| {
-        let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-        DescribeClusterBroker {
-            broker_id: node.0,
-            host: host.into(),
-            port: port.parse().unwrap_or(0),
-            rack: None,
-            is_fenced: !votes(node),
-        }
-    });
-    DescribeClusterResponse {
-        endpoint_type: ENDPOINT_TYPE_CONTROLLERS,
-        cluster_id: cluster_id(image),
-        controller_id: active.map_or(-1, |node| node.0),
-        brokers: controllers.collect(),
-        ..Default::default()
     }
 }

@@ -31,7 +31,6 @@ pub fn describe_configs(
     image: &Image,
     config: &Config,
     request: &DescribeConfigsRequest,
-    _version: i16,
 ) -> DescribeConfigsResponse {
     let describe = |resource: &DescribeConfigsResource| {
         let (error_code, error_message, mut configs) =

@@ -11,7 +11,7 @@ mod partitions;
 mod quorum;
 mod versions;
 
-pub use cluster::{describe_cluster, describe_controllers};
+pub use cluster::describe_cluster;
 pub use configs::describe_configs;
 pub use metadata::metadata;
 pub use partitions::describe_topic_partitions;

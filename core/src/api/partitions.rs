@@ -9,7 +9,6 @@ use milena_wire::messages::describe_topic_partitions::{
 use milena_wire::{ErrorCode, Uuid};
 
 use super::{TOPIC_OPERATIONS, ids, leader, offline, unknown_topic, uuid};
-use crate::Config;
 use crate::controller::is_topic_name;
 use crate::metadata::{Image, Partition};
 
@@ -19,9 +18,7 @@ const PARTITIONS_MAX: usize = 2_000;
 /// Answers DescribeTopicPartitions: the topics asked for, or all, by name; a page of them from the cursor on.
 pub fn describe_topic_partitions(
     image: &Image,
-    _config: &Config,
     request: &DescribeTopicPartitionsRequest,
-    _version: i16,
 ) -> DescribeTopicPartitionsResponse {
     let asked: BTreeSet<&str> = if request.topics.is_empty() {
         image.names.keys().map(String::as_str).collect()

@@ -142,13 +142,13 @@ fn without_an_image_errors_are_retriable() {
     assert_eq!(answer.controller_id, -1);
     let topics = vec![TopicRequest { name: "a".into() }];
     let request = DescribeTopicPartitionsRequest { topics, ..Default::default() };
-    let answer = describe_topic_partitions(&none, &config, &request, 0);
+    let answer = describe_topic_partitions(&none, &request);
     assert_eq!(answer.topics[0].error_code, ErrorCode::LEADER_NOT_AVAILABLE);
 }
 
 #[test]
 fn pages_of_partitions_join_without_gap_or_overlap() {
-    let (image, config) = (image(), config());
+    let image = image();
     for limit in 1..=7 {
         let mut request = DescribeTopicPartitionsRequest {
             response_partition_limit: limit,
@@ -156,7 +156,7 @@ fn pages_of_partitions_join_without_gap_or_overlap() {
         };
         let (mut seen, mut pages) = (Vec::new(), 0);
         loop {
-            let answer = describe_topic_partitions(&image, &config, &request, 0);
+            let answer = describe_topic_partitions(&image, &request);
             for topic in &answer.topics {
                 let name = topic.name.clone().unwrap();
                 seen.extend(topic.partitions.iter().map(|p| (name.clone(), p.partition_index)));
@@ -170,7 +170,7 @@ fn pages_of_partitions_join_without_gap_or_overlap() {
         assert_eq!(pages, 6i32.div_euclid(limit) + i32::from(6 % limit != 0), "limit {limit}");
     }
     let request = DescribeTopicPartitionsRequest::default();
-    let answer = describe_topic_partitions(&image, &config, &request, 0);
+    let answer = describe_topic_partitions(&image, &request);
     assert_eq!(answer.topics[1].partitions[4].eligible_leader_replicas, Some(vec![3]));
 }
 
@@ -179,11 +179,11 @@ fn clusters_are_described_from_brokers() {
     let (image, config) = (image(), config());
     let brokers = |include_fenced_brokers| {
         let request = DescribeClusterRequest { include_fenced_brokers, ..Default::default() };
-        describe_cluster(&image, &config, &request, 2).brokers.len()
+        describe_cluster(&image, &config, &request).brokers.len()
     };
     assert_eq!((brokers(false), brokers(true)), (2, 3));
     let request = DescribeClusterRequest { endpoint_type: 2, ..Default::default() };
-    let answer = describe_cluster(&image, &config, &request, 2);
+    let answer = describe_cluster(&image, &config, &request);
     assert_eq!(answer.error_code, ErrorCode::MISMATCHED_ENDPOINT_TYPE);
 }
 
@@ -203,7 +203,7 @@ fn configurations_say_where_they_come_from() {
             include_synonyms: true,
             ..Default::default()
         };
-        describe_configs(&image, &config, &request, 4).results.remove(0)
+        describe_configs(&image, &config, &request).results.remove(0)
     };
     let own = describe(2, "a", Some(&["retention.ms"])).configs.remove(0);
     assert_eq!((own.value.as_deref(), own.config_source), (Some("5"), configs::SOURCE_TOPIC));
@@ -224,20 +224,19 @@ fn configurations_say_where_they_come_from() {
 
 #[test]
 fn coordinators_are_not_available() {
-    let (image, config) = (image(), config());
     let request = FindCoordinatorRequest {
         coordinator_keys: vec!["g".into(), "h".into()],
         ..Default::default()
     };
     let code = ErrorCode::COORDINATOR_NOT_AVAILABLE;
-    assert_eq!(find_coordinator(&image, &config, &request, 3).error_code, code);
-    let many = find_coordinator(&image, &config, &request, 6).coordinators;
+    assert_eq!(find_coordinator(&request, 3).error_code, code);
+    let many = find_coordinator(&request, 6).coordinators;
     assert_eq!(many.iter().map(|c| c.error_code).collect::<Vec<_>>(), [code, code]);
 }
 
 #[test]
 fn produce_is_advertised_from_version_0() {
-    let answer = api_versions(&image(), &config(), &Default::default(), 4);
+    let answer = api_versions();
     let produce = answer.api_keys.iter().find(|api| api.api_key == 0).unwrap();
     assert_eq!(produce.min_version, 0);
 }
@@ -258,7 +257,7 @@ fn what_is_asked_for_twice_is_told_once() {
     };
     let resources = vec![resource(2, "a"), resource(4, "2"), resource(2, "a"), resource(4, "2")];
     let request = DescribeConfigsRequest { resources, ..Default::default() };
-    let answer = describe_configs(&image(), &config(), &request, 4);
+    let answer = describe_configs(&image(), &config(), &request);
     let told: Vec<_> =
         answer.results.iter().map(|r| (r.resource_type, &*r.resource_name)).collect();
     assert_eq!(told, [(2, "a"), (4, "2")]);
@@ -278,7 +277,7 @@ fn a_refusal_does_not_repeat_all_that_was_sent() {
             resources: vec![resource],
             ..DescribeConfigsRequest::default()
         };
-        let answer = describe_configs(&image(), &config(), &request, 1).results.remove(0);
+        let answer = describe_configs(&image(), &config(), &request).results.remove(0);
         assert!(answer.error_message.unwrap().len() < 1_000);
         assert_eq!(answer.resource_name, long);
     }
@@ -374,17 +373,4 @@ fn topics_to_delete_are_named_by_identity_where_it_is_known() {
     };
     assert_eq!(response.responses[0].error_code, ErrorCode::UNKNOWN_TOPIC_ID);
     assert_eq!(response.responses[1].error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-}
-
-#[test]
-fn controllers_are_described_with_their_votes() {
-    let mut config = config();
-    config.controllers =
-        [1, 2, 3].map(|node| (NodeId(node), format!("host{node}:70{node}"))).into();
-    // Node 2 came back with another disk, node 3 has no vote.
-    let voters = [(NodeId(1), Incarnation(1)), (NodeId(2), Incarnation(77))].into();
-    let answer = describe_controllers(&image(), &config, &voters, Some(NodeId(1)));
-    let told: Vec<_> = answer.brokers.iter().map(|b| (b.broker_id, b.port, b.is_fenced)).collect();
-    assert_eq!(told, [(1, 701, false), (2, 702, true), (3, 703, true)]);
-    assert_eq!(answer.controller_id, 1);
 }

@@ -1,24 +1,16 @@
 //! ApiVersions and FindCoordinator.
 
-use milena_wire::messages::api_versions::{ApiVersion, ApiVersionsRequest, ApiVersionsResponse};
+use milena_wire::messages::api_versions::{ApiVersion, ApiVersionsResponse};
 use milena_wire::messages::find_coordinator::{
     Coordinator, FindCoordinatorRequest, FindCoordinatorResponse,
 };
 use milena_wire::{ErrorCode, supported_versions};
 
-use crate::Config;
-use crate::metadata::Image;
-
 /// The first version of FindCoordinator that asks for several keys.
 const MANY_KEYS_FIRST: i16 = 4;
 
-/// Answers ApiVersions, with an image or without: what this program speaks.
-pub fn api_versions(
-    _image: &Image,
-    _config: &Config,
-    _request: &ApiVersionsRequest,
-    _version: i16,
-) -> ApiVersionsResponse {
+/// Answers ApiVersions, whatever the client says of itself: what this program speaks.
+pub fn api_versions() -> ApiVersionsResponse {
     ApiVersionsResponse {
         error_code: ErrorCode::NONE,
         api_keys: supported_versions()
@@ -33,12 +25,7 @@ pub fn api_versions(
 }
 
 /// Answers FindCoordinator: there are no groups and transactions here, which a client takes as "not yet".
-pub fn find_coordinator(
-    _image: &Image,
-    _config: &Config,
-    request: &FindCoordinatorRequest,
-    version: i16,
-) -> FindCoordinatorResponse {
+pub fn find_coordinator(request: &FindCoordinatorRequest, version: i16) -> FindCoordinatorResponse {
     let error_code = ErrorCode::COORDINATOR_NOT_AVAILABLE;
     let message = "this broker coordinates no groups and no transactions";
     let none = FindCoordinatorResponse { node_id: -1, port: -1, ..Default::default() };

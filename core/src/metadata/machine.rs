@@ -23,7 +23,7 @@ use super::broker::{Lifecycle, Turn};
 use super::describe::{Described, Describing};
 use super::{DecodeError, Image, decode_records, encode_records};
 use crate::api::admin::{admin_request, admin_response};
-use crate::api::{describe_controllers, describe_quorum};
+use crate::api::describe_quorum;
 use crate::controller::message::{ControllerMessage, Damage};
 use crate::local::LocalMessage;
 use crate::peer::PeerMessage;
@@ -444,14 +444,6 @@ impl Metadata {
                 }
             }
             LocalMessage::Administer {
-                client, id, request: Request::DescribeCluster(_), ..
-            } => {
-                let (voters, leader) = (self.quorum.voters(), self.quorum.leader());
-                let response = describe_controllers(&self.image, &self.config, voters, leader);
-                let response = response.into();
-                out.local(from, LocalMessage::Administered { client, id, response });
-            }
-            LocalMessage::Administer {
                 client,
                 id,
                 request: Request::DescribeQuorum(request),
@@ -468,7 +460,7 @@ impl Metadata {
                     }
                 }
             }
-            LocalMessage::Administer { client, id, version: _, request, context: _ } => {
+            LocalMessage::Administer { client, id, request, context: _ } => {
                 let asker = Asker { shard: from, client, id };
                 let mut draw = topic_ids(&mut self.rng);
                 let Some((admin, timeout_ms)) = admin_request(&self.image, &request, &mut draw)

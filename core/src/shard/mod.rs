@@ -26,7 +26,6 @@ mod timers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use milena_wire::messages::describe_cluster::ENDPOINT_TYPE_CONTROLLERS;
 use milena_wire::messages::fetch::FetchTopic;
 use milena_wire::messages::{FetchResponse, ProduceRequest};
 use milena_wire::{ErrorCode, Request, Response, Uuid};
@@ -362,32 +361,28 @@ impl Shard {
                 out.reply(client, id, Response::Metadata(response));
             }
             Request::FindCoordinator(request) => {
-                let response = api::find_coordinator(image, config, &request, version);
+                let response = api::find_coordinator(&request, version);
                 out.reply(client, id, Response::FindCoordinator(response));
             }
-            Request::ApiVersions(request) => {
-                let response = api::api_versions(image, config, &request, version);
-                out.reply(client, id, Response::ApiVersions(response));
+            Request::ApiVersions(_) => {
+                out.reply(client, id, Response::ApiVersions(api::api_versions()));
             }
             Request::DescribeConfigs(request) => {
-                let response = api::describe_configs(image, config, &request, version);
+                let response = api::describe_configs(image, config, &request);
                 out.reply(client, id, Response::DescribeConfigs(response));
             }
-            Request::DescribeCluster(request)
-                if request.endpoint_type != ENDPOINT_TYPE_CONTROLLERS =>
-            {
-                let response = api::describe_cluster(image, config, &request, version);
+            Request::DescribeCluster(request) => {
+                let response = api::describe_cluster(image, config, &request);
                 out.reply(client, id, Response::DescribeCluster(response));
             }
             Request::DescribeTopicPartitions(request) => {
-                let response = api::describe_topic_partitions(image, config, &request, version);
+                let response = api::describe_topic_partitions(image, &request);
                 out.reply(client, id, Response::DescribeTopicPartitions(response));
             }
             request @ (Request::CreateTopics(_)
             | Request::DeleteTopics(_)
-            | Request::DescribeQuorum(_)
-            | Request::DescribeCluster(_)) => {
-                let message = LocalMessage::Administer { client, id, version, request, context };
+            | Request::DescribeQuorum(_)) => {
+                let message = LocalMessage::Administer { client, id, request, context };
                 out.local(Place::Metadata, message);
             }
         }
