@@ -384,10 +384,9 @@ impl Shard {
             && asked.last_fetched_epoch >= 0
             && let Some((epoch, end_offset)) =
                 found.end_of_epoch_for_consumers(asked.last_fetched_epoch)
+            && (epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset)
         {
-            if epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset {
-                return Ok(Found::Diverging(EpochEndOffset { epoch, end_offset }));
-            }
+            return Ok(Found::Diverging(EpochEndOffset { epoch, end_offset }));
         }
         if asked.fetch_offset < found.start() || asked.fetch_offset > found.end() {
             return Err(ErrorCode::OFFSET_OUT_OF_RANGE);

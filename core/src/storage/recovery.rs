@@ -321,7 +321,7 @@ impl Recovery {
             let FileName::Journal { journal, .. } = file else { continue };
             let Some(image) = images.get_mut(usize::from(journal)) else { continue };
             image.is_unread = true;
-            out.log(LogLevel::Error, &format!("{file} cannot be read: what it held is damaged"));
+            out.log(LogLevel::Error, format!("{file} cannot be read: what it held is damaged"));
         }
         let merged = replay::merge(images, old.shards, &self.names);
         if merged.torn {
