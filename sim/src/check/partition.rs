@@ -133,10 +133,11 @@ impl Checks {
         self.eligible_holds_all(node, log)
     }
 
-    /// P16.
+    /// P16; P21: followers trim what their leader has trimmed, and leaders only where the topic has a retention.
     pub(super) fn on_trimmed(&mut self, node: usize, log: LogId, start: Offset) -> Checked {
         let log = self.log_index(log);
         let at = format!("{} moves its log start to {start}", self.at(node, log));
+        let keeps = self.keeps_everything(log);
         let committed = self.logs[log].committed_end();
         let replica = self.replica(node, log);
         if start < replica.start {
@@ -150,23 +151,52 @@ impl Checks {
                 format!("{at}, past {committed}, up to which it is committed"),
             ));
         }
-        if leads || log == QUORUM {
-            let truth = &mut self.logs[log];
-            truth.trimmed_to = truth.trimmed_to.max(start);
-        }
         *self.sometimes.entry("log trimmed").or_default() += 1;
+        if keeps {
+            return Err(Violation::new("P16", format!("{at}, and its topic has no retention")));
+        }
+        let truth = &mut self.logs[log];
+        if leads || log == QUORUM {
+            truth.trimmed_to = truth.trimmed_to.max(start);
+        } else if start > truth.trimmed_to && !truth.deleted {
+            return Err(Violation::new(
+                "P21",
+                format!("{at}, and no leader has trimmed past {}", truth.trimmed_to),
+            ));
+        }
         Ok(())
     }
 
-    /// P21: what is eligible discards nothing.
+    /// Whether nothing of a log may ever be trimmed: its topic limits no bytes. A week, as long as records are kept by
+    /// default, no run lasts.
+    fn keeps_everything(&self, log: usize) -> bool {
+        let topic = self.logs[log].id.topic;
+        let found = self.image.as_ref().and_then(|image| image.topics.get(&topic));
+        found.is_some_and(|topic| !topic.configs.contains_key("retention.bytes"))
+    }
+
+    /// P21: what is eligible discards nothing; P16: nobody begins past what was trimmed. R5 and R10 for the metadata log.
     pub(super) fn on_reset(&mut self, node: usize, log: LogId, start: Offset) -> Checked {
         let log = self.log_index(log);
         let eligible = self.is_eligible(node, log);
+        if log == QUORUM {
+            self.metadata_may_begin_again(node, start)?;
+        }
         let replica = self.replica(node, log);
         let held = replica.end;
         replica.reset(start);
         *self.sometimes.entry("log begun again").or_default() += 1;
         let truth = &self.logs[log];
+        if start > truth.trimmed_to && log != QUORUM && !truth.deleted {
+            return Err(Violation::new(
+                "P16",
+                format!(
+                    "{} begins again at {start}, and no leader has trimmed past {}",
+                    self.at(node, log),
+                    truth.trimmed_to
+                ),
+            ));
+        }
         let discarded = held.min(truth.committed_end()) > truth.trimmed_to;
         if eligible && discarded && !truth.deleted {
             return Err(Violation::new(
@@ -542,7 +572,7 @@ impl Checks {
             && (partition.isr.contains(&id) || partition.elr.contains(&id))
     }
 
-    /// Whether a replica holds everything that is committed and not trimmed.
+    /// Whether a replica is known to hold everything that is committed and not trimmed.
     pub(super) fn holds_all(&mut self, node: usize, log: usize) -> bool {
         let truth = &self.logs[log];
         let end = truth.committed_end();
@@ -553,16 +583,21 @@ impl Checks {
             None => false,
             Some(replica) => {
                 replica.agree(&truth.committed);
-                replica.recovering
-                    || replica.damaged
-                    || (replica.start <= truth.trimmed_to && replica.agrees_to >= end)
+                !replica.recovering
+                    && !replica.damaged
+                    && replica.start <= truth.trimmed_to
+                    && replica.agrees_to >= end
             }
         }
     }
 
-    /// P3 for one replica, after something was taken from it.
+    /// P3 for one replica, after something was taken from it. One that is being recovered is judged when it has said what it
+    /// has; one that said that it is damaged keeps its seat until the controller has taken it, and must not use it (P12).
     pub(super) fn eligible_holds_all(&mut self, node: usize, log: usize) -> Checked {
-        if !self.nodes[node].running || !self.is_eligible(node, log) || self.holds_all(node, log) {
+        let replica = self.nodes[node].logs.get(log).and_then(Option::as_ref);
+        let excused = replica.is_some_and(|replica| replica.recovering || replica.damaged);
+        let judged = self.nodes[node].running && !excused && self.is_eligible(node, log);
+        if !judged || self.holds_all(node, log) {
             return Ok(());
         }
         Err(Violation::new("P3", self.lacking(node, log, "is eligible to lead and")))

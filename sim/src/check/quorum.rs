@@ -1,6 +1,6 @@
 //! The R rules, at the events of the metadata quorum.
 
-use milena_core::{Epoch, Incarnation, NodeId, Offset};
+use milena_core::{Epoch, Incarnation, LogId, NodeId, Offset};
 
 use super::{Checked, Checks, QUORUM, Violation};
 use crate::disk::Disk;
@@ -230,6 +230,31 @@ impl Checks {
         Ok(())
     }
 
+    /// R5, R10: a metadata log begins again only behind a snapshot that covers what it committed, or because it is damaged.
+    pub(super) fn metadata_may_begin_again(&mut self, node: usize, start: Offset) -> Checked {
+        let at = format!("node {} begins its metadata log again at {start}", node + 1);
+        let agrees = self.quorum_agrees_to(node);
+        let ghost = &self.nodes[node];
+        if ghost.quorum_leader.is_some() {
+            return Err(Violation::new("R5", format!("{at} while it leads")));
+        }
+        if start < ghost.quorum_committed {
+            return Err(Violation::new(
+                "R10",
+                format!("{at}, below its commit offset {}", ghost.quorum_committed),
+            ));
+        }
+        let replica = ghost.logs[QUORUM].as_ref().expect("made above");
+        let held = agrees.min(self.logs[QUORUM].committed_end());
+        if start < held && held > replica.start && !ghost.damage.touches(LogId::METADATA) {
+            return Err(Violation::new(
+                "R10",
+                format!("{at}, and so removes what is committed up to {held}"),
+            ));
+        }
+        Ok(())
+    }
+
     /// R9: in order, once, and with one result everywhere.
     pub(super) fn on_applied(&mut self, node: usize, offset: Offset, hash: u64) -> Checked {
         let committed = self.logs[QUORUM].committed_end();
@@ -250,9 +275,19 @@ impl Checks {
         self.state_hash(node, offset + 1, hash)
     }
 
-    /// R9 for a state that came as a snapshot.
+    /// R9 for a state that came as a snapshot: it is ahead of what was applied, and committed.
     pub(super) fn on_snapshot(&mut self, node: usize, end: Offset, hash: u64) -> Checked {
-        self.nodes[node].applied = Some(end);
+        let committed = self.logs[QUORUM].committed_end();
+        let applied = self.nodes[node].applied.replace(end);
+        if applied.is_some_and(|applied| end <= applied) || end > committed {
+            return Err(Violation::new(
+                "R9",
+                format!(
+                    "node {} takes a snapshot up to {end} after {applied:?}, and {committed} is committed",
+                    node + 1
+                ),
+            ));
+        }
         *self.sometimes.entry("snapshot installed").or_default() += 1;
         self.state_hash(node, end, hash)
     }

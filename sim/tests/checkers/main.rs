@@ -18,7 +18,7 @@ use milena_core::trace::Event;
 use milena_core::{
     BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, TopicId,
 };
-use milena_sim::check::Checks;
+use milena_sim::check::{Checks, Violation};
 use milena_sim::disk::Disk;
 use milena_sim::rng::{Concern, Stream};
 use milena_wire::batch::{BatchBuilder, BatchHeader, Compression, assign};
@@ -35,6 +35,10 @@ struct Stage {
     disks: Vec<Disk>,
     draw: Stream,
     images: Offset,
+    /// Configurations of the one topic.
+    configs: BTreeMap<String, String>,
+    /// The story of the last violation.
+    story: String,
 }
 
 impl Stage {
@@ -44,6 +48,8 @@ impl Stage {
             disks: (0..3).map(|_| Disk::new()).collect(),
             draw: Stream::new(1, Concern::Strike),
             images: 0,
+            configs: [("retention.bytes".into(), "1000".into())].into(),
+            story: String::new(),
         };
         for node in 0..3 {
             stage.checks.on_start(node);
@@ -109,7 +115,7 @@ impl Stage {
         let topic = Topic {
             id: TOPIC,
             name: "t".into(),
-            configs: BTreeMap::new(),
+            configs: self.configs.clone(),
             partitions: vec![partition],
         };
         let image = Image {
@@ -119,12 +125,18 @@ impl Stage {
             ..Image::default()
         };
         let shown = self.checks.on_image(&Arc::new(image));
-        shown.map_err(|violation| violation.property.to_owned())
+        shown.map_err(|violation| self.noted(violation))
     }
 
     fn tell(&mut self, node: usize, event: Event) -> Result<(), String> {
         let told = self.checks.on_event(node, &self.disks[node], &event);
-        told.map_err(|violation| violation.property.to_owned())
+        told.map_err(|violation| self.noted(violation))
+    }
+
+    /// The property of a violation, its story kept.
+    fn noted(&mut self, violation: Violation) -> String {
+        self.story = violation.story;
+        violation.property.to_owned()
     }
 
     fn ok(&mut self, node: usize, event: Event) {
@@ -133,6 +145,12 @@ impl Stage {
 
     fn trips(&mut self, property: &str, node: usize, event: Event) {
         assert_eq!(self.tell(node, event), Err(property.to_owned()));
+    }
+
+    /// It trips, and for the reason that the words of its story give.
+    fn trips_as(&mut self, property: &str, words: &str, node: usize, event: Event) {
+        self.trips(property, node, event);
+        assert!(self.story.contains(words), "{} says nothing of {words:?}", self.story);
     }
 
     /// A fault strikes a file of a node's journal, and with it the batch at its beginning, if it is there.
@@ -186,7 +204,7 @@ impl Stage {
 
     /// A node does a command, and its ghosts see it go and come back.
     fn command(&mut self, node: usize, command: &Command) -> Result<(), String> {
-        let named = |violation: milena_sim::check::Violation| violation.property.to_owned();
+        let named = |violation: Violation| violation.property.to_owned();
         self.checks.on_issued(node, command).map_err(named)?;
         let outcome = self.disks[node].apply(command, self.draw.generator());
         self.checks.on_done(node, &self.disks[node], command, &outcome).map_err(named)

@@ -57,17 +57,22 @@ fn p10_a_member_that_has_not_come() {
 
 #[test]
 fn p11_sets_that_make_no_sense() {
-    let insane: [fn(&mut Partition); 6] = [
-        |p| p.isr = nodes(&[1, 2, 9]),
-        |p| p.elr = nodes(&[2]),
-        |p| p.isr = nodes(&[2, 3]),
-        |p| p.min_isr = 4,
-        |p| p.partition_epoch -= 2,
-        |p| p.leader = Some(NodeId(2)),
+    let insane: [(fn(&mut Partition), &str); 10] = [
+        (|p| p.isr = nodes(&[1, 2, 9]), "in sync and no replica"),
+        (|p| (p.isr, p.elr) = (nodes(&[1]), nodes(&[9])), "in sync and no replica"),
+        (|p| p.elr = nodes(&[2]), "in ISR and in ELR"),
+        (|p| p.isr = nodes(&[2, 3]), "is not in ISR"),
+        (|p| (p.isr, p.elr) = (nodes(&[1, 2]), nodes(&[3])), "large enough"),
+        (|p| p.min_isr = 4, "min.insync.replicas 4"),
+        (|p| p.min_isr = 0, "min.insync.replicas 0"),
+        (|p| p.partition_epoch -= 2, "after partition epoch"),
+        (|p| p.leader_epoch -= 1, "leader epoch 0 follows 1"),
+        (|p| p.leader = Some(NodeId(2)), "another leader"),
     ];
-    for change in insane {
+    for (change, words) in insane {
         let mut stage = Stage::with_partition();
-        assert_eq!(stage.show(change), Err("P11".into()));
+        assert_eq!(stage.show(change), Err("P11".into()), "{words}");
+        assert!(stage.story.contains(words), "{} says nothing of {words:?}", stage.story);
     }
     let mut stage = Stage::with_partition();
     let partition =

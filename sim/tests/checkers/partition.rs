@@ -204,6 +204,21 @@ fn p13_acknowledged_and_not_committed() {
 }
 
 #[test]
+fn p13_acknowledged_on_too_few_disks() {
+    let mut stage = Stage::with_partition();
+    stage.show(|partition| partition.isr = nodes(&[1])).expect("two have left");
+    stage.store(0, LOG, 0, 1, 1, true);
+    // The leader has it that one is enough; the controller does not.
+    let mut moved = high_watermark(1, &[1], &[1]);
+    if let Event::HighWatermark { min_isr, .. } = &mut moved {
+        *min_isr = 1;
+    }
+    stage.ok(0, moved);
+    let produced = Event::Produced { log: LOG, epoch: 1, base: 0, next: 1 };
+    stage.trips_as("P13", "on 1 disks where 2 are needed", 0, produced);
+}
+
+#[test]
 fn p14_nothing_is_left_of_a_committed_record() {
     let mut stage = Stage::committed();
     stage.checks.nothing_is_lost().expect("three copies");
@@ -211,6 +226,13 @@ fn p14_nothing_is_left_of_a_committed_record() {
         stage.checks.on_destroyed(node);
     }
     assert_eq!(stage.checks.nothing_is_lost().unwrap_err().property, "P14");
+    let mut stage = Stage::committed();
+    for node in 0..3 {
+        stage.corrupt(node, JOURNAL);
+        stage.ok(node, Event::Damaged { log: LOG });
+    }
+    let lost = stage.checks.nothing_is_lost();
+    assert_eq!(lost.unwrap_err().property, "P14", "what is damaged holds nothing for sure");
 }
 
 #[test]
@@ -218,6 +240,10 @@ fn p15_uncommitted_records_are_served() {
     let mut stage = Stage::replicated();
     stage.trips("P15", 0, Event::Served { log: LOG, base: 0, next: 1, asked: 1 });
     Stage::committed().ok(0, Event::Served { log: LOG, base: 0, next: 1, asked: 1 });
+    let mut stage = Stage::new();
+    stage.show(|_| {}).expect("a sane partition");
+    let served = Event::Served { log: LOG, base: 0, next: 1, asked: 1 };
+    stage.trips_as("P15", "holds nothing", 0, served);
 }
 
 #[test]
@@ -229,6 +255,19 @@ fn p16_gaps_and_starts_that_fall() {
     let mut stage = Stage::committed();
     stage.ok(0, Event::Trimmed { log: LOG, start: 1 });
     stage.trips("P16", 0, Event::Trimmed { log: LOG, start: 0 });
+}
+
+#[test]
+fn p16_a_log_that_keeps_everything_is_trimmed() {
+    let trimmed = Event::Trimmed { log: LOG, start: 1 };
+    let mut stage = Stage::committed();
+    stage.configs.clear();
+    stage.show(|_| {}).expect("its retention is gone");
+    stage.trips_as("P16", "no retention", 0, trimmed.clone());
+    Stage::committed().ok(0, trimmed);
+    let mut stage = Stage::committed();
+    stage.show(|partition| partition.isr = nodes(&[1, 2])).expect("one has left");
+    stage.trips_as("P16", "begins again at 1", 2, Event::Reset { log: LOG, start: 1 });
 }
 
 #[test]
@@ -264,6 +303,11 @@ fn p20_an_acknowledgement_that_does_not_match() {
 fn p21_an_eligible_replica_discards() {
     Stage::committed().trips("P21", 1, Event::Reset { log: LOG, start: 0 });
     Stage::committed().trips("P21", 1, Event::Deleted { log: LOG });
+    let trimmed = Event::Trimmed { log: LOG, start: 1 };
+    Stage::committed().trips_as("P21", "no leader has trimmed", 1, trimmed.clone());
+    let mut stage = Stage::committed();
+    stage.ok(0, trimmed.clone());
+    stage.ok(1, trimmed);
     let mut stage = Stage::committed();
     stage.corrupt(1, JOURNAL);
     stage.ok(1, Event::Damaged { log: LOG });

@@ -111,6 +111,30 @@ fn r5_and_r10_truncations_of_the_metadata_log() {
 }
 
 #[test]
+fn r5_and_r10_a_metadata_log_that_begins_again() {
+    let reset = |start| Event::Reset { log: LogId::METADATA, start };
+    // What was committed is held by all; the third has not learnt that it was.
+    let committed = || {
+        let mut stage = Stage::new();
+        for node in 0..3 {
+            stage.store(node, LogId::METADATA, 0, 1, 1, true);
+        }
+        stage.ok(0, Event::QuorumLeader { term: 1, end: 1 });
+        stage.ok(1, Event::QuorumAcknowledged { term: 1, end: 1 });
+        stage.ok(0, quorum_committed(1, 1, &[1, 2]));
+        stage.ok(1, Event::QuorumCommitted { term: 1, end: 1, counted: Vec::new(), voters: 0 });
+        stage
+    };
+    committed().trips("R5", 0, reset(1));
+    committed().trips_as("R10", "below its commit offset", 1, reset(0));
+    committed().trips_as("R10", "removes what is committed", 2, reset(0));
+    committed().ok(2, reset(1));
+    let mut damaged = committed();
+    damaged.corrupt(2, FileName::Journal { layout: 1, journal: 0, index: 0 });
+    damaged.ok(2, reset(0));
+}
+
+#[test]
 fn r6_two_records_of_one_term_and_offset() {
     let mut stage = Stage::new();
     stage.append(0, LogId::METADATA, 0, 1, 1);
@@ -146,6 +170,31 @@ fn r8_commits_without_majority_term_or_disk() {
 }
 
 #[test]
+fn r8_commits_that_fall_or_run_ahead() {
+    let followed = |end| Event::QuorumCommitted { term: 1, end, counted: Vec::new(), voters: 0 };
+    let committed = || {
+        let mut stage = Stage::new();
+        for node in 0..2 {
+            stage.store(node, LogId::METADATA, 0, 1, 1, true);
+        }
+        stage.ok(1, Event::QuorumAcknowledged { term: 1, end: 1 });
+        stage.ok(0, quorum_committed(1, 1, &[1, 2]));
+        stage.ok(1, followed(1));
+        stage
+    };
+    committed().trips_as("R8", "after 1", 1, followed(0));
+    committed().trips_as("R8", "no leader committed past 1", 1, followed(2));
+    let mut stage = Stage::new();
+    for node in 0..2 {
+        stage.store(node, LogId::METADATA, 0, 1, 1, true);
+    }
+    stage.ok(1, Event::QuorumAcknowledged { term: 1, end: 1 });
+    let counted = vec![(NodeId(1), Incarnation(9)), (NodeId(2), Incarnation(2))];
+    let event = Event::QuorumCommitted { term: 1, end: 1, counted, voters: 3 };
+    stage.trips_as("R8", "another incarnation", 0, event);
+}
+
+#[test]
 fn r9_another_state_or_order() {
     let mut stage = Stage::new();
     for node in 0..2 {
@@ -158,6 +207,28 @@ fn r9_another_state_or_order() {
     stage.trips("R9", 1, Event::Applied { offset: 0, hash: 12 });
     stage.trips("R9", 0, Event::Applied { offset: 0, hash: 11 });
     stage.trips("R9", 2, Event::Applied { offset: 5, hash: 1 });
+}
+
+#[test]
+fn r9_a_snapshot_that_goes_back_or_runs_ahead() {
+    let installed = |end| Event::SnapshotInstalled { end, hash: 1 };
+    let applied = || {
+        let mut stage = Stage::new();
+        for node in 0..2 {
+            stage.store(node, LogId::METADATA, 0, 1, 1, true);
+            stage.store(node, LogId::METADATA, 1, 1, 2, true);
+        }
+        stage.ok(1, Event::QuorumAcknowledged { term: 1, end: 2 });
+        stage.ok(0, quorum_committed(1, 2, &[1, 2]));
+        stage.ok(0, Event::Applied { offset: 0, hash: 11 });
+        stage
+    };
+    applied().ok(0, installed(2));
+    applied().trips_as("R9", "after Some(1)", 0, installed(1));
+    applied().trips_as("R9", "2 is committed", 2, installed(3));
+    let mut stage = applied();
+    stage.ok(1, installed(2));
+    stage.trips_as("R9", "another state", 0, Event::SnapshotInstalled { end: 2, hash: 2 });
 }
 
 #[test]
