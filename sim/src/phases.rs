@@ -2,6 +2,7 @@
 //! (liveness), and everything acknowledged is read once more.
 
 use milena_core::metadata::Partition;
+use milena_core::shard::Shard;
 use milena_core::{LogId, Machine, NodeId};
 
 use crate::check::{Checked, QUORUM, Violation};
@@ -144,7 +145,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// The first thing that has not come right (L1 to L7, L12); none when everything has.
+    /// The first thing that has not come right (L1, L3 to L7, L12); none when everything has. There is no L2: the voters are
+    /// those that the cluster was founded with.
     fn unconverged(&mut self) -> Option<Violation> {
         let wrong = |property, story: String| Some(Violation::new(property, story));
         if let Some(down) = self.nodes.iter().position(|node| !node.is_up()) {
@@ -211,6 +213,9 @@ impl Cluster {
                 }
             }
         }
+        if let Some(story) = self.undecided() {
+            return wrong("L5", story);
+        }
         for (index, client) in self.clients.iter().enumerate() {
             if !client.is_done() {
                 return wrong(
@@ -227,6 +232,22 @@ impl Cluster {
             );
         }
         None
+    }
+
+    /// A leader whose proposal of an in-sync set still stands (L5).
+    fn undecided(&self) -> Option<String> {
+        self.nodes.iter().enumerate().find_map(|(node, sim)| {
+            let State::Up { shards, .. } = &sim.state else { return None };
+            let mut views = shards.iter().flat_map(Shard::view);
+            let waits = views.find(|view| view.leading && view.maximal_isr != view.isr)?;
+            Some(format!(
+                "node {} waits for an answer to {:?} as in-sync set of {:?}, which is {:?}",
+                node + 1,
+                waits.maximal_isr,
+                waits.log,
+                waits.isr
+            ))
+        })
     }
 
     /// Whether a partition may be offline for good: nobody is eligible, and as many of its replicas lost their disks as it
