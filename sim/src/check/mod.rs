@@ -4,12 +4,16 @@
 //!   damage.rs     what was damaged on purpose, and what that excuses
 //!   replica.rs    one replica's log as its node told it, and what recovery may bring back
 //!   locations.rs  where each batch was written, found in the write commands by its checksum
-//!   partition.rs  P rules on events of partitions        (P1, P3, P5, P6, P8 to P10, P13, P15, P16, P19 to P21, R3)
-//!   metadata.rs   the committed image and its sets       (P3, P4, P11, P12, R9)
-//!   quorum.rs     R rules on events of the metadata log  (R1 to R10, R16, P18)
-//!   node.rs       starts, disks and recoveries           (D1 to D4, D7, P14)
+//!   partition.rs  P rules on events of partitions        (P1 to P10, P12, P13, P15, P16, P19 to P21, R3)
+//!                 and on appends to the metadata log     (P9, P16, R5 to R7, R10)
+//!   metadata.rs   the committed image and its sets       (P10 to P12)
+//!   quorum.rs     R rules on events of the metadata log  (R1 to R5, R7 to R10, R16, P18)
+//!   node.rs       starts, disks and recoveries           (D3, D4, D7, D8, P14)
 //!   checkpoint.rs what a checkpoint claims               (D5)
 //! ```
+//!
+//! D1 and D6 speak as R3 and P5, which look for what is spoken of on the modelled disk; D2 is asked wherever something leaves
+//! a node. What clients see is judged by `history.rs` and `client`, what must come right in the end (L) by `phases.rs`.
 //!
 //! Content is compared by checksum, epoch and offset, never byte by byte; what is durable is read from the modelled disk.
 //! Each rule costs O(1) on its event, or O(replicas) where it speaks of all of them.
