@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use milena_core::disk::{Command, DiskError, FileName, Success};
 use milena_core::local::LocalMessage;
 use milena_core::node::Boot;
-use milena_core::peer::{PeerMessage, decode, encode, joined};
+use milena_core::peer::{FrameError, PeerMessage, decode, encode, joined};
 use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, NodeId, Output, Outputs};
 use milena_wire::{Request, Response};
 
@@ -595,12 +595,7 @@ impl Cluster {
         self.counts.encodings_compared += 1;
         let mut frame = BytesMut::new();
         encode(message).iter().for_each(|piece| frame.extend_from_slice(piece));
-        let back = decode(frame.freeze());
-        if back.as_ref().ok().map(|back| joined(back.clone())) == Some(joined(message.clone())) {
-            return Ok(());
-        }
-        let text = format!("{message:?}");
-        Err(Violation::new("encoding", format!("{} came back as {back:?}", clipped(&text))))
+        came_back(message, &decode(frame.freeze()))
     }
 
     fn reply(&mut self, node: usize, client: ClientId, id: u64, response: Option<Response>) {
@@ -726,6 +721,15 @@ impl Cluster {
     }
 }
 
+/// Whether what the encoding of a message gives back is the message.
+fn came_back(message: &PeerMessage, back: &Result<PeerMessage, FrameError>) -> Checked {
+    if back.as_ref().ok().map(|back| joined(back.clone())) == Some(joined(message.clone())) {
+        return Ok(());
+    }
+    let text = format!("{message:?}");
+    Err(Violation::new("encoding", format!("{} came back as {back:?}", clipped(&text))))
+}
+
 fn brief(input: &Input) -> String {
     match input {
         Input::Disk { op, outcome } => match outcome {
@@ -742,4 +746,22 @@ fn brief(input: &Input) -> String {
 fn clipped(text: &str) -> String {
     let end = (0..=400.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use milena_core::BrokerEpoch;
+    use milena_core::controller::message::ControllerMessage;
+
+    use super::*;
+
+    #[test]
+    fn a_message_that_comes_back_as_another_is_noticed() {
+        let heartbeat =
+            |epoch| PeerMessage::from(ControllerMessage::Heartbeat { epoch: BrokerEpoch(epoch) });
+        assert_eq!(came_back(&heartbeat(1), &Ok(heartbeat(1))), Ok(()));
+        for back in [Ok(heartbeat(2)), Err(FrameError::Malformed)] {
+            assert_eq!(came_back(&heartbeat(1), &back).unwrap_err().property, "encoding");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! way to it.
 
 mod disk;
+mod history;
 mod metadata;
 mod partition;
 mod quorum;
