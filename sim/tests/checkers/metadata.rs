@@ -57,7 +57,8 @@ fn p10_a_member_that_has_not_come() {
 
 #[test]
 fn p11_sets_that_make_no_sense() {
-    let insane: [(fn(&mut Partition), &str); 10] = [
+    type Change = fn(&mut Partition);
+    let insane: [(Change, &str); 10] = [
         (|p| p.isr = nodes(&[1, 2, 9]), "in sync and no replica"),
         (|p| (p.isr, p.elr) = (nodes(&[1]), nodes(&[9])), "in sync and no replica"),
         (|p| p.elr = nodes(&[2]), "in ISR and in ELR"),
