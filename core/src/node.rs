@@ -8,7 +8,7 @@ use rand_core::{Rng, SeedableRng};
 use crate::metadata::Metadata;
 use crate::shard::Shard;
 use crate::storage::{Recovery, Superblock};
-use crate::{Config, Input, Now, Outputs};
+use crate::{Config, Input, Instant, Machine, Now, Outputs, Timer};
 
 /// A node whose disk is being recovered. Disk operations that it puts out are its own; once [`Boot::take`] has given the
 /// machines, theirs begin.
@@ -40,11 +40,6 @@ impl Boot {
         }
     }
 
-    /// Takes [`Input::Start`] once and then each [`Input::Disk`].
-    pub fn step(&mut self, now: Now, input: Input, out: &mut Outputs) {
-        self.recovery.step(now, input, out);
-    }
-
     /// The machines, once recovery is done; once.
     pub fn take(&mut self) -> Option<Node> {
         let recovered = self.recovery.take()?;
@@ -64,6 +59,19 @@ impl Boot {
             .collect();
         Some(Node { metadata, shards, superblock: recovered.superblock })
     }
+}
+
+impl Machine for Boot {
+    /// Takes [`Input::Start`] once, then each [`Input::Disk`] and its deadline.
+    fn step(&mut self, now: Now, input: Input, out: &mut Outputs) {
+        self.recovery.step(now, input, out);
+    }
+
+    fn next_timeout(&self) -> Option<(Instant, Timer)> {
+        self.recovery.next_timeout()
+    }
+
+    fn check_invariants(&self) {}
 }
 
 fn fork(entropy: &mut ChaCha8Rng) -> [u8; 32] {

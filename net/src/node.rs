@@ -5,9 +5,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use milena_core::node::{Boot, Node};
-use milena_core::{Config, Halt, Input, Output, Outputs, Place};
+use milena_core::{Config, Halt, Input, Machine, Output, Outputs, Place};
 
 use crate::files::{Files, OpenError, Unsynced};
 use crate::host::{self, First, Mail, Mailbox, Placed, Shared};
@@ -185,7 +186,11 @@ fn recover(config: &Config, files: &Files, clock: Clock) -> Result<Node, StartEr
     let mut inputs = VecDeque::from([Input::Start]);
     let mut out = Outputs::default();
     loop {
-        let input = inputs.pop_front().expect("recovery waits for a disk command or is done");
+        let input = inputs.pop_front().unwrap_or_else(|| {
+            let (at, _) = boot.next_timeout().expect("recovery waits for something or is done");
+            runtime::pause(Duration::from_nanos(at.0.saturating_sub(clock.now().mono.0)));
+            Input::Timeout
+        });
         boot.step(clock.now(), input, &mut out);
         while let Some(output) = out.queue.pop_front() {
             match output {

@@ -353,6 +353,7 @@ impl Cluster {
         let config = self.schedule.setup.config(node, sim.shards);
         let entropy = sim.entropy.entropy();
         sim.state = State::Booting(Box::new(Boot::new(config, entropy)));
+        sim.planned = vec![NEVER];
         self.checks.on_start(node);
         self.trace(node, "starts");
         self.step(node, 0, Input::Start)
@@ -401,7 +402,7 @@ impl Cluster {
             done.command,
             Command::Sync { .. } | Command::SyncDirectory { .. } | Command::Fill { .. }
         );
-        let full = outcome == Err(DiskError::NoSpace) && self.nodes[node].is_up();
+        let full = outcome == Err(DiskError::NoSpace);
         self.journals[node].on_done(&done.command, outcome.is_ok());
         self.checks.on_done(node, &self.nodes[node].disk, &done.command, &outcome)?;
         if self.tracing && !matches!(outcome, Ok(Success::Done)) {
@@ -462,17 +463,8 @@ impl Cluster {
             self.trace(node, &format!("{:?} <- {}", machine_place(machine), brief(&input)));
         }
         self.fingerprint.number(((node as u64) << 8) | machine as u64);
-        match &mut self.nodes[node].state {
-            State::Down => {}
-            State::Booting(boot) => boot.step(now, input, &mut out),
-            State::Up { metadata, shards } => match machine {
-                0 => milena_core::Machine::step(metadata.as_mut(), now, input, &mut out),
-                shard => {
-                    if let Some(shard) = shards.get_mut(shard - 1) {
-                        milena_core::Machine::step(shard, now, input, &mut out);
-                    }
-                }
-            },
+        if let Some(machine) = self.nodes[node].machine(machine) {
+            machine.step(now, input, &mut out);
         }
         let idle = timer && out.queue.is_empty() && out.events.is_empty();
         self.counts.events += u64::from(!idle);
@@ -482,9 +474,7 @@ impl Cluster {
         self.out = out;
         checked?;
         self.hand_over(node)?;
-        if self.nodes[node].is_up() {
-            self.plan_deadline(node, machine);
-        }
+        self.plan_deadline(node, machine);
         Ok(())
     }
 

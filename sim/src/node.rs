@@ -144,6 +144,7 @@ impl SimNode {
     /// The machine of a number.
     pub fn machine(&mut self, index: usize) -> Option<&mut dyn Machine> {
         match (&mut self.state, index) {
+            (State::Booting(boot), 0) => Some(boot.as_mut()),
             (State::Up { metadata, .. }, 0) => Some(metadata.as_mut()),
             (State::Up { shards, .. }, index) => {
                 shards.get_mut(index - 1).map(|shard| shard as &mut dyn Machine)

@@ -88,6 +88,7 @@ impl Queue {
             match output {
                 Output::Disk { op, command } => self.0.push((owner, op, command)),
                 Output::Halt(why) => return Err(why),
+                Output::Log { .. } => {}
                 other => panic!("storage put out {other:?}"),
             }
         }
@@ -432,7 +433,6 @@ impl World {
     /// D1: the media alone gives back all that was reported.
     fn check_image(&mut self) -> Result<(), Violation> {
         let mut disk = self.disk.clone();
-        disk.set_capacity(None);
         disk.power_loss_of_all();
         let image = self.look(disk)?;
         if self.corrupted {
@@ -457,6 +457,7 @@ impl World {
     fn look(&self, mut disk: Disk) -> Result<Seen, Violation> {
         let mut random = Random::new(5, 5);
         let mut out = Outputs::default();
+        disk.set_capacity(None);
         disk.clear_faults();
         let recovered = recover(&self.config, &mut disk, &mut random, &mut out, usize::MAX);
         let recovered = recovered.map_err(|halt| match halt {
@@ -493,7 +494,8 @@ impl World {
 
     /// Starts the node, however often it takes. Whether the schedule goes on.
     fn start(&mut self, corrupt: bool) -> Result<bool, Violation> {
-        self.disk.set_capacity(None);
+        let room = self.disk.used_bytes() + self.random.below(4_000) as u64;
+        self.disk.set_capacity(self.random.one_in(3).then_some(room));
         if self.random.one_in(3) {
             self.config.shards = self.random.between(1, 3) as u16;
         }
@@ -596,6 +598,7 @@ impl World {
         let first = recover(&self.config, &mut self.disk, &mut random, &mut out, usize::MAX);
         let lost = first.map_err(fail)?.quorum_damaged;
         let before = self.look(self.disk.clone())?;
+        self.disk.set_capacity(None);
         self.disk.power_loss(&mut self.disk_random);
         let again = recover(&self.config, &mut self.disk, &mut random, &mut out, usize::MAX);
         let again = again.map_err(fail)?;
@@ -668,7 +671,15 @@ fn recover(
         if let Some(recovered) = recovery.take() {
             return Ok(recovered);
         }
-        let (_, op, command) = queue.take(random).expect("recovery waits for the disk");
+        let Some((_, op, command)) = queue.take(random) else {
+            // For room, which there may be the next time, or not.
+            let (at, _) = recovery.next_timeout().expect("recovery waits for something");
+            if random.one_in(3) {
+                disk.set_capacity(None);
+            }
+            recovery.step(Now { mono: at, wall: 1 }, Input::Timeout, out);
+            continue;
+        };
         if fuse == 0 {
             return Err(None);
         }
@@ -829,6 +840,8 @@ fn every_schedule_keeps_what_was_reported() {
             "disk.full",
             "recovery.reshard",
             "recovery.replayed",
+            "recovery.makes_room",
+            "recovery.waits_for_room",
             "test.crash_in_recovery",
             "test.damage_declared",
         ] {

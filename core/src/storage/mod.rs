@@ -95,6 +95,8 @@ pub struct Store {
 
     reclaim: reclaim::Reclaim,
     head: checkpoint::Head,
+    /// Low-water mark of the checkpoint before.
+    low_before: Lsn,
     /// Bytes that the slots of the checkpoint have on the disk.
     slots: [u64; 2],
     /// Deleted logs that still have a checkpoint entry.
@@ -210,6 +212,7 @@ impl Store {
             directory_dirty: false,
             reclaim: reclaim::Reclaim::Idle,
             head,
+            low_before: Lsn(0),
             slots: [0; 2],
             deleted: BTreeSet::new(),
             reads: BTreeMap::new(),

@@ -91,10 +91,19 @@ impl Store {
     fn begin(&mut self, out: &mut Outputs) {
         let journal = &self.journal;
         let stuck = journal.is_stuck();
-        if journal.free_files() > (journal.files.len() / 2).saturating_sub(1).max(1) && !stuck {
+        let needed =
+            stuck || journal.free_files() <= (journal.files.len() / 2).saturating_sub(1).max(1);
+        // Short of space, all that can be free is made so, and in both slots: recovery copies what is not, in the room of what is.
+        let short = !self.accepts_produce();
+        if !needed && !short {
             return;
         }
-        let Some(oldest) = journal.oldest() else { return };
+        let Some(oldest) = journal.oldest() else {
+            if short && self.low_before < self.head.low {
+                self.write_checkpoint(Vec::new(), out);
+            }
+            return;
+        };
         let file = &journal.files[oldest];
         if file.last > journal.marked {
             // A later record brings the mark; where none can be written, a checkpoint does.
@@ -120,7 +129,8 @@ impl Store {
         synced.sort_unstable_by_key(|(bytes, id, _)| (std::cmp::Reverse(*bytes), *id));
         let mut remainder: u64 = synced.iter().map(|(bytes, _, _)| bytes).sum();
         let quarter = if file.allocated < CARRIES_FROM { 0 } else { file.allocated / 4 };
-        let may_carry = !file.no_carry && journal.free_files() > 0;
+        // What is carried is in the way again later: no end to it while nothing else needs a file.
+        let may_carry = needed && !file.no_carry && journal.free_files() > 0;
         let mut count = 0;
         while count < synced.len() && (remainder > quarter || !may_carry) {
             remainder -= synced[count].0;
@@ -358,6 +368,7 @@ impl Store {
         }
         self.slots[usize::from(writing.head.slot())] = writing.slot_bytes;
         let suspect = self.head.suspect;
+        self.low_before = self.head.low;
         self.head = Head { suspect, ..writing.head };
         self.journal.marked = self.journal.marked.max(self.head.mark);
         self.on_marked();

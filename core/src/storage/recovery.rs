@@ -4,11 +4,14 @@
 //!  Listing ─▶ Superblocks ─▶ (both copies written again and synced; files of other layouts go)
 //!          ─▶ Lengths ─▶ Contents ─▶ (merge; engines with all that is above the checkpoints as their pending records)
 //!          ─▶ Writing, group by group, into new files of the next layout
-//!          ─▶ (checkpoints; directory; first superblock copy = commit; second copy; old files go) ─▶ Finishing
+//!          ─▶ (checkpoints; directory; first superblock copy = commit; second copy; old files go; new ones get blocks) ─▶ Finishing
 //! ```
 //!
 //! Nothing that was read is believed to be on the disk: it may only be in the page cache after a failed sync. So everything above
 //! the checkpoints is written again, and no segment is touched before the commit. A crash anywhere starts it all again.
+//!
+//! A copy takes room, and the disk may be full. Then the old journal files go that a running journal would have used next; a
+//! store that is short of space keeps most of its files so. Where that is not enough, a start waits for room.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,10 +26,12 @@ use super::log::{Log, Op};
 use super::record::{Kind, Record, scan};
 use super::replay::{self, Image, Restored, journal_of};
 use super::superblock::{self, Copy, Stored};
-use super::{Lsn, Recovered, Store, Superblock};
+use super::{Lsn, RETRY_MS, Recovered, Store, Superblock};
 use crate::disk::{Command, Directory, DiskError, FileName, Success};
 use crate::trace::Event;
-use crate::{Config, Halt, Incarnation, Input, LogId, LogLevel, Now, OpId, Outputs};
+use crate::{
+    Config, Halt, Incarnation, Input, Instant, LogId, LogLevel, Now, OpId, Outputs, Timer,
+};
 
 /// Most bytes that a copy of the superblock may have.
 const SUPERBLOCK_BYTES: u32 = 4096;
@@ -46,6 +51,13 @@ pub struct Recovery {
     halted: bool,
     /// Journal files that failed twice to say what is in them.
     unread: BTreeSet<FileName>,
+    /// The batch under way, which is given again as a whole if a part of it found no room.
+    batch: Vec<Command>,
+    is_full: bool,
+    retry_at: Option<Instant>,
+    has_waited: bool,
+    /// Old journal files that nothing needs, whichever slot of the checkpoint a power loss leaves.
+    spare: Vec<FileName>,
     names: BTreeSet<FileName>,
     /// What the disk says of itself; the next layout once it is drawn.
     stored: Stored,
@@ -79,6 +91,11 @@ impl Recovery {
             results: Vec::new(),
             halted: false,
             unread: BTreeSet::new(),
+            batch: Vec::new(),
+            is_full: false,
+            retry_at: None,
+            has_waited: false,
+            spare: Vec::new(),
             names: BTreeSet::new(),
             stored: Stored {
                 superblock: Superblock {
@@ -97,7 +114,7 @@ impl Recovery {
         }
     }
 
-    /// Takes [`Input::Start`] and then the outcomes of its disk commands; anything else is not for it.
+    /// Takes [`Input::Start`], then the outcomes of its disk commands and its deadline; anything else is not for it.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Outputs) {
         if self.halted {
             return;
@@ -114,15 +131,27 @@ impl Recovery {
                     Err(error) => self.on_error(command, again, error, out),
                 }
             }
+            Input::Timeout if self.retry_at.is_some_and(|at| at <= now.mono) => {
+                self.retry_at = None;
+            }
             Input::Timeout
             | Input::Peer { .. }
             | Input::Local { .. }
             | Input::Request { .. }
             | Input::Hangup { .. } => return,
         }
-        while self.waiting.is_empty() && !self.halted && self.phase != Phase::Done {
+        while self.waiting.is_empty()
+            && self.retry_at.is_none()
+            && !self.halted
+            && self.phase != Phase::Done
+        {
+            if std::mem::take(&mut self.is_full) {
+                self.on_full(now, out);
+                continue;
+            }
             match self.script.pop_front() {
                 Some(commands) => {
+                    self.batch.clone_from(&commands);
                     for command in commands {
                         self.issue(command, false, out);
                     }
@@ -130,6 +159,11 @@ impl Recovery {
                 None => self.advance(now, out),
             }
         }
+    }
+
+    /// When it tries again to write what found no room.
+    pub fn next_timeout(&self) -> Option<(Instant, Timer)> {
+        self.retry_at.map(|at| (at, Timer::Retry))
     }
 
     /// What was recovered, once.
@@ -154,10 +188,33 @@ impl Recovery {
             Command::List { .. } if !again => self.issue(command, true, out),
             // It stays, and the next start tries again.
             Command::Remove { .. } => self.results.push((command, None)),
+            // The running journal fills it up when there is room.
+            Command::Fill { .. } if error == DiskError::NoSpace => {}
+            Command::Create { .. } | Command::Write { .. } if error == DiskError::NoSpace => {
+                self.is_full = true;
+            }
             command => {
                 let what = command.file().map_or_else(|| format!("{command:?}"), |f| f.to_string());
                 self.halt(Halt::Disk(format!("recovery, {what}: {error}")), out);
             }
+        }
+    }
+
+    /// The batch found no room. What nothing needs makes some, once; after that, others must.
+    fn on_full(&mut self, now: Now, out: &mut Outputs) {
+        self.script.push_front(std::mem::take(&mut self.batch));
+        let spare = std::mem::take(&mut self.spare);
+        if !spare.is_empty() {
+            out.event(|| Event::Sometimes("recovery.makes_room"));
+            let removes = spare.into_iter().map(|file| Command::Remove { file }).collect();
+            self.script.push_front(removes);
+            return;
+        }
+        out.event(|| Event::Sometimes("recovery.waits_for_room"));
+        self.retry_at = Some(now.mono.after_ms(RETRY_MS));
+        if !std::mem::replace(&mut self.has_waited, true) {
+            let line = "the disk is full, and a start needs room for a copy of the journals: waiting until there is some";
+            out.log(LogLevel::Warn, line);
         }
     }
 
@@ -174,7 +231,7 @@ impl Recovery {
             Phase::Lengths => self.on_lengths(results),
             Phase::Contents => self.on_contents(results, out),
             Phase::Writing => self.write_on(now),
-            Phase::Finishing => self.finish(now, out),
+            Phase::Finishing => self.finish(results, now, out),
             Phase::Done => {}
         }
     }
@@ -293,6 +350,8 @@ impl Recovery {
         let journals = if old.layout == 0 { 0 } else { 1 + usize::from(old.shards) };
         let mut images: Vec<Image> = Vec::new();
         images.resize_with(journals, Image::default);
+        let mut lows: BTreeMap<FileName, Lsn> = BTreeMap::new();
+        let mut highest: BTreeMap<FileName, Lsn> = BTreeMap::new();
         for (command, success) in results {
             let Command::Read { file, .. } = command else { continue };
             let Some(Success::Bytes(bytes)) = success else {
@@ -304,13 +363,16 @@ impl Recovery {
                     let Some(image) = images.get_mut(usize::from(journal)) else { continue };
                     let read = checkpoint::decode(&bytes, &old.secret, journal);
                     let version = |c: &checkpoint::Checkpoint| c.head.version;
+                    lows.extend(read.as_ref().map(|read| (file, read.head.low)));
                     if read.as_ref().map(version) > image.checkpoint.as_ref().map(version) {
                         image.checkpoint = read;
                     }
                 }
                 FileName::Journal { journal, .. } => {
                     let Some(image) = images.get_mut(usize::from(journal)) else { continue };
+                    let highest = highest.entry(file).or_default();
                     scan(&bytes, 0, bytes.len(), &old.secret, journal, |found| {
+                        *highest = found.record.lsn.max(*highest);
                         image.found.push(found);
                     });
                 }
@@ -329,6 +391,8 @@ impl Recovery {
         }
         if merged.quorum_damaged || merged.logs.values().any(|log| log.damaged) {
             out.event(|| Event::Sometimes("recovery.damage"));
+        } else if !merged.suspect {
+            self.spare = spare(&lows, &highest);
         }
         if merged.logs.values().any(|log| !log.replay.is_empty()) {
             out.event(|| Event::Sometimes("recovery.replayed"));
@@ -421,6 +485,7 @@ impl Recovery {
 
     fn script_commit(&mut self) {
         let mut commands = Vec::new();
+        let mut fills = Vec::new();
         for store in &mut self.stores {
             let journal = &mut store.journal;
             while journal.free_files() < 2 {
@@ -430,11 +495,10 @@ impl Recovery {
             journal.grows = false;
             let (layout, number, first_bytes) =
                 (journal.layout, journal.number, journal.first_bytes());
-            for file in journal.files.iter_mut().filter(|file| file.allocated < first_bytes) {
+            for file in journal.files.iter().filter(|file| file.allocated < first_bytes) {
                 let (index, offset) = (file.index, file.allocated);
                 let name = FileName::Journal { layout, journal: number, index };
-                commands.push(Command::Fill { file: name, offset, length: first_bytes - offset });
-                file.allocated = first_bytes;
+                fills.push(Command::Fill { file: name, offset, length: first_bytes - offset });
             }
             commands.extend(store.first_checkpoints());
         }
@@ -464,11 +528,23 @@ impl Recovery {
         });
         let removes = gone.map(|file| Command::Remove { file: *file }).collect();
         self.script.push_back(removes);
+        self.script.push_back(fills);
         self.phase = Phase::Finishing;
     }
 
-    fn finish(&mut self, now: Now, out: &mut Outputs) {
+    fn finish(&mut self, results: Vec<(Command, Option<Success>)>, now: Now, out: &mut Outputs) {
         self.phase = Phase::Done;
+        for (command, _) in results {
+            if let Command::Fill {
+                file: FileName::Journal { journal, index, .. },
+                offset,
+                length,
+            } = command
+            {
+                let journal = &mut self.stores[usize::from(journal)].journal;
+                journal.files[index as usize].allocated = offset + length;
+            }
+        }
         for store in &mut self.stores {
             store.begin_running(now);
             for (id, log) in store.logs.iter().filter(|(_, log)| log.visible.exists) {
@@ -492,6 +568,21 @@ impl Recovery {
             shards,
         });
     }
+}
+
+/// Journal files that hold nothing from the lower of both low-water marks on: those that a running journal might have used
+/// already, since of its slots the newer may not be on the disk and the older is. `lows`: of every slot that is good; `highest`: the last
+/// record of every file that could be read.
+fn spare(lows: &BTreeMap<FileName, Lsn>, highest: &BTreeMap<FileName, Lsn>) -> Vec<FileName> {
+    let is_spare = |file: &FileName, highest: Lsn| {
+        let FileName::Journal { layout, journal, .. } = *file else { return false };
+        (0..2).all(|slot| {
+            let low = lows.get(&FileName::Checkpoint { layout, journal, slot });
+            low.is_some_and(|low| highest < *low)
+        })
+    };
+    let spare = highest.iter().filter(|(file, highest)| is_spare(file, **highest));
+    spare.map(|(file, _)| *file).collect()
 }
 
 fn is_superblock(file: &FileName) -> bool {
@@ -620,6 +711,7 @@ impl Store {
     fn begin_running(&mut self, now: Now) {
         self.journal.idle_since = now.mono;
         self.journal.marked = self.head.mark;
+        self.low_before = self.head.low;
         for log in self.logs.values_mut() {
             log.on_flushed(self.journal.flushed);
         }

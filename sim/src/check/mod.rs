@@ -270,6 +270,7 @@ impl Checks {
             Event::Voted { .. } => "voted with a full disk",
             Event::Served { .. } => "served with a full disk",
             Event::Deleted { .. } => "deleted with a full disk",
+            Event::Recovered { .. } => "recovered with a full disk",
             _ => return,
         };
         *self.sometimes.entry(what).or_default() += u64::from(disk.is_full());
