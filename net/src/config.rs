@@ -114,7 +114,8 @@ pub struct Tuning {
     /// Largest request of a Kafka client
     #[arg(long, default_value_t = 100 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
     pub request_max_bytes: u32,
-    /// Requests of Kafka clients that are not answered yet, bytes; more of them wait to be read
+    /// Requests of Kafka clients that are not answered yet, bytes, beside 64 KiB of each connection; more of them wait to be
+    /// read, and one that stops growing meanwhile loses its connection
     #[arg(long, default_value_t = 512 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     pub request_memory_bytes: u64,
     /// Kafka connections of this node

@@ -16,6 +16,8 @@ use crate::runtime::{AsyncReadExt, AsyncWriteExt, OwnedReadHalf, OwnedWriteHalf}
 const ROOM_MIN: usize = 16 << 10;
 /// From here on a frame gets a buffer of its own.
 const LARGE: usize = 64 << 10;
+/// Most that is read at once of a frame that is not small.
+const STEP: usize = 256 << 10;
 /// Pieces per write; the kernel takes 1024.
 const PIECES_MAX: usize = 256;
 
@@ -76,10 +78,10 @@ impl FrameReader {
         self.buffer.len()
     }
 
-    /// How much memory the frame that has begun may take until more of it is there: twice what has come, if that is much.
+    /// How much of the frame that has begun may be there after the next read: twice what has come, or a step more.
     pub fn growth(&self) -> usize {
-        let whole = self.length().ok().flatten().unwrap_or(0);
-        if self.buffer.len() < LARGE { 0 } else { whole.min(2 * self.buffer.len()) }
+        let (whole, come) = (self.length().ok().flatten().unwrap_or(0), self.buffer.len());
+        whole.min((come + come.min(STEP)).max(LARGE))
     }
 
     /// The next frame if it has arrived already.
@@ -108,7 +110,8 @@ impl FrameReader {
             if self.buffer.capacity() - self.buffer.len() < missing.min(room) {
                 self.buffer.reserve(room);
             }
-            self.half.read_buf(&mut self.buffer).await?
+            let most = self.growth().saturating_sub(self.buffer.len()).max(ROOM_MIN);
+            (&mut self.half).take(most as u64).read_buf(&mut self.buffer).await?
         };
         match read {
             0 if self.buffer.is_empty() => Err(FrameError::Closed),

@@ -7,10 +7,11 @@
 //! Limits: size of a frame, requests and bytes in flight per connection and per node, bytes not yet taken by the client,
 //! time for a frame to become whole, idle time, connections per node. Past a limit the reader stops or the connection closes.
 //!
-//! A request takes its bytes from the node's budget as they come, never as they are declared, and gives them back when it is
-//! answered; until then it may stand in any queue between the node's threads, which is what bounds those. Where requests
-//! that have only begun hold all of the budget, one at a time may go past it, so that there is always one that comes to
-//! its end.
+//! A request takes its bytes as they come, never as they are declared, and gives them back when it is answered; until then it
+//! may stand in any queue between the node's threads, which is what bounds those. The first `OWN` bytes come from what each
+//! connection has for itself, so that small requests wait for nobody; all else comes from the node's budget. Where requests
+//! that have only begun hold all of the budget, one at a time may go past it, so that there is always one that comes to its
+//! end; and one that has stopped growing loses its connection while others wait.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -37,6 +38,12 @@ use crate::runtime::{
 
 /// How often connections are looked over for those that wait too long.
 const SWEEP: Duration = Duration::from_secs(2);
+/// Memory of one connection's requests that counts against no budget.
+const OWN: usize = 64 << 10;
+/// A request that has begun grows when this much more of it has come.
+const PIECE: usize = 64 << 10;
+/// Waiting for memory is worth a word after this long.
+const WAIT_MS: u64 = 1_000;
 
 /// Limits of a node's Kafka listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,13 +54,16 @@ pub struct Limits {
     pub in_flight_max: usize,
     /// Bytes of such requests; one request may be larger.
     pub in_flight_bytes_max: usize,
-    /// Bytes of requests of all connections that are not answered yet; beyond it no more of them are read.
+    /// Bytes of requests of all connections that are not answered yet, beside a little of each; beyond it no more of them are
+    /// read.
     pub request_memory_max: usize,
     /// Bytes answered and not taken by the client, and those that the fetches in flight may be answered with; beyond it no
     /// more requests are read.
     pub unsent_bytes_max: usize,
     /// A request that has begun must be whole after this long, and an answer must be taken by the client.
     pub frame_ms_max: u64,
+    /// While others wait for memory, a request that has begun must grow within this long.
+    pub stalled_ms_max: u64,
     /// A connection without any request in flight for this long is closed (`connections.max.idle.ms`).
     pub idle_ms_max: u64,
     /// Connections of the node (`max.connections`).
@@ -80,6 +90,7 @@ impl Default for Limits {
             request_memory_max: 512 << 20,
             unsent_bytes_max: 64 << 20,
             frame_ms_max: 60_000,
+            stalled_ms_max: 5_000,
             idle_ms_max: 600_000,
             connections_max: 10_000,
         }
@@ -94,6 +105,8 @@ pub struct Counts {
     request_memory: Arc<Semaphore>,
     /// The right of one request to take more.
     overdraft: Arc<Semaphore>,
+    /// Connections that wait for either.
+    waiting: AtomicUsize,
 }
 
 impl Counts {
@@ -104,6 +117,7 @@ impl Counts {
             connections: AtomicUsize::new(0),
             request_memory: Arc::new(Semaphore::new(limits.request_memory_max)),
             overdraft: Arc::new(Semaphore::new(1)),
+            waiting: AtomicUsize::new(0),
         }
     }
 }
@@ -123,6 +137,9 @@ struct Connection {
     id: ClientId,
     address: SocketAddr,
     slots: RefCell<Slots>,
+    /// Memory that only this connection's requests take.
+    own: Arc<Semaphore>,
+    reading: RefCell<Reading>,
     /// When there is something for the writer.
     answered: Notify,
     /// When the reader may look again whether it may read.
@@ -130,11 +147,23 @@ struct Connection {
     closing: Cell<Option<&'static str>>,
     /// When the reader last got bytes.
     read_at: Cell<Instant>,
-    /// When the frame that is not whole began.
-    begun_at: Cell<Option<Instant>>,
     /// When the socket last took bytes, or was first asked to, while it has any to take.
     writing_at: Cell<Option<Instant>>,
     tasks: RefCell<Vec<AbortHandle>>,
+}
+
+/// The frame that is not whole.
+#[derive(Default)]
+struct Reading {
+    memory: Memory,
+    /// When its first bytes came, or memory for more of them.
+    begun_at: Option<Instant>,
+    /// When it last grew, and to what size.
+    grown: Option<(Instant, usize)>,
+    /// Since when it waits for memory.
+    waits_since: Option<Instant>,
+    /// Whether this connection's waiting was spoken of.
+    told: bool,
 }
 
 /// Answers in the order of their requests.
@@ -156,7 +185,7 @@ struct Slot {
     answer: Answer,
 }
 
-/// A request's share of the node's budget, until it is answered.
+/// A request's memory, until it is answered.
 #[derive(Default)]
 struct Memory {
     bytes: usize,
@@ -206,11 +235,12 @@ impl Connections {
             id,
             address,
             slots: RefCell::default(),
+            own: Arc::new(Semaphore::new(OWN)),
+            reading: RefCell::default(),
             answered: Notify::new(),
             room: Notify::new(),
             closing: Cell::new(None),
             read_at: Cell::new(now),
-            begun_at: Cell::new(None),
             writing_at: Cell::new(None),
             tasks: RefCell::default(),
         });
@@ -293,23 +323,23 @@ impl Connections {
 
     async fn serve(&self, connection: &Connection, frames: &mut FrameReader) -> Refusal {
         let mut context = Arc::new(ClientContext::default());
-        // For the frame that is being read.
-        let mut memory = Memory::default();
         loop {
             while connection.is_full(&self.limits) {
                 connection.room.notified().await;
             }
             match frames.ready() {
                 Ok(Some(frame)) => {
-                    connection.begun_at.set(None);
-                    self.reserve(connection, &mut memory, frame.len()).await;
-                    let memory = std::mem::take(&mut memory);
+                    self.reserve(connection, frame.len()).await;
+                    let memory = connection.reading.borrow_mut().end();
                     if let Err(error) = self.request(connection, frame, memory, &mut context) {
                         return Refusal::Request(error);
                     }
                     continue;
                 }
-                Ok(None) => self.reserve(connection, &mut memory, frames.growth()).await,
+                Ok(None) => {
+                    connection.reading.borrow_mut().grow(frames.begun(), self.clock.mono());
+                    self.reserve(connection, frames.growth()).await;
+                }
                 Err(error) => {
                     if matches!(error, FrameError::Length { .. }) {
                         warn!("connection of {} closed: {error}", connection.address);
@@ -320,34 +350,36 @@ impl Connections {
             if let Err(error) = frames.read().await {
                 return Refusal::Frame(error);
             }
-            let now = self.clock.mono();
-            connection.read_at.set(now);
-            if frames.begun() > 0 && connection.begun_at.get().is_none() {
-                connection.begun_at.set(Some(now));
-            }
+            connection.read_at.set(self.clock.mono());
         }
     }
 
-    /// Lets a request have so many bytes of the node's budget, waiting for them if need be.
-    async fn reserve(&self, connection: &Connection, memory: &mut Memory, bytes: usize) {
+    /// Lets the request that is being read have so many bytes in all, waiting for them if need be.
+    async fn reserve(&self, connection: &Connection, bytes: usize) {
         let bytes = bytes.min(self.limits.request_memory_max);
-        let Some(more) = bytes.checked_sub(memory.bytes).filter(|more| *more > 0) else { return };
-        let Counts { request_memory, overdraft, .. } = &*self.counts;
-        let more = more as u32;
-        let (bytes, permit) = match request_memory.clone().try_acquire_many_owned(more) {
+        let held = connection.reading.borrow().memory.bytes;
+        let Some(more) = bytes.checked_sub(held).filter(|more| *more > 0) else { return };
+        let Counts { request_memory, overdraft, waiting, .. } = &*self.counts;
+        let (more, own) = (more as u32, &connection.own);
+        let at_once = own.clone().try_acquire_many_owned(more);
+        let at_once = at_once.or_else(|_| request_memory.clone().try_acquire_many_owned(more));
+        let (bytes, permit) = match at_once {
             Ok(permit) => (bytes, permit),
             Err(_) => {
-                // The client is not to blame for the time that this takes.
-                let begun = connection.begun_at.take();
+                connection.reading.borrow_mut().waits_since = Some(self.clock.mono());
+                let waits = Waiting::new(waiting);
                 let (bytes, permit) = select! {
                     biased;
+                    permit = own.clone().acquire_many_owned(more) => (bytes, permit),
                     permit = overdraft.clone().acquire_owned() => (usize::MAX, permit),
                     permit = request_memory.clone().acquire_many_owned(more) => (bytes, permit),
                 };
-                connection.begun_at.set(begun.map(|_| self.clock.mono()));
+                drop(waits);
+                connection.reading.borrow_mut().go_on(self.clock.mono());
                 (bytes, permit.expect("it is never closed"))
             }
         };
+        let memory = &mut connection.reading.borrow_mut().memory;
         memory.bytes = bytes;
         memory.permits.push(permit);
     }
@@ -440,7 +472,53 @@ impl Connections {
                 debug!("{address}: {why}");
                 self.remove(client);
             }
+            self.relieve(now);
         }
+    }
+
+    /// Where requests wait for memory, says so once for each connection and takes it from requests that have stopped growing.
+    fn relieve(&self, now: Instant) {
+        if self.counts.waiting.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let budget = self.limits.request_memory_max;
+        let mut stalled = Vec::new();
+        for connection in self.open.borrow().values() {
+            let mut reading = connection.reading.borrow_mut();
+            if reading.waits_since.is_some_and(|at| now.ms_since(at) > WAIT_MS) && !reading.told {
+                reading.told = true;
+                warn!(
+                    "connection of {} waits: requests that are not answered hold all of --request-memory-bytes, {budget}",
+                    connection.address
+                );
+            }
+            if reading.has_stalled(now, &self.limits) && !connection.is_full(&self.limits) {
+                stalled.push((connection.id, connection.address));
+            }
+        }
+        for (client, address) in stalled {
+            warn!(
+                "connection of {address} closed: its request has not grown for {} ms and others wait for the memory that it holds",
+                self.limits.stalled_ms_max
+            );
+            self.remove(client);
+        }
+    }
+}
+
+/// One more connection that waits for memory, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn new(count: &AtomicUsize) -> Waiting<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -471,7 +549,9 @@ impl Connection {
         let slots = self.slots.borrow();
         let too_old =
             |at: Option<Instant>| at.is_some_and(|at| now.ms_since(at) > limits.frame_ms_max);
-        if too_old(self.begun_at.get()) && !self.is_full(limits) {
+        let reading = self.reading.borrow();
+        let is_its_turn = reading.waits_since.is_none() && !self.is_full(limits);
+        if is_its_turn && too_old(reading.begun_at) {
             Some("a request was not whole in time")
         } else if too_old(self.writing_at.get()) {
             Some("an answer was not taken in time")
@@ -480,6 +560,39 @@ impl Connection {
         } else {
             None
         }
+    }
+}
+
+impl Reading {
+    /// So much of a frame is there, now.
+    fn grow(&mut self, bytes: usize, now: Instant) {
+        if bytes == 0 {
+            return;
+        }
+        self.begun_at.get_or_insert(now);
+        if self.grown.is_none_or(|(_, before)| bytes >= before + PIECE) {
+            self.grown = Some((now, bytes));
+        }
+    }
+
+    /// Waits no more. The client is not to blame for the time that this took.
+    fn go_on(&mut self, now: Instant) {
+        self.waits_since = None;
+        self.begun_at = self.begun_at.map(|_| now);
+        self.grown = self.grown.map(|(_, bytes)| (now, bytes));
+    }
+
+    /// The frame is whole and takes its memory along.
+    fn end(&mut self) -> Memory {
+        (self.begun_at, self.grown) = (None, None);
+        std::mem::take(&mut self.memory)
+    }
+
+    /// Whether it holds memory of the node's and has not grown for too long, by its client's fault.
+    fn has_stalled(&self, now: Instant, limits: &Limits) -> bool {
+        self.memory.bytes > OWN
+            && self.waits_since.is_none()
+            && self.grown.is_some_and(|(at, _)| now.ms_since(at) > limits.stalled_ms_max)
     }
 }
 

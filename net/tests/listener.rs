@@ -510,20 +510,60 @@ fn requests_wait_for_the_memory_that_others_have() {
     let mut behind = third.try_clone().unwrap();
     let sender = std::thread::spawn(move || behind.write_all(&frame).unwrap());
     assert!(!is_answered(&mut third, 500), "there is no room for three");
-    // A small one would fit, and comes after who came before.
+    // A small one has no need of that room.
     let mut small = server.raw();
     small.write_all(&produce_frame(100)).unwrap();
-    assert!(!is_answered(&mut small, 200), "it does not overtake");
+    assert!(is_answered(&mut small, 1_000), "a small one waits for nobody");
     // Those who wait have time; those who hold what they do not use have not.
     for stream in slow {
         assert_eq!(said_until_closed(stream), b"");
     }
     assert!(is_answered(&mut third, 10_000), "the room was given back");
-    assert!(is_answered(&mut small, 10_000));
     sender.join().unwrap();
     // A request larger than all of it comes through; and what was answered was given back each time.
     for _ in 0..5 {
         third.write_all(&produce_frame(3 << 20)).unwrap();
         assert!(is_answered(&mut third, 10_000));
     }
+}
+
+/// Requests that are sent for the most part and then no further take neither small requests' time nor, for long, large ones'.
+#[test]
+fn frames_that_stop_growing_silence_nobody() {
+    let limits = Limits { request_memory_max: 8 << 20, stalled_ms_max: 1_000, ..Limits::default() };
+    let server = Server::start(limits);
+    let hogs: Vec<TcpStream> = (0..8)
+        .map(|_| {
+            let mut stream = server.raw();
+            stream.write_all(&(4_u32 << 20).to_be_bytes()).unwrap();
+            stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+            // As much as is taken: where there is no memory left, not all.
+            let _ = stream.write_all(&vec![0; 3 << 20]);
+            stream
+        })
+        .collect();
+    // Slow, and no hog: it goes on.
+    let mut slow = server.raw();
+    let mut piecemeal = slow.try_clone().unwrap();
+    let slow_sender = std::thread::spawn(move || {
+        for piece in produce_frame(1 << 20).chunks(128 << 10) {
+            piecemeal.write_all(piece).unwrap();
+            std::thread::sleep(Duration::from_millis(600));
+        }
+    });
+    let began = Instant::now();
+    server.connect().call(&Request::Metadata(MetadataRequest::default())).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1), "small requests waited");
+    let mut large = server.raw();
+    let mut behind = large.try_clone().unwrap();
+    let sender = std::thread::spawn(move || behind.write_all(&produce_frame(2 << 20)).unwrap());
+    assert!(is_answered(&mut large, 20_000), "the memory was not given back");
+    assert!(is_answered(&mut slow, 20_000), "one that grew was closed");
+    sender.join().unwrap();
+    slow_sender.join().unwrap();
+    let is_closed = |mut hog: &TcpStream| {
+        hog.set_nonblocking(true).unwrap();
+        !hog.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    assert!(hogs.iter().any(is_closed), "no hog was closed");
 }
