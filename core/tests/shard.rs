@@ -755,3 +755,20 @@ fn delete_topic(image: &mut Image) {
     image.names.clear();
     image.end += 1;
 }
+
+/// An empty list would be believed, and what is missing from it created again.
+#[test]
+fn a_node_that_does_not_know_its_cluster_yet_lists_nothing() {
+    let mut broker = Broker1::start(InstantDisk::default(), |image| *image = Image::default());
+    let all = MetadataRequest { topics: None, ..MetadataRequest::default() };
+    let id = broker.send(0, 12, all.clone());
+    assert!(broker.answer(id).is_none());
+    assert_eq!(broker.closed, [ClientId(0)]);
+    let brokers_alone = MetadataRequest { topics: Some(Vec::new()), ..MetadataRequest::default() };
+    let id = broker.send(1, 12, brokers_alone);
+    let Some(Response::Metadata(response)) = broker.answer(id) else { panic!() };
+    assert_eq!((response.brokers.len(), response.cluster_id), (1, None));
+    let mut broker = Broker1::new();
+    let id = broker.send(0, 12, all);
+    assert!(matches!(broker.answer(id), Some(Response::Metadata(r)) if r.topics.len() == 1));
+}

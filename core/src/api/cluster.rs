@@ -7,7 +7,7 @@ use milena_wire::messages::describe_cluster::{
     ENDPOINT_TYPE_CONTROLLERS,
 };
 
-use super::{CLUSTER_OPERATIONS, cluster_id, controller_id};
+use super::{CLUSTER_OPERATIONS, cluster_id, controller_id, is_unknown};
 use crate::Config;
 use crate::metadata::Image;
 
@@ -29,6 +29,10 @@ pub fn describe_cluster(
         ..response.clone()
     };
     match request.endpoint_type {
+        ENDPOINT_TYPE_BROKERS if is_unknown(image) => {
+            let message = "this node does not know its cluster yet: it has just started, or no controller leads";
+            return refuse(ErrorCode::BROKER_NOT_AVAILABLE, message);
+        }
         ENDPOINT_TYPE_BROKERS => {}
         ENDPOINT_TYPE_CONTROLLERS => {
             let message = "this is a broker's listener: ask it for DescribeQuorum";

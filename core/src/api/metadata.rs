@@ -9,8 +9,8 @@ use milena_wire::messages::metadata::{
 use milena_wire::{ErrorCode, Uuid};
 
 use super::{
-    CLUSTER_OPERATIONS, TOPIC_OPERATIONS, cluster_id, controller_id, distinct, ids, leader,
-    offline, unknown_topic, uuid,
+    CLUSTER_OPERATIONS, TOPIC_OPERATIONS, cluster_id, controller_id, distinct, ids, is_unknown,
+    leader, offline, unknown_topic, uuid,
 };
 use crate::controller::is_topic_name;
 use crate::metadata::{Image, Topic};
@@ -48,7 +48,8 @@ pub fn metadata(
     MetadataResponse {
         throttle_time_ms: 0,
         brokers: brokers(image, config),
-        cluster_id: Some(cluster_id(image)),
+        // Another id than the next answer's would tell a client that it speaks to two clusters.
+        cluster_id: (!is_unknown(image)).then(|| cluster_id(image)),
         controller_id: controller_id(image, config),
         topics,
         cluster_authorized_operations: operations(
@@ -89,7 +90,7 @@ fn asked_topic(image: &Image, asked: &MetadataRequestTopic, version: i16) -> Met
     let (found, missing) = match &asked.name {
         Some(name) if !is_topic_name(name) => (None, ErrorCode::INVALID_TOPIC_EXCEPTION),
         Some(name) => (image.topic(name), unknown_topic(image)),
-        None if image.end == 0 => (None, ErrorCode::LEADER_NOT_AVAILABLE),
+        None if is_unknown(image) => (None, ErrorCode::LEADER_NOT_AVAILABLE),
         None => (image.topics.get(&TopicId(asked.topic_id.0)), ErrorCode::UNKNOWN_TOPIC_ID),
     };
     match found {

@@ -45,6 +45,11 @@ fn controller_id(image: &Image, config: &Config) -> i32 {
     }
 }
 
+/// Whether this node has yet to hear what its cluster has: until then it answers for no list of everything.
+pub fn is_unknown(image: &Image) -> bool {
+    image.end == 0
+}
+
 /// Each of them once, where it comes first: the answer to a request grows with what it names, not with how often.
 fn distinct<'a, T, K: Ord>(all: &'a [T], key: impl Fn(&'a T) -> K) -> impl Iterator<Item = &'a T> {
     let mut seen = BTreeSet::new();
@@ -53,7 +58,7 @@ fn distinct<'a, T, K: Ord>(all: &'a [T], key: impl Fn(&'a T) -> K) -> impl Itera
 
 /// The error for a topic that the image does not show.
 fn unknown_topic(image: &Image) -> ErrorCode {
-    if image.end == 0 {
+    if is_unknown(image) {
         ErrorCode::LEADER_NOT_AVAILABLE
     } else {
         ErrorCode::UNKNOWN_TOPIC_OR_PARTITION

@@ -112,6 +112,9 @@ fn metadata_tells_topics_by_name_by_identity_and_all() {
     let nodes: Vec<i32> = answer.brokers.iter().map(|broker| broker.node_id).collect();
     assert_eq!((nodes, answer.controller_id), (vec![1, 2], 2), "a fenced broker is not shown");
     assert_eq!(answer.cluster_id.as_deref(), Some("AAAAAAAAAAAAAAAAAAAAAQ"));
+    let early = metadata(&Image::default(), &config, &ask_names(&["b"]), 13);
+    assert_eq!(early.cluster_id, None, "none is better than another one than the next answer's");
+    assert_eq!(early.topics[0].error_code, ErrorCode::LEADER_NOT_AVAILABLE);
     let first = &answer.topics[0].partitions[0];
     assert_eq!((first.leader_id, first.leader_epoch, &*first.offline_replicas), (1, 4, &[3][..]));
     let last = &answer.topics[0].partitions[4];

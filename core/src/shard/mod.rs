@@ -323,6 +323,10 @@ impl Shard {
             return close(client, "too many requests wait", out);
         }
         let (image, config) = (&self.host.image, &self.host.config);
+        if api::is_unknown(image) && asks_for_all_topics(&request, version) {
+            // An empty list would be believed.
+            return close(client, "this node does not know its cluster's topics yet", out);
+        }
         match request {
             Request::Produce(request) => {
                 let acks = request.acks;
@@ -700,6 +704,17 @@ fn is_scattered(request: &Request) -> bool {
             | Request::ListOffsets(_)
             | Request::OffsetForLeaderEpoch(_)
     )
+}
+
+/// Whether a request names no topic and means all of them. Before version 1 of Metadata an empty list does.
+fn asks_for_all_topics(request: &Request, version: i16) -> bool {
+    match request {
+        Request::Metadata(request) => {
+            request.topics.as_ref().is_none_or(|topics| version == 0 && topics.is_empty())
+        }
+        Request::DescribeTopicPartitions(request) => request.topics.is_empty(),
+        _ => false,
+    }
 }
 
 fn close(client: ClientId, why: &'static str, out: &mut Outputs) {
