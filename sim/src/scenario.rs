@@ -223,6 +223,7 @@ fn topic(draw: &mut Stream, name: String, brokers: usize) -> TopicSetup {
         min_insync: min_insync.min(replication) as u16,
         segment_bytes: None,
         retention_bytes: draw.chance(500_000).then(|| draw.between(8_000, 60_000) as i64),
+        retention_ms: draw.chance(150_000).then(|| draw.between(200, 4_000) as i64),
     }
 }
 

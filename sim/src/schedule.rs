@@ -132,6 +132,9 @@ pub struct TopicSetup {
     pub segment_bytes: Option<u64>,
     /// `retention.bytes`, if limited.
     pub retention_bytes: Option<i64>,
+    /// `retention.ms`, if not the default.
+    #[serde(default)]
+    pub retention_ms: Option<i64>,
 }
 
 /// A producer.

@@ -167,12 +167,13 @@ impl Checks {
         Ok(())
     }
 
-    /// Whether nothing of a log may ever be trimmed: its topic limits no bytes. A week, as long as records are kept by
-    /// default, no run lasts.
+    /// Whether nothing of a log may ever be trimmed: its topic limits neither bytes nor time. A week, as long as records are
+    /// kept by default, no run lasts.
     fn keeps_everything(&self, log: usize) -> bool {
         let topic = self.logs[log].id.topic;
         let found = self.image.as_ref().and_then(|image| image.topics.get(&topic));
-        found.is_some_and(|topic| !topic.configs.contains_key("retention.bytes"))
+        let limits = ["retention.bytes", "retention.ms"];
+        found.is_some_and(|topic| !limits.iter().any(|name| topic.configs.contains_key(*name)))
     }
 
     /// P21: what is eligible discards nothing; P16: nobody begins past what was trimmed. R5 and R10 for the metadata log.

@@ -120,6 +120,7 @@ fn create(topic: &TopicSetup) -> Request {
     let mut configs = vec![("min.insync.replicas", topic.min_insync.to_string())];
     configs.extend(topic.segment_bytes.map(|bytes| ("segment.bytes", bytes.to_string())));
     configs.extend(topic.retention_bytes.map(|bytes| ("retention.bytes", bytes.to_string())));
+    configs.extend(topic.retention_ms.map(|ms| ("retention.ms", ms.to_string())));
     CreateTopicsRequest {
         topics: vec![CreatableTopic {
             name: topic.name.clone(),
