@@ -194,6 +194,19 @@ fn checksum(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
+/// The batch with the broker's time as that of all its records, and the checksum that follows from it.
+///
+/// # Panics
+/// If `batch` is shorter than a header; check it first.
+pub fn with_log_append_time(batch: &Bytes, time: i64) -> Bytes {
+    assert!(batch.len() >= HEADER_LEN, "not a batch");
+    let mut batch = BytesMut::from(&batch[..]);
+    header::set_log_append_time(&mut batch, time);
+    let crc = checksum(&batch[CHECKSUM_START..]);
+    batch[CHECKSUM_START - 4..CHECKSUM_START].copy_from_slice(&crc.to_be_bytes());
+    batch.freeze()
+}
+
 /// The batch at its place in a log: the bytes up to the checksum's reach are copied and patched, the rest is shared.
 /// Both pieces together are the batch.
 ///

@@ -5,7 +5,7 @@ use milena_wire::batch::{self, BatchError, BatchHeader, HEADER_LEN};
 
 /// One whole batch of a run.
 #[derive(Debug)]
-pub struct Piece {
+pub struct WholeBatch {
     /// Its header.
     pub header: BatchHeader,
     /// Its bytes, in one or more parts.
@@ -13,7 +13,7 @@ pub struct Piece {
 }
 
 /// Splits a run into its batches. Bytes are shared, not copied. Lengths are checked, checksums are not.
-pub fn split(run: &[Bytes]) -> Result<Vec<Piece>, BatchError> {
+pub fn split(run: &[Bytes]) -> Result<Vec<WholeBatch>, BatchError> {
     let mut rest = run.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>();
     rest.reverse();
     let mut batches = Vec::new();
@@ -34,7 +34,7 @@ pub fn split(run: &[Bytes]) -> Result<Vec<Piece>, BatchError> {
             needed -= part.len();
             bytes.push(part);
         }
-        batches.push(Piece { header, bytes });
+        batches.push(WholeBatch { header, bytes });
     }
     Ok(batches)
 }
@@ -57,7 +57,7 @@ fn header<'a>(parts: impl Iterator<Item = &'a Bytes>) -> Result<BatchHeader, Bat
     BatchHeader::parse(&head[..filled])
 }
 
-impl Piece {
+impl WholeBatch {
     /// The batch in one piece; copies if it is in several.
     pub fn join(&self) -> Bytes {
         if let [whole] = &self.bytes[..] {

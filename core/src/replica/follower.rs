@@ -48,7 +48,8 @@ impl Replica {
         cx.out.event(|| Event::Following { log, epoch, leader });
     }
 
-    pub(super) fn follow_push(&mut self, cx: &mut Context, from: NodeId, push: Push) {
+    /// Takes a push, as follower of the leader that it is from.
+    pub fn on_push(&mut self, cx: &mut Context, from: NodeId, push: Push) {
         let Role::Follower(follower) = &mut self.role else { return };
         let registered = cx.host.image.brokers.get(&from).map(|broker| broker.epoch);
         if cx.host.acting() != Some(push.follower_epoch)

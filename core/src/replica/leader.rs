@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
-use milena_wire::batch::{self, BatchHeader};
+use bytes::Bytes;
+use milena_wire::batch;
 
 use super::batches;
 use super::message::{Acknowledge, Answer, Push, ReplicaMessage};
@@ -17,7 +17,7 @@ use crate::local::{AlterPartition, LocalMessage};
 use crate::metadata::Partition;
 use crate::storage::{Log, Read, ReadError, Ticket};
 use crate::trace::Event;
-use crate::{Epoch, Instant, NodeId, Now, Offset, Place, Timestamp};
+use crate::{Epoch, Instant, NodeId, Now, Offset, Place};
 
 /// What a leader knows in its epoch.
 #[derive(Debug)]
@@ -109,23 +109,17 @@ impl Replica {
         self.pump(cx);
     }
 
-    pub(super) fn lead_append(
-        &mut self,
-        cx: &mut Context,
-        batches: Vec<(BatchHeader, Bytes)>,
-        log_append_time: Option<Timestamp>,
-    ) -> (Offset, Offset) {
+    /// Puts a validated batch at the end of the log; its first offset and the offset after its last. Pushes go out with the next
+    /// [`Replica::pump`].
+    ///
+    /// # Panics
+    /// If it does not lead.
+    pub fn append(&mut self, cx: &mut Context, batch: &Bytes) -> (Offset, Offset) {
         let Role::Leader(leader) = &mut self.role else { panic!("only a leader appends") };
         let end = |cx: &Context| cx.host.store.log(self.log).expect("a leader has a log").end();
         let base = end(cx);
-        for (header, bytes) in batches {
-            let bytes = match log_append_time {
-                Some(time) => with_log_append_time(&bytes, &header, time),
-                None => bytes,
-            };
-            let pieces = batch::assign(&bytes, end(cx), leader.epoch);
-            cx.host.store.append(self.log, pieces.into(), true, cx.out);
-        }
+        let pieces = batch::assign(batch, base, leader.epoch);
+        cx.host.store.append(self.log, pieces.into(), true, cx.out);
         let next = end(cx);
         for progress in leader.followers.values_mut() {
             progress.on_appended(cx.now.mono, next);
@@ -171,12 +165,8 @@ impl Replica {
         }
     }
 
-    pub(super) fn lead_acknowledge(
-        &mut self,
-        cx: &mut Context,
-        from: NodeId,
-        acknowledge: Acknowledge,
-    ) {
+    /// Takes an acknowledgement, as leader.
+    pub fn on_acknowledge(&mut self, cx: &mut Context, from: NodeId, acknowledge: Acknowledge) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.followers.get_mut(&from) else { return };
         if acknowledge.leader_epoch != leader.epoch
@@ -230,7 +220,8 @@ impl Replica {
         self.pump(cx);
     }
 
-    pub(super) fn lead_read(
+    /// Takes the outcome of a read for a follower, as leader.
+    pub fn on_read(
         &mut self,
         cx: &mut Context,
         follower: NodeId,
@@ -281,7 +272,8 @@ impl Replica {
         followers.flatten().chain(leader.propose_at).min()
     }
 
-    pub(super) fn lead_pump(&mut self, cx: &mut Context) {
+    /// Sends what can be sent to followers, and proposes the in-sync set that now fits.
+    pub fn pump(&mut self, cx: &mut Context) {
         let Role::Leader(leader) = &self.role else { return };
         let followers: Vec<NodeId> = leader.followers.keys().copied().collect();
         for node in followers {
@@ -494,19 +486,4 @@ fn end_of(records: &[Bytes], base: Offset) -> Option<Offset> {
         Ok(batches) => Some(batches.last().map_or(base, |last| last.header.next_offset())),
         Err(_) => None,
     }
-}
-
-/// Sets the broker's time as that of all records, and the checksum that follows from it.
-fn with_log_append_time(bytes: &Bytes, header: &BatchHeader, time: Timestamp) -> Bytes {
-    const LOG_APPEND_TIME: i16 = 1 << 3;
-    const CRC_AT: usize = 17;
-    const CHECKSUM_START: usize = 21;
-    const MAX_TIMESTAMP_AT: usize = 35;
-    let mut batch = BytesMut::from(&bytes[..]);
-    let attributes = header.attributes | LOG_APPEND_TIME;
-    batch[CHECKSUM_START..CHECKSUM_START + 2].copy_from_slice(&attributes.to_be_bytes());
-    batch[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&time.to_be_bytes());
-    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch[CHECKSUM_START..]);
-    batch[CRC_AT..CHECKSUM_START].copy_from_slice(&(crc as u32).to_be_bytes());
-    batch.freeze()
 }

@@ -27,19 +27,17 @@ pub mod watermark;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use milena_wire::batch::BatchHeader;
 use serde::{Deserialize, Serialize};
 
 use crate::local::{LocalMessage, Member};
 use crate::metadata::{Image, Partition, Topic};
-use crate::storage::{Log, Lsn, ReadError, Store, Ticket};
+use crate::storage::{Log, Lsn, Store, Ticket};
 use crate::{
     BrokerEpoch, Config, Epoch, Incarnation, Instant, LogId, LogLevel, NodeId, Now, Offset,
-    Outputs, Place, ReplicaIncarnation, Timestamp,
+    Outputs, Place, ReplicaIncarnation,
 };
 use follower::Follower;
 use leader::Leader;
-use message::{Acknowledge, Push};
 
 /// What the replicas of a shard share.
 pub struct Host {
@@ -302,16 +300,6 @@ impl Replica {
         self.role = Role::Idle;
     }
 
-    /// Takes a push.
-    pub fn on_push(&mut self, cx: &mut Context, from: NodeId, push: Push) {
-        self.follow_push(cx, from, push);
-    }
-
-    /// Takes an acknowledgement.
-    pub fn on_acknowledge(&mut self, cx: &mut Context, from: NodeId, acknowledge: Acknowledge) {
-        self.lead_acknowledge(cx, from, acknowledge);
-    }
-
     /// Looks at what the journal has flushed meanwhile. Whether there is still something to wait for.
     pub fn on_flushed(&mut self, cx: &mut Context) -> bool {
         match self.role {
@@ -326,17 +314,6 @@ impl Replica {
     pub fn unflushed(&self, store: &Store) -> bool {
         store.log(self.log).is_some_and(|log| log.flushed_end() < log.end())
             || self.barrier > store.flushed()
-    }
-
-    /// Takes the outcome of a read for a follower.
-    pub fn on_read(
-        &mut self,
-        cx: &mut Context,
-        follower: NodeId,
-        ticket: Ticket,
-        result: Result<Vec<Bytes>, ReadError>,
-    ) {
-        self.lead_read(cx, follower, ticket, result);
     }
 
     /// Does what is due.
@@ -380,25 +357,6 @@ impl Replica {
     /// Whether the committed in-sync set has enough members for acks=all.
     pub fn enough_in_sync(&self) -> bool {
         self.partition().is_some_and(|p| p.isr.len() >= usize::from(p.min_isr))
-    }
-
-    /// Puts validated batches at the end of the log as its leader; first offset and offset after the last. Pushes go out with
-    /// the next [`Replica::pump`].
-    ///
-    /// # Panics
-    /// If it does not lead.
-    pub fn append(
-        &mut self,
-        cx: &mut Context,
-        batches: Vec<(BatchHeader, Bytes)>,
-        log_append_time: Option<Timestamp>,
-    ) -> (Offset, Offset) {
-        self.lead_append(cx, batches, log_append_time)
-    }
-
-    /// Sends what can be sent to followers, and proposes the in-sync set that now fits.
-    pub fn pump(&mut self, cx: &mut Context) {
-        self.lead_pump(cx);
     }
 
     /// Moves the log start up to what retention allows, as leader; followers are told with the next push.

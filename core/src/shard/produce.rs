@@ -246,10 +246,14 @@ impl Shard {
         let topic = replica.topic().expect("a leader knows its topic");
         let settings = TopicSettings::new(&topic.configs, &self.host.config);
         let most = settings.batch_bytes_max;
-        let (header, bytes) = check(version, data.records.unwrap_or_default(), most)?;
+        let bytes = check(version, data.records.unwrap_or_default(), most)?;
         let time = settings.log_append_time.then_some(self.now.wall);
         let mut cx = Context { now: self.now, host: &mut self.host, out };
-        let (base, next) = replica.append(&mut cx, vec![(header, bytes)], time);
+        let batch = match time {
+            Some(time) => batch::with_log_append_time(&bytes, time),
+            None => bytes,
+        };
+        let (base, next) = replica.append(&mut cx, &batch);
         self.touched.insert(log);
         answer.base_offset = base;
         answer.log_append_time_ms = time.unwrap_or(-1);
@@ -408,7 +412,7 @@ impl Refusal {
 }
 
 /// Checks what a producer sent for one partition: one batch, whole and intact, with records that can be read.
-fn check(version: i16, records: Bytes, bytes_max: u32) -> Result<(BatchHeader, Bytes), Refusal> {
+fn check(version: i16, records: Bytes, bytes_max: u32) -> Result<Bytes, Refusal> {
     let invalid = |message: &str| Refusal::new(ErrorCode::INVALID_RECORD, message);
     if records.is_empty() {
         return Err(invalid("a partition without a record batch"));
@@ -437,7 +441,7 @@ fn check(version: i16, records: Bytes, bytes_max: u32) -> Result<(BatchHeader, B
     if compression == Compression::Zstd && version < ZSTD_VERSION {
         return Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE.into());
     }
-    Ok((header, records))
+    Ok(records)
 }
 
 fn records_bytes(request: &ProduceRequest) -> u64 {

@@ -9,6 +9,16 @@ const TIMESTAMP_TYPE_BIT: i16 = 1 << 3;
 const TRANSACTIONAL_BIT: i16 = 1 << 4;
 const CONTROL_BIT: i16 = 1 << 5;
 
+/// Marks the timestamps as the broker's, in the bytes of a batch.
+pub(super) fn set_log_append_time(batch: &mut [u8], time: i64) {
+    const ATTRIBUTES_AT: usize = 21;
+    const MAX_TIMESTAMP_AT: usize = 35;
+    let [high, low] = TIMESTAMP_TYPE_BIT.to_be_bytes();
+    batch[ATTRIBUTES_AT] |= high;
+    batch[ATTRIBUTES_AT + 1] |= low;
+    batch[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&time.to_be_bytes());
+}
+
 /// Whose clock the timestamps of a batch are from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimestampType {
