@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use milena_wire::batch::{
     BatchBuilder, BatchError, BatchHeader, Compression, DecompressLimit, HEADER_LEN, Record,
-    assign, batches, records, validate, validate_produce,
+    TimestampType::LogAppendTime, assign, batches, records, validate, validate_produce,
+    with_log_append_time,
 };
 
 const LIMIT: DecompressLimit = DecompressLimit(1 << 20);
@@ -55,6 +56,21 @@ fn assigning_keeps_the_checksum() {
     assert_eq!((header.base_offset, header.partition_leader_epoch), (1 << 40, 9));
     assert_eq!(placed[HEADER_LEN..], batch[HEADER_LEN..]);
     assert_eq!(placed[..HEADER_LEN], header.to_bytes());
+}
+
+#[test]
+fn the_append_time_is_that_of_every_record() {
+    for compression in Compression::ALL {
+        let batch = batch(0, compression, 3);
+        let stamped = with_log_append_time(&batch, 77);
+        let header = validate_produce(&stamped, LIMIT).expect("still valid");
+        assert_eq!((header.timestamp_type(), header.max_timestamp), (LogAppendTime, 77));
+        assert_eq!(header.compression(), Ok(compression));
+        let times = |bytes| -> Vec<i64> {
+            records(bytes, LIMIT).expect("opens").iter().map(|record| record.timestamp).collect()
+        };
+        assert_eq!((times(&stamped), times(&batch)), (vec![77; 3], vec![1_000, 999, 998]));
+    }
 }
 
 #[test]
