@@ -147,3 +147,34 @@ fn a_data_directory_of_another_cluster_is_refused() -> Result<()> {
     other.wait_ready(Duration::from_secs(30))?;
     Ok(())
 }
+
+/// A controller that is gone is told from one that lives, and what is known only from before from what is so now.
+#[test]
+fn status_tells_the_dead_from_the_living() -> Result<()> {
+    let mut cluster = Cluster::start(3, &[])?;
+    let status: serde_json::Value =
+        serde_json::from_str(&cluster.must(&["cluster", "status", "--format", "json"])?)?;
+    let leader = status["controller"].as_i64().expect("there is one");
+    let mut followers = (1..=3).filter(|id| *id != leader);
+    let mut kill = || {
+        let id = followers.next().expect("there are two");
+        cluster.nodes[id as usize - 1].kill();
+        id
+    };
+    let first = kill();
+    std::thread::sleep(Duration::from_secs(4));
+    let second = kill();
+    let said = cluster.must(&["cluster", "status"])?;
+    let row = |id: i64| said.lines().find(|line| line.starts_with(&format!("{id} "))).unwrap_or("");
+    ensure!(row(first).contains("not for "), "{said}");
+    ensure!(row(second).contains(" s ago") && row(leader).contains("now"), "{said}");
+    let end = Instant::now() + Duration::from_secs(10);
+    while !cluster
+        .must(&["cluster", "status"])?
+        .contains("active controller: none; brokers and partitions are as last known")
+    {
+        ensure!(Instant::now() < end, "the leader without followers goes on");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}

@@ -8,15 +8,17 @@ use milena_wire::messages::describe_quorum::{
 use milena_wire::{ErrorCode, Uuid};
 
 use crate::Config;
+use crate::quorum::message::Voters;
 use crate::quorum::{FollowerDescription, QuorumDescription};
 
 /// What clients call the listener of the controllers.
 const LISTENER: &str = "CONTROLLER";
 
 /// Answers DescribeQuorum from what the leader says; without a leader's word there is an error to be tried again, and the
-/// controllers' addresses.
+/// controllers' addresses. A voter that the configuration does not name is there without an address.
 pub fn describe_quorum(
     config: &Config,
+    voters: &Voters,
     request: &DescribeQuorumRequest,
     description: Option<&QuorumDescription>,
 ) -> DescribeQuorumResponse {
@@ -26,7 +28,10 @@ pub fn describe_quorum(
         let listener = DescribeQuorumListener { name: LISTENER.into(), host: host.into(), port };
         DescribeQuorumNode { node_id: node.0, listeners: vec![listener] }
     });
-    let nodes = nodes.collect();
+    let listed = |node| config.controllers.iter().any(|(other, _)| *other == node);
+    let unlisted = voters.keys().filter(|node| !listed(**node));
+    let unlisted = unlisted.map(|node| DescribeQuorumNode { node_id: node.0, listeners: vec![] });
+    let nodes = nodes.chain(unlisted).collect();
     let Some(description) = description else {
         return DescribeQuorumResponse {
             error_code: ErrorCode::NOT_LEADER_OR_FOLLOWER,

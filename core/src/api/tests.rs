@@ -8,6 +8,7 @@ use milena_wire::messages::create_topics::{
 use milena_wire::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use milena_wire::messages::describe_cluster::DescribeClusterRequest;
 use milena_wire::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
+use milena_wire::messages::describe_quorum::DescribeQuorumNode;
 use milena_wire::messages::describe_topic_partitions::{
     DescribeTopicPartitionsRequest, TopicRequest,
 };
@@ -376,4 +377,12 @@ fn topics_to_delete_are_named_by_identity_where_it_is_known() {
     };
     assert_eq!(response.responses[0].error_code, ErrorCode::UNKNOWN_TOPIC_ID);
     assert_eq!(response.responses[1].error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+}
+
+#[test]
+fn a_voter_whose_address_is_not_known_is_there_all_the_same() {
+    let voters = [2, 7].map(|node| (NodeId(node), Incarnation(1))).into();
+    let answer = describe_quorum(&config(), &voters, &Default::default(), None);
+    let shown = |node: &DescribeQuorumNode| (node.node_id, node.listeners.len());
+    assert_eq!(answer.nodes.iter().map(shown).collect::<Vec<_>>(), [(2, 1), (7, 0)]);
 }

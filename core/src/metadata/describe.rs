@@ -9,6 +9,7 @@ use milena_wire::messages::{DescribeQuorumRequest, DescribeQuorumResponse};
 use super::admin::Asker;
 use crate::api::describe_quorum;
 use crate::quorum::QuorumDescription;
+use crate::quorum::message::Voters;
 use crate::{Config, Instant};
 
 /// Questions under way at most.
@@ -60,17 +61,19 @@ impl Describing {
     pub fn on_answer(
         &mut self,
         config: &Config,
+        voters: &Voters,
         id: u64,
         description: &QuorumDescription,
     ) -> Option<Described> {
         let pending = self.pending.remove(&id)?;
-        Some((pending.asker, describe_quorum(config, &pending.request, Some(description))))
+        let answer = describe_quorum(config, voters, &pending.request, Some(description));
+        Some((pending.asker, answer))
     }
 
     /// An answer to a question that waited in vain, if there is one.
-    pub fn overdue(&mut self, now: Instant, config: &Config) -> Option<Described> {
+    pub fn overdue(&mut self, now: Instant, config: &Config, voters: &Voters) -> Option<Described> {
         let first = self.pending.first_entry().filter(|first| first.get().deadline <= now)?;
         let pending = first.remove();
-        Some((pending.asker, describe_quorum(config, &pending.request, None)))
+        Some((pending.asker, describe_quorum(config, voters, &pending.request, None)))
     }
 }

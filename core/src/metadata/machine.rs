@@ -325,7 +325,9 @@ impl Metadata {
             let response = admin_response(&self.config, &done.request, done.topics);
             out.local(shard, LocalMessage::Administered { client, id, response });
         }
-        while let Some(described) = self.describing.overdue(now.mono, &self.config) {
+        while let Some(described) =
+            self.describing.overdue(now.mono, &self.config, self.quorum.voters())
+        {
             say_described(described, out);
         }
     }
@@ -412,7 +414,8 @@ impl Metadata {
                 }
             }
             ControllerMessage::QuorumDescribed { id, description } => {
-                let described = self.describing.on_answer(&self.config, id, &description);
+                let voters = self.quorum.voters();
+                let described = self.describing.on_answer(&self.config, voters, id, &description);
                 described.into_iter().for_each(|described| say_described(described, out));
             }
             message @ (ControllerMessage::Register(_)
@@ -455,7 +458,8 @@ impl Metadata {
                         self.send_to_controller(ControllerMessage::DescribeQuorum { id }, out);
                     }
                     Err(request) => {
-                        let none = describe_quorum(&self.config, &request, None);
+                        let none =
+                            describe_quorum(&self.config, self.quorum.voters(), &request, None);
                         say_described((asker, none), out);
                     }
                 }

@@ -19,6 +19,9 @@ use super::topic::{partition_json, partitions};
 use super::{Failure, output, table};
 use crate::client::Client;
 
+/// A controller not heard for this long is not just about to be.
+const SILENT_MS: i64 = 3_000;
+
 type Partition = (String, DescribeTopicPartitionsResponsePartition);
 
 /// Looks once.
@@ -51,12 +54,13 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
     let human = || {
         let mut lines = vec![format!("cluster {}", cluster.cluster_id)];
         lines.push(match active {
-            -1 => "active controller: none".into(),
+            -1 => "active controller: none; brokers and partitions are as last known".into(),
             id => format!("active controller: node {id}"),
         });
         lines.push(String::new());
         let rows = controllers.iter().map(|controller| controller.row(active));
-        lines.extend(table(&["controller", "address", "state", "log end", "behind"], rows));
+        lines
+            .extend(table(&["controller", "address", "state", "heard", "log end", "behind"], rows));
         lines.push(String::new());
         let rows = cluster.brokers.iter().map(|broker| {
             let state = if broker.is_fenced { "fenced" } else { "in service" };
@@ -121,14 +125,16 @@ struct Quorum {
 
 struct Controller {
     id: i32,
-    host: String,
-    port: u16,
+    /// Where the broker that was asked would reach it, if it knows.
+    address: Option<(String, u16)>,
     /// What the leader knows of its log, if there is a leader.
     replica: Option<QuorumReplica>,
     /// Whether that replica lost its disk and only observes.
     observer: bool,
     /// How many records it lacks.
     behind: i64,
+    /// How long ago the leader heard it, on the leader's clock.
+    silent_ms: i64,
 }
 
 impl Controller {
@@ -144,24 +150,40 @@ impl Controller {
         };
         vec![
             self.id.to_string(),
-            format!("{}:{}", self.host, self.port),
+            self.address
+                .as_ref()
+                .map_or("not known".into(), |(host, port)| format!("{host}:{port}")),
             state.into(),
+            if self.replica.is_some() { self.heard(active) } else { String::new() },
             known(&|replica| replica.log_end_offset),
             known(&|_| self.behind),
         ]
     }
 
+    /// How long it has been silent: a follower that lives is heard several times a second.
+    fn heard(&self, active: i32) -> String {
+        match self.silent_ms {
+            _ if self.id == active => "now".into(),
+            0..SILENT_MS => {
+                format!("{}.{} s ago", self.silent_ms / 1000, self.silent_ms % 1000 / 100)
+            }
+            silent => format!("not for {} s", silent / 1000),
+        }
+    }
+
     fn json(&self) -> Value {
+        let address = self.address.as_ref();
         let replica = self.replica.as_ref();
         json!({
             "id": self.id,
-            "host": self.host,
-            "port": self.port,
+            "host": address.map(|(host, _)| host),
+            "port": address.map(|(_, port)| port),
             "observer": self.observer,
             "directory": replica.map(|replica| replica.replica_directory_id.to_string()),
             "log_end": replica.map(|replica| replica.log_end_offset),
             "behind": replica.map(|_| self.behind),
             "heard": replica.map(|replica| replica.last_fetch_timestamp),
+            "silent_ms": replica.map(|_| self.silent_ms),
         })
     }
 }
@@ -178,19 +200,26 @@ fn quorum(client: &mut Client) -> anyhow::Result<Quorum> {
     let told = told.filter(|partition| partition.error_code.is_none());
     let end = told.iter().flat_map(|told| &told.current_voters).map(|r| r.log_end_offset).max();
     let find = |some: &[QuorumReplica], id| some.iter().find(|r| r.replica_id == id).cloned();
+    // It hears itself at the moment of its answer.
+    let leader = told.as_ref().and_then(|told| find(&told.current_voters, told.leader_id));
     let controllers = answer.nodes.into_iter().map(|node| {
         // A disk that was replaced observes beside the lost one, which still counts as a voter.
         let observer = told.as_ref().and_then(|told| find(&told.observers, node.node_id));
         let voter = told.as_ref().and_then(|told| find(&told.current_voters, node.node_id));
-        let listener = node.listeners.into_iter().next();
-        let (host, port) = listener.map_or((String::new(), 0), |l| (l.host, l.port));
+        let address = node.listeners.into_iter().next().map(|l| (l.host, l.port));
         let is_observer = observer.is_some();
         let replica = observer.or(voter);
         let behind = match (&replica, end) {
             (Some(replica), Some(end)) => (end - replica.log_end_offset).max(0),
             _ => 0,
         };
-        Controller { id: node.node_id, host, port, replica, observer: is_observer, behind }
+        let heard = |replica: &QuorumReplica| replica.last_fetch_timestamp;
+        let silent_ms = match (&replica, &leader) {
+            (Some(replica), Some(leader)) => (heard(leader) - heard(replica)).max(0),
+            _ => 0,
+        };
+        let observer = is_observer;
+        Controller { id: node.node_id, address, replica, observer, behind, silent_ms }
     });
     let controllers = controllers.collect();
     Ok(match told {
