@@ -118,9 +118,9 @@ pub struct Tuning {
     /// read, and one that stops growing meanwhile loses its connection
     #[arg(long, default_value_t = 512 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     pub request_memory_bytes: u64,
-    /// Kafka connections of this node
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub connections_max: u32,
+    /// Kafka connections of a node; without it, 10000, or as many as the limit of open files leaves room for
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub connections_max: Option<u32>,
     /// A Kafka connection idle for this long is closed, milliseconds
     #[arg(long, default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(1_000..=86_400_000))]
     pub connection_idle_ms: u64,
@@ -194,12 +194,15 @@ impl Tuning {
 
     /// Limits of the Kafka listener.
     pub fn limits(&self) -> Limits {
+        let limits = Limits::default();
         Limits {
             request_bytes_max: self.request_max_bytes as usize,
             request_memory_max: self.request_memory_bytes as usize,
-            connections_max: self.connections_max as usize,
+            connections_max: self
+                .connections_max
+                .map_or(limits.connections_max, |given| given as usize),
             idle_ms_max: self.connection_idle_ms,
-            ..Limits::default()
+            ..limits
         }
     }
 }

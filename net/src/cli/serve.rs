@@ -20,7 +20,7 @@ pub fn start(start: &Start) -> Result<(), Failure> {
     let mut settings = start.settings().map_err(Failure::Usage)?;
     begin_logging("info")?;
     warn_of_unsynced(settings.unsynced);
-    settings.limits = fitting(settings.limits, 1);
+    settings.limits = fitting(&start.tuning, 1);
     let id = settings.config.node;
     let what = match (settings.config.broker, settings.config.controller) {
         (true, true) => "broker and controller",
@@ -75,6 +75,7 @@ pub fn cluster(
     peers: &[u16],
 ) -> Result<Vec<Settings>, Failure> {
     let unsynced = config::unsynced().map_err(Failure::Usage)?;
+    let limits = fitting(tuning, kafka.len());
     let controllers: Vec<(NodeId, String)> =
         (1..).zip(peers).map(|(id, port)| (NodeId(id), format!("127.0.0.1:{port}"))).collect();
     let settings = controllers.iter().zip(kafka).map(|((id, peer), port)| {
@@ -87,7 +88,7 @@ pub fn cluster(
             unsynced,
             kafka_listen: Some(format!("127.0.0.1:{port}")),
             peer_listen: peer.clone(),
-            limits: fitting(tuning.limits(), kafka.len()),
+            limits: limits.clone(),
             port_flags: ("--port", "--port"),
         }
     });
@@ -173,17 +174,23 @@ fn raise_open_files() {
     }
 }
 
-/// Limits of one of so many nodes in this process, which share its descriptors.
-fn fitting(limits: Limits, nodes: usize) -> Limits {
+/// Limits of one of so many nodes in this process, which share its descriptors. Fewer connections than were asked for is worth
+/// a warning, fewer than there might be is not.
+fn fitting(tuning: &Tuning, nodes: usize) -> Limits {
     use rustix::process::{Resource, getrlimit};
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limits = tuning.limits();
     let asked = limits.connections_max;
     let fitting = limits.within(descriptors / nodes.max(1) as u64);
     if fitting.connections_max < asked {
-        tracing::warn!(
-            "{} Kafka connections are taken instead of {asked}: the limit of open files is {descriptors}",
+        let line = format!(
+            "a node takes {} Kafka connections instead of {asked}: the limit of open files is {descriptors}",
             fitting.connections_max
         );
+        match tuning.connections_max {
+            Some(_) => tracing::warn!("{line}"),
+            None => tracing::info!("{line}"),
+        }
     }
     fitting
 }
