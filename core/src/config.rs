@@ -56,7 +56,7 @@ pub struct StorageConfig {
     pub reserve_bytes: u64,
 }
 
-/// Times of the quorum, milliseconds.
+/// The quorum, its times in milliseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct QuorumConfig {
     /// A follower that hears nothing for this long, or up to twice of it, asks for pre-votes.
@@ -73,6 +73,8 @@ pub struct QuorumConfig {
     pub broker_session_ms: u64,
     /// The preferred leader gets its partition back when it has been in sync this long.
     pub preferred_leader_ms: u64,
+    /// How the operator says who the controllers are, for advice.
+    pub controllers_flag: &'static str,
 }
 
 /// Replicas and client requests.
@@ -125,6 +127,7 @@ impl Default for QuorumConfig {
             broker_heartbeat_ms: 200,
             broker_session_ms: 2_000,
             preferred_leader_ms: 5_000,
+            controllers_flag: "--cluster",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use milena_wire::Uuid;
 use serde::{Deserialize, Serialize};
 
 /// A broker or controller, as `--node-id` gives it.
@@ -14,6 +15,11 @@ impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// A cluster's id as clients and operators see it.
+pub fn cluster_id(cluster: u128) -> Uuid {
+    Uuid(cluster.to_be_bytes())
 }
 
 /// One life of one disk: drawn once on an empty directory, kept in its superblock and nowhere else. A destroyed disk

@@ -19,8 +19,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use milena_core::NodeId;
 use milena_core::peer::{self, PeerMessage};
+use milena_core::{NodeId, cluster_id};
 use tracing::{debug, info, warn};
 
 use crate::frames::{FrameError, FrameReader, push_frame, write_some};
@@ -357,8 +357,11 @@ impl Peers {
             return Ok(());
         }
         Err(format!(
-            "node {} belongs to cluster {:032x} and node {} to {:032x}; check --cluster and --data of the one that is wrong",
-            hello.from, hello.cluster, own.from, own.cluster
+            "node {} belongs to cluster {} and node {} to {}; check --cluster and --data of the one that is wrong",
+            hello.from,
+            cluster_id(hello.cluster),
+            own.from,
+            cluster_id(own.cluster)
         ))
     }
 

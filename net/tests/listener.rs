@@ -413,7 +413,7 @@ fn a_peer_of_another_cluster_is_refused_and_told_so() {
     let said = said_until_closed(stranger);
     assert_eq!(said[..2], [0, 1]);
     let reason = String::from_utf8(said[2..].to_vec()).unwrap();
-    assert!(reason.starts_with("node 3 belongs to cluster 0000"), "{reason}");
+    assert!(reason.starts_with("node 3 belongs to cluster AAAA"), "{reason}");
     assert!(reason.contains("check --cluster and --data"), "{reason}");
 }
 

@@ -451,6 +451,7 @@ impl Setup {
                 broker_heartbeat_ms: core.broker_heartbeat_ms,
                 broker_session_ms: core.broker_session_ms,
                 preferred_leader_ms: core.preferred_leader_ms,
+                ..QuorumConfig::default()
             },
             replication: ReplicationConfig {
                 lag_ms_max: core.lag_ms_max,

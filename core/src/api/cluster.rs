@@ -7,9 +7,9 @@ use milena_wire::messages::describe_cluster::{
     ENDPOINT_TYPE_CONTROLLERS,
 };
 
-use super::{CLUSTER_OPERATIONS, cluster_id, controller_id, is_unknown};
-use crate::Config;
+use super::{CLUSTER_OPERATIONS, controller_id, is_unknown};
 use crate::metadata::Image;
+use crate::{Config, cluster_id};
 
 /// Answers DescribeCluster about brokers. Those out of service are told of only to those who ask for them. As Kafka's do, a
 /// broker's listener refuses to tell of controllers: DescribeQuorum does.
@@ -20,7 +20,7 @@ pub fn describe_cluster(
 ) -> DescribeClusterResponse {
     let response = DescribeClusterResponse {
         endpoint_type: request.endpoint_type,
-        cluster_id: cluster_id(image),
+        cluster_id: cluster_id(image.cluster).to_string(),
         ..Default::default()
     };
     let refuse = |error_code, message: &str| DescribeClusterResponse {

@@ -9,12 +9,12 @@ use milena_wire::messages::metadata::{
 use milena_wire::{ErrorCode, Uuid};
 
 use super::{
-    CLUSTER_OPERATIONS, TOPIC_OPERATIONS, cluster_id, controller_id, distinct, ids, is_unknown,
-    leader, offline, unknown_topic, uuid,
+    CLUSTER_OPERATIONS, TOPIC_OPERATIONS, controller_id, distinct, ids, is_unknown, leader,
+    offline, unknown_topic, uuid,
 };
 use crate::controller::is_topic_name;
 use crate::metadata::{Image, Topic};
-use crate::{Config, TopicId};
+use crate::{Config, TopicId, cluster_id};
 
 /// The first version in which a topic can be asked for by its identity alone.
 const BY_ID_FIRST: i16 = 12;
@@ -49,7 +49,7 @@ pub fn metadata(
         throttle_time_ms: 0,
         brokers: brokers(image, config),
         // Another id than the next answer's would tell a client that it speaks to two clusters.
-        cluster_id: (!is_unknown(image)).then(|| cluster_id(image)),
+        cluster_id: (!is_unknown(image)).then(|| cluster_id(image.cluster).to_string()),
         controller_id: controller_id(image, config),
         topics,
         cluster_authorized_operations: operations(

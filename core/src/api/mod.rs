@@ -30,11 +30,6 @@ const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 /// What everyone may do with the cluster.
 const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
 
-/// The cluster's id as clients see it.
-fn cluster_id(image: &Image) -> String {
-    Uuid(image.cluster.to_be_bytes()).to_string()
-}
-
 /// A broker in service for what clients ask of "the controller"; every broker takes those requests to the active one.
 fn controller_id(image: &Image, config: &Config) -> i32 {
     let mut live = image.brokers.iter().filter(|(_, broker)| !broker.fenced);

@@ -22,7 +22,7 @@ use super::message::{AnswerNumber, FoundingMessage, FoundingRecord, Holding, LIS
 use super::{Quorum, Then};
 use crate::storage::{Lsn, Store};
 use crate::trace::Event;
-use crate::{Halt, Incarnation, Instant, LogLevel, NodeId, Outputs};
+use crate::{Halt, Incarnation, Instant, LogLevel, NodeId, Outputs, cluster_id};
 
 /// Nodes that disagree about the list are given this many election timeouts to hear of the others.
 const DISAGREEMENT_TIMEOUTS: u64 = 10;
@@ -186,11 +186,14 @@ impl Quorum {
     /// Whether an empty node is one to be given the record.
     fn may_offer(&mut self, to: NodeId, list: &[NodeId], out: &mut Outputs) -> bool {
         let record = self.state.founding.as_ref().expect("only a holder offers");
+        let flag = self.config.quorum.controllers_flag;
         if self.founding.acts {
             if list != record.list && list != self.list {
                 // It is told, so that it stops; nobody else does.
                 self.complain("list", out, || {
-                    format!("node {to} is empty and was started with another --cluster; it is not taken in")
+                    format!(
+                        "node {to} is empty and was started with another {flag}; it is not taken in"
+                    )
                 });
             }
             return true;
@@ -264,15 +267,17 @@ impl Quorum {
         if disagree > agree {
             self.stop_for_list(node, out);
         } else {
+            let flag = self.config.quorum.controllers_flag;
             self.complain("list", out, || {
-                format!("node {node} was started with another --cluster than this node and others: no cluster is founded before it is started with the same")
+                format!("node {node} was started with another {flag} than this node and others: no cluster is founded before it is started with the same")
             });
         }
     }
 
     fn stop_for_list(&mut self, other: NodeId, out: &mut Outputs) {
+        let flag = self.config.quorum.controllers_flag;
         let line = format!(
-            "--cluster of this node contradicts that of node {other}: start every controller with the same list"
+            "{flag} of this node contradicts that of node {other}: start every controller with the same list"
         );
         self.stop(Halt::Operator(line), out);
     }
@@ -287,9 +292,10 @@ impl Quorum {
             ids.join(",")
         };
         let (founded, given) = (shown(&record.list), shown(&self.list));
+        let (flag, cluster) = (self.config.quorum.controllers_flag, cluster_id(record.cluster));
         out.log(
             LogLevel::Warn,
-            format!("--cluster lists nodes {given}, but this data directory's cluster {:032x} was founded by nodes {founded}: the record wins, and --cluster gives addresses alone; start with the list of the record, or check --data", record.cluster),
+            format!("{flag} says that the controllers are nodes {given}, but cluster {cluster} of this data directory was founded by nodes {founded}: the record wins, and {flag} gives addresses alone; start with all nodes of the record, or check --data"),
         );
     }
 
@@ -311,7 +317,7 @@ impl Quorum {
         let cluster = u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64());
         let mut voters: Voters = std::mem::take(&mut self.founding.empty);
         voters.insert(self.me.node, self.me.incarnation);
-        out.log(LogLevel::Info, format!("founds cluster {cluster:032x}"));
+        out.log(LogLevel::Info, format!("founds cluster {}", cluster_id(cluster)));
         let record = FoundingRecord { cluster, list: self.list.clone(), voters };
         let is_alone = self.list.len() == 1;
         self.take_record(record, is_alone, store, out);
@@ -367,8 +373,8 @@ impl Quorum {
         self.founding.shown = true;
         let voter = self.holding().is_some_and(|holding| holding.voter);
         let kind = if voter { "a voter" } else { "an observer" };
-        let cluster = self.cluster().expect("it is shown");
-        out.log(LogLevel::Info, format!("belongs to cluster {cluster:032x} as {kind}"));
+        let cluster = cluster_id(self.cluster().expect("it is shown"));
+        out.log(LogLevel::Info, format!("belongs to cluster {cluster} as {kind}"));
         if !voter && self.is_listed() {
             out.event(|| Event::Sometimes("quorum.listed_observer"));
         }
@@ -394,9 +400,9 @@ impl Quorum {
             return;
         };
         if holds.cluster != record.cluster {
-            let (mine, other) = (record.cluster, holds.cluster);
+            let (mine, other) = (cluster_id(record.cluster), cluster_id(holds.cluster));
             return self.complain("two_records", out, || {
-                format!("node {from} holds the founding record of cluster {other:032x}, this one of {mine:032x}: an operator must empty the one that is wrong")
+                format!("node {from} holds the founding record of cluster {other}, this one of {mine}: an operator must empty the one that is wrong")
             });
         }
         if self.state.founded || !self.founding.shown {

@@ -54,7 +54,8 @@ pub use self::view::{FollowerDescription, QuorumDescription, QuorumView};
 use crate::storage::{Lsn, Store, StoreEvent};
 use crate::trace::Event;
 use crate::{
-    Config, Epoch, Halt, Incarnation, Instant, LogId, LogLevel, NodeId, Now, Offset, Outputs, Timer,
+    Config, Epoch, Halt, Incarnation, Instant, LogId, LogLevel, NodeId, Now, Offset, Outputs,
+    Timer, cluster_id,
 };
 
 /// The same complaint is not repeated for this long, milliseconds.
@@ -516,9 +517,9 @@ impl Quorum {
             return;
         };
         if message.cluster != cluster {
-            let other = message.cluster;
+            let (mine, other) = (cluster_id(cluster), cluster_id(message.cluster));
             return self.complain("foreign", out, || {
-                format!("node {from} belongs to cluster {other:032x}, this one to {cluster:032x}: its messages are refused")
+                format!("node {from} belongs to cluster {other}, this one to {mine}: its messages are refused")
             });
         }
         let sender = Voter { node: from, incarnation: message.incarnation };

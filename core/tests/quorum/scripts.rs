@@ -357,12 +357,18 @@ fn a_founded_node_says_that_its_record_wins_over_another_list() {
     world.run_to("a leader", |world| world.leader().is_some());
     world.run_ms(50);
     world.crash(THREE);
-    let says = |world: &World| world.transcript.contains("lists nodes 3,4, but this data");
+    let says = |world: &World| {
+        let line = "--nodes says that the controllers are nodes 3,4, but cluster ";
+        world.transcript.contains(line) && !world.transcript.contains("--cluster")
+    };
     world.start(THREE);
     world.run_ms(500);
     world.crash(THREE);
     assert!(!world.transcript.contains("--cluster"), "{}", world.transcript);
-    world.reconfigure(THREE, |config| config.controllers = crate::config(3, &[3, 4]).controllers);
+    world.reconfigure(THREE, |config| {
+        config.controllers = crate::config(3, &[3, 4]).controllers;
+        config.quorum.controllers_flag = "--nodes";
+    });
     world.start(THREE);
     world.run_ms(500);
     assert!(says(&world), "{}", world.transcript);

@@ -82,6 +82,7 @@ pub fn cluster(
         let mut config = tuning.config(id.0, controllers.clone());
         config.kafka = ("127.0.0.1".into(), *port);
         config.peer = peer.clone();
+        config.quorum.controllers_flag = "--nodes";
         Settings {
             config,
             data: data.join(format!("node-{id}")),
