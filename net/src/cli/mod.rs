@@ -125,6 +125,11 @@ fn output(
     writeln!(io::stdout(), "{text}").map_err(Failure::of_output)
 }
 
+/// `1 node`, `2 nodes`.
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Lines of rows below their heads, in columns as wide as what they hold.
 fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<String> {
     let mut lines = vec![heads.iter().map(|head| head.to_string()).collect::<Vec<_>>()];

@@ -18,7 +18,8 @@ use milena_wire::{Request, Response};
 use serde_json::json;
 
 use super::arguments::Produce;
-use super::{Failure, output};
+use super::topic::topic_configs;
+use super::{Failure, count, output};
 use crate::client::{Client, check, is_passing};
 
 /// A batch is sent at this size, before compression.
@@ -26,44 +27,60 @@ const BATCH_BYTES: usize = 512 << 10;
 /// How long one batch may take, its repetitions included.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Sends all lines.
+/// What a record adds to its batch beside key and value, at most.
+const RECORD_OVERHEAD_MAX: usize = 32;
+
+/// Sends all lines, up to the first that cannot be sent.
 pub fn run(command: &Produce) -> Result<(), Failure> {
-    let mut client = Client::new(
+    let client = Client::new(
         command.client.bootstrap.iter().map(ToString::to_string).collect(),
         DELIVERY_TIMEOUT,
     );
-    let mut sender =
-        Sender { topic: client.topic(&command.topic)?, waiting: BTreeMap::new(), turn: 0 };
+    let mut sender = Sender::new(client, &command.topic)?;
+    let ended = send_all(&mut sender, command.key_separator.as_deref());
+    let (topic, acknowledged) = (&command.topic, sender.acknowledged);
+    let shown = count(acknowledged, "record");
+    if let Err(error) = ended {
+        return Err(Failure::Failed(format!("{error:#}; {shown} acknowledged before")));
+    }
+    output(
+        command.client.format,
+        || format!("{shown} acknowledged in {topic}"),
+        || json!({"topic": topic, "acknowledged": acknowledged}),
+    )
+}
+
+fn send_all(sender: &mut Sender, separator: Option<&str>) -> Result<()> {
     let mut input = BufReader::with_capacity(1 << 20, std::io::stdin());
-    let (mut line, mut sent) = (Vec::new(), 0_u64);
+    let (mut line, mut number) = (Vec::new(), 0_u64);
     loop {
         line.clear();
+        number += 1;
         if input.read_until(b'\n', &mut line).context("standard input")? == 0 {
-            break;
+            return sender.flush();
         }
         if line.last() == Some(&b'\n') {
             line.pop();
         }
-        let (key, value) = match &command.key_separator {
-            Some(separator) => split(&line, separator.as_bytes()).with_context(|| {
-                format!("line {} has no {separator:?} between key and value", sent + 1)
-            })?,
+        let (key, value) = match separator {
+            Some(separator) => {
+                let Some(parts) = split(&line, separator.as_bytes()) else {
+                    sender.flush()?;
+                    bail!(
+                        "{}, line {number}: there is no {separator:?} between key and value",
+                        sender.name
+                    );
+                };
+                parts
+            }
             None => (None, &line[..]),
         };
-        sender.add(key, value);
-        sent += 1;
+        sender.add(number, key, value)?;
         // Nothing more is there at once: what waits must not wait for it.
-        if sender.is_full() || !input.buffer().contains(&b'\n') {
-            sender.flush(&mut client, &command.topic)?;
+        if !input.buffer().contains(&b'\n') {
+            sender.flush()?;
         }
     }
-    sender.flush(&mut client, &command.topic)?;
-    let topic = &command.topic;
-    output(
-        command.client.format,
-        || format!("{sent} records acknowledged in {topic}"),
-        || json!({"topic": topic, "acknowledged": sent}),
-    )
 }
 
 fn split<'a>(line: &'a [u8], separator: &[u8]) -> Option<(Option<&'a [u8]>, &'a [u8])> {
@@ -72,58 +89,112 @@ fn split<'a>(line: &'a [u8], separator: &[u8]) -> Option<(Option<&'a [u8]>, &'a 
 }
 
 struct Sender {
+    client: Client,
+    name: String,
     topic: MetadataResponseTopic,
+    /// Largest batch that the topic takes, if its broker says.
+    batch_bytes_max: Option<usize>,
     /// By partition.
-    waiting: BTreeMap<i32, BatchBuilder>,
+    waiting: BTreeMap<i32, Batch>,
     turn: usize,
+    acknowledged: u64,
+}
+
+/// Lines that travel together, and their numbers.
+struct Batch {
+    records: BatchBuilder,
+    first_line: u64,
+    last_line: u64,
 }
 
 impl Sender {
-    fn add(&mut self, key: Option<&[u8]>, value: &[u8]) {
+    fn new(mut client: Client, name: &str) -> Result<Sender> {
+        let topic = client.topic(name)?;
+        // A broker that does not say will judge the batches itself.
+        let configs = topic_configs(&mut client, name).unwrap_or_default();
+        let batch_bytes_max = configs
+            .iter()
+            .find(|config| config.name == "max.message.bytes")
+            .and_then(|config| config.value.as_ref()?.parse().ok());
+        let (waiting, name) = (BTreeMap::new(), name.into());
+        Ok(Sender { client, name, topic, batch_bytes_max, waiting, turn: 0, acknowledged: 0 })
+    }
+
+    /// Takes a line, and sends what waits where it has become enough or would become too much.
+    fn add(&mut self, line: u64, key: Option<&[u8]>, value: &[u8]) -> Result<()> {
+        let enough = self.batch_bytes_max.map_or(BATCH_BYTES, |most| most.min(BATCH_BYTES));
+        let partition = self.partition(key);
+        let more = key.map_or(0, <[u8]>::len) + value.len() + RECORD_OVERHEAD_MAX;
+        if let Some(batch) = self.waiting.get(&partition)
+            && batch.records.size() + more > enough
+        {
+            self.flush()?;
+        }
+        let partition = self.partition(key);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let batch = self.waiting.entry(partition).or_insert_with(|| Batch {
+            records: BatchBuilder::new(0, -1, Compression::None),
+            first_line: line,
+            last_line: line,
+        });
+        batch.records.append(now.as_millis() as i64, key, Some(value), &[]);
+        batch.last_line = line;
+        if batch.records.size() >= enough { self.flush() } else { Ok(()) }
+    }
+
+    fn partition(&self, key: Option<&[u8]>) -> i32 {
         let count = self.topic.partitions.len();
         let index = match key {
             Some(key) => (murmur2(key) & 0x7fff_ffff) as usize % count,
             None => self.turn % count,
         };
-        let partition = self.topic.partitions[index].partition_index;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.waiting
-            .entry(partition)
-            .or_insert_with(|| BatchBuilder::new(0, -1, Compression::None))
-            .append(now.as_millis() as i64, key, Some(value), &[]);
+        self.topic.partitions[index].partition_index
     }
 
-    fn is_full(&self) -> bool {
-        self.waiting.values().any(|batch| batch.size() >= BATCH_BYTES)
-    }
-
-    fn flush(&mut self, client: &mut Client, name: &str) -> Result<()> {
+    /// Sends what waits, what came first before the rest.
+    fn flush(&mut self) -> Result<()> {
         self.turn += 1;
-        for (partition, batch) in std::mem::take(&mut self.waiting) {
-            let records = batch.build();
-            client.again(|client| {
-                let leader = self
-                    .topic
-                    .partitions
-                    .iter()
-                    .find(|p| p.partition_index == partition)
-                    .with_context(|| format!("{name} has no partition {partition}"))?
-                    .leader_id;
-                let request = request(&self.topic, name, partition, records.clone());
-                let sent = client
-                    .address(leader)
-                    .and_then(|address| client.at(&address, &request))
-                    .and_then(answer);
-                match sent {
-                    Ok(done) => Ok(done),
-                    Err(error) => {
-                        self.topic = client.topic(name)?;
-                        Err(error)
-                    }
+        let mut batches: Vec<(i32, Batch)> =
+            std::mem::take(&mut self.waiting).into_iter().collect();
+        batches.sort_by_key(|(_, batch)| batch.first_line);
+        for (partition, batch) in batches {
+            self.send(partition, batch.records.build()).with_context(|| {
+                let (name, first, last) = (&self.name, batch.first_line, batch.last_line);
+                match first == last {
+                    true => format!("{name}-{partition}, line {first}"),
+                    false => format!("{name}-{partition}, a batch of lines {first} to {last}"),
                 }
-            })??;
+            })?;
+            self.acknowledged += batch.records.records_count() as u64;
         }
         Ok(())
+    }
+
+    fn send(&mut self, partition: i32, records: bytes::Bytes) -> Result<()> {
+        if let Some(most) = self.batch_bytes_max.filter(|most| records.len() > *most) {
+            bail!("{} bytes as a batch, max.message.bytes is {most}", records.len());
+        }
+        let (name, topic) = (&self.name, &mut self.topic);
+        self.client.again(|client| {
+            let leader = topic
+                .partitions
+                .iter()
+                .find(|p| p.partition_index == partition)
+                .with_context(|| format!("{name} has no partition {partition}"))?
+                .leader_id;
+            let request = request(topic, name, partition, records.clone());
+            let sent = client
+                .address(leader)
+                .and_then(|address| client.at(&address, &request))
+                .and_then(answer);
+            match sent {
+                Ok(done) => Ok(done),
+                Err(error) => {
+                    *topic = client.topic(name)?;
+                    Err(error)
+                }
+            }
+        })?
     }
 }
 

@@ -5,7 +5,9 @@ use milena_wire::messages::{
     CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
     create_topics::{CreatableTopic, CreatableTopicConfig},
     delete_topics::DeleteTopicState,
-    describe_configs::{DescribeConfigsResource, RESOURCE_TYPE_TOPIC},
+    describe_configs::{
+        DescribeConfigsResource, DescribeConfigsResourceResult, RESOURCE_TYPE_TOPIC,
+    },
     describe_topic_partitions::{
         Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
         TopicRequest,
@@ -15,7 +17,7 @@ use milena_wire::{ErrorCode, Request, Response};
 use serde_json::{Value, json};
 
 use super::arguments::{ClientOptions, TopicCommand};
-use super::{Failure, output, table};
+use super::{Failure, count, output, table};
 use crate::client::{Client, check, is_passing};
 
 /// `source` of a configuration that was set on the topic.
@@ -89,9 +91,9 @@ fn create(
     output(
         options.format,
         || {
-            format!(
-                "topic {name} created: {partitions} partitions, {replication_factor} replicas each"
-            )
+            let partitions = count(partitions as u64, "partition");
+            let replicas = count(replication_factor as u64, "replica");
+            format!("topic {name} created: {partitions}, {replicas} each")
         },
         || json!({"topic": name, "id": topic.topic_id.to_string(), "partitions": partitions, "replication_factor": replication_factor}),
     )
@@ -167,11 +169,11 @@ pub fn partition_json(topic: &str, partition: &DescribeTopicPartitionsResponsePa
     })
 }
 
-fn describe(name: &str, options: &ClientOptions) -> Result<(), Failure> {
-    let mut client = options.client();
-    let topics = partitions(&mut client, Some(name))?;
-    let topic = topics.into_iter().next().context("the broker left the topic out")?;
-    check(topic.error_code, None).with_context(|| format!("topic {name}"))?;
+/// The configurations of a topic.
+pub fn topic_configs(
+    client: &mut Client,
+    name: &str,
+) -> anyhow::Result<Vec<DescribeConfigsResourceResult>> {
     let resource = DescribeConfigsResource {
         resource_type: RESOURCE_TYPE_TOPIC,
         resource_name: name.into(),
@@ -179,10 +181,21 @@ fn describe(name: &str, options: &ClientOptions) -> Result<(), Failure> {
     };
     let request = DescribeConfigsRequest { resources: vec![resource], ..Default::default() };
     let Response::DescribeConfigs(answer) = client.any(&request.into())? else {
-        return Err(Failure::Failed("the broker answered something else".into()));
+        bail!("the broker answered something else");
     };
     let configs = answer.results.into_iter().next().context("the broker left the topic out")?;
     check(configs.error_code, configs.error_message.as_deref())?;
+    Ok(configs.configs)
+}
+
+fn describe(name: &str, options: &ClientOptions) -> Result<(), Failure> {
+    let mut client = options.client();
+    let topics = partitions(&mut client, Some(name))?;
+    let topic = topics.into_iter().next().context("the broker left the topic out")?;
+    let is_absent = topic.error_code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+    check(topic.error_code, is_absent.then_some("there is no such topic"))
+        .with_context(|| format!("topic {name}"))?;
+    let configs = topic_configs(&mut client, name)?;
     let human = || {
         let mut lines = vec![format!("topic {name}, id {}", topic.topic_id)];
         let ids = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
@@ -198,7 +211,7 @@ fn describe(name: &str, options: &ClientOptions) -> Result<(), Failure> {
             ]
         });
         lines.extend(table(&["partition", "leader", "epoch", "replicas", "isr", "elr"], rows));
-        let rows = configs.configs.iter().map(|config| {
+        let rows = configs.iter().map(|config| {
             let set = if config.config_source == SET_ON_TOPIC { "set" } else { "default" };
             vec![config.name.clone(), config.value.clone().unwrap_or_default(), set.into()]
         });
@@ -210,7 +223,6 @@ fn describe(name: &str, options: &ClientOptions) -> Result<(), Failure> {
         let partitions: Vec<Value> =
             topic.partitions.iter().map(|p| partition_json(name, p)).collect();
         let configs: serde_json::Map<String, Value> = configs
-            .configs
             .iter()
             .map(|config| {
                 let set = config.config_source == SET_ON_TOPIC;
