@@ -178,3 +178,67 @@ fn status_tells_the_dead_from_the_living() -> Result<()> {
     }
     Ok(())
 }
+
+/// Runs a command with lines on its standard input: its exit code, and what it said on standard output and error.
+fn told(cluster: &Cluster, arguments: &[&str], input: &str) -> Result<(i32, String, String)> {
+    let mut process = Command::new(milena())
+        .args(arguments)
+        .env("MILENA_BOOTSTRAP", cluster.bootstrap())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // One that has failed reads no further.
+    let _ = process.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    let output = process.wait_with_output()?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))
+}
+
+#[test]
+fn produce_says_which_line_failed_and_how_many_were_acknowledged() -> Result<()> {
+    let cluster = Cluster::start(1, &[])?;
+    let create = |name, partitions| {
+        let base = ["topic", "create", name, "--partitions", partitions];
+        let more = ["--replication-factor", "1", "--config", "max.message.bytes=2000"];
+        cluster.must(&[&base[..], &more[..]].concat())
+    };
+    ensure!(create("t", "1")?.contains("1 partition, 1 replica each"));
+    create("keyed", "3")?;
+    // Each fits, all together do not: that is nobody's fault.
+    let (code, said, fault) =
+        told(&cluster, &["produce", "t"], &"a line of a few bytes\n".repeat(500))?;
+    ensure!((code, &*said) == (0, "500 records acknowledged in t\n"), "{code} {said} {fault}");
+
+    let input = format!("one\ntwo\n{}\nfour\n", "x".repeat(3000));
+    let (code, _, fault) = told(&cluster, &["produce", "t"], &input)?;
+    let expected = "milena: t-0, line 3: 3070 bytes as a batch, max.message.bytes is 2000; \
+                    2 records acknowledged before\n";
+    ensure!((code, &*fault) == (1, expected), "{code} {fault}");
+    let (_, said, _) = told(&cluster, &["consume", "t", "--from", "500"], "")?;
+    ensure!(said == "one\ntwo\n", "{said}");
+
+    let input = "a:1\nb:2\nc:3\nd\ne:5\n";
+    let (code, _, fault) = told(&cluster, &["produce", "keyed", "-k", ":"], input)?;
+    let expected = "milena: keyed, line 4: there is no \":\" between key and value; \
+                    3 records acknowledged before\n";
+    ensure!((code, &*fault) == (1, expected), "{code} {fault}");
+    let (_, said, _) = told(&cluster, &["consume", "keyed"], "")?;
+    ensure!(said.lines().count() == 3, "{said}");
+
+    let (code, _, fault) = told(&cluster, &["consume", "t", "--from", "999"], "")?;
+    ensure!(
+        (code, &*fault) == (2, "milena: offset 999 is past the end 502 of t-0\n"),
+        "{code} {fault}"
+    );
+    let (code, said, _) = told(&cluster, &["consume", "t", "--from", "502"], "")?;
+    ensure!((code, &*said) == (0, ""), "{code} {said}");
+    let (code, said, _) =
+        told(&cluster, &["consume", "t", "--from", "2099-01-01T00:00+01:00"], "")?;
+    ensure!((code, &*said) == (0, ""), "{code} {said}");
+    for verb in ["describe", "delete"] {
+        let (code, _, fault) = told(&cluster, &["topic", verb, "nope"], "")?;
+        ensure!(code == 1 && fault.contains("there is no such topic"), "{code} {fault}");
+    }
+    Ok(())
+}

@@ -171,7 +171,8 @@ pub struct Produce {
 pub struct Consume {
     /// The topic
     pub topic: String,
-    /// beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z
+    /// beginning, end, an offset, or a time: YYYY-MM-DD[THH:MM[:SS[.mmm]]], in UTC unless an offset such as +01:00 follows, as
+    /// in 2026-01-31, 2026-01-31T12:00Z or 2026-01-31T13:00:00+01:00
     #[arg(long, default_value = "beginning")]
     pub from: From,
     /// One partition; without it, all
@@ -215,7 +216,7 @@ impl std::str::FromStr for From {
             };
         }
         parse_time(text).map(From::Time).ok_or_else(|| {
-            "give beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z".into()
+            "give beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00".into()
         })
     }
 }
@@ -225,10 +226,15 @@ fn name_value(text: &str) -> Result<(String, String), String> {
     Ok((name.into(), value.into()))
 }
 
-/// Milliseconds since 1970 of `YYYY-MM-DD[THH:MM[:SS[.mmm]]][Z]`, in UTC.
+/// Milliseconds since 1970 of `YYYY-MM-DD[THH:MM[:SS[.mmm]]]`, in UTC, behind which `Z`, or `+HH:MM` or `-HH:MM` say what the
+/// clock is ahead of UTC.
 fn parse_time(text: &str) -> Option<i64> {
     let text = text.strip_suffix('Z').unwrap_or(text);
     let (date, time) = text.split_once(['T', ' ']).unwrap_or((text, "00:00"));
+    let (time, ahead) = match time.find(['+', '-']) {
+        Some(at) => (&time[..at], &time[at..]),
+        None => (time, "+00:00"),
+    };
     let numbers = |text: &str, by: char| -> Option<Vec<i64>> {
         text.split(by)
             .map(|part| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok())?)
@@ -247,11 +253,14 @@ fn parse_time(text: &str) -> Option<i64> {
         && minute < 60
         && second < 60
         && clock.len() <= 3;
+    let [ahead_hours, ahead_minutes] = numbers(&ahead[1..], ':')?.try_into().ok()?;
+    let fits = fits && ahead.len() == 6 && ahead_hours < 24 && ahead_minutes < 60;
+    let ahead = (ahead_hours * 60 + ahead_minutes) * if ahead.starts_with('-') { -1 } else { 1 };
     let days = (1970..year).map(|y| if is_leap(y) { 366 } else { 365 }).sum::<i64>()
         + (1..month).map(|m| days_of(year, m)).sum::<i64>()
         + day
         - 1;
-    fits.then_some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + millis)
+    fits.then_some((((days * 24 + hour) * 60 + minute - ahead) * 60 + second) * 1000 + millis)
 }
 
 fn is_leap(year: i64) -> bool {
@@ -271,10 +280,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_as_utc() {
+    fn times_are_read_as_utc_or_with_their_offset() {
         assert_eq!(parse_time("1970-01-01"), Some(0));
         assert_eq!(parse_time("2026-11-24T07:06:43Z"), Some(1_795_504_003_000));
         assert_eq!(parse_time("2024-02-29 00:00:00.5"), Some(1_709_164_800_500));
+        assert_eq!(parse_time("2026-11-24T08:06:43+01:00"), Some(1_795_504_003_000));
+        assert_eq!(parse_time("2026-11-24T01:36:43.000-05:30"), Some(1_795_504_003_000));
+        for bad in ["1970-01-01+01:00", "1970-01-02T00:00+1:00", "1970-01-02T00:00+24:00"] {
+            assert_eq!(parse_time(bad), None, "{bad}");
+        }
         for bad in ["", "now", "2025-02-29", "2025-13-01", "2025-01-01T24:00", "2025-01-01T1", "-5"]
         {
             assert_eq!(parse_time(bad), None, "{bad}");

@@ -76,23 +76,36 @@ fn begin(
     client: &mut Client,
     topic: &MetadataResponseTopic,
     command: &Consume,
-) -> Result<Vec<Position>> {
+) -> Result<Vec<Position>, Failure> {
     let mut partitions: Vec<i32> = topic.partitions.iter().map(|p| p.partition_index).collect();
     partitions.sort_unstable();
     if let Some(wanted) = command.partition {
         if !partitions.contains(&wanted) {
-            bail!("{} has partitions 0 to {}", command.topic, partitions.len() - 1);
+            let last = partitions.len() - 1;
+            return Err(Failure::Usage(format!("{} has partitions 0 to {last}", command.topic)));
         }
         partitions = vec![wanted];
     }
     let mut positions = Vec::new();
+    // Where the furthest partition ends that does not reach the offset.
+    let mut short = None;
     for partition in partitions {
         let mut ask =
             |time| client.again(|client| offset_at(client, &command.topic, partition, time));
         let next = match command.from {
             From::Beginning => ask(EARLIEST_TIMESTAMP)?,
             From::End => ask(LATEST_TIMESTAMP)?,
-            From::Offset(offset) => offset,
+            From::Offset(offset) => {
+                let end = ask(LATEST_TIMESTAMP)?;
+                if end < offset && command.follow {
+                    return Err(past_the_end(&command.topic, partition, offset, end));
+                }
+                if end < offset {
+                    short = short.max(Some((end, partition)));
+                    continue;
+                }
+                offset
+            }
             // No record so late: only what comes is wanted.
             From::Time(time) => match ask(time)? {
                 -1 => ask(LATEST_TIMESTAMP)?,
@@ -102,7 +115,16 @@ fn begin(
         let end = if command.follow { None } else { Some(ask(LATEST_TIMESTAMP)?) };
         positions.push(Position { partition, next, end });
     }
-    Ok(positions)
+    match (command.from, short) {
+        (From::Offset(offset), Some((end, partition))) if positions.is_empty() => {
+            Err(past_the_end(&command.topic, partition, offset, end))
+        }
+        _ => Ok(positions),
+    }
+}
+
+fn past_the_end(topic: &str, partition: i32, offset: i64, end: i64) -> Failure {
+    Failure::Usage(format!("offset {offset} is past the end {end} of {topic}-{partition}"))
 }
 
 fn offset_at(client: &mut Client, name: &str, partition: i32, timestamp: i64) -> Result<i64> {
