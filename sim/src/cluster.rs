@@ -245,7 +245,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn happen(&mut self, sequence: u64, happening: Happening) -> Checked {
+    pub(crate) fn happen(&mut self, sequence: u64, happening: Happening) -> Checked {
         if let Some((node, until)) = self.paused(&happening) {
             if let Happening::Deadline { machine, life, .. } = &happening {
                 let sim = &mut self.nodes[node];

@@ -267,3 +267,51 @@ impl Cluster {
         text.chars().take(400).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use milena_core::disk::Command;
+
+    use super::*;
+    use crate::cluster::Happening;
+    use crate::scenario;
+
+    const SEEDS: u64 = 2;
+
+    /// What is written to disks while `goes_on`, a line each.
+    fn written(cluster: &mut Cluster, goes_on: impl Fn(&Cluster) -> bool) -> Vec<String> {
+        let mut writes = Vec::new();
+        while goes_on(cluster) {
+            let next = cluster.queue.pop();
+            let (at, sequence, happening) = next.expect("there is always a next look");
+            cluster.now = at;
+            if let Happening::Disk { node, slot, .. } = &happening
+                && let Some(Some(under_way)) = cluster.nodes[*node].under_way.get(*slot)
+                && let Command::Write { file, .. } | Command::Fill { file, .. } = &under_way.command
+            {
+                writes.push(format!("node {} at {at}: {file}", node + 1));
+            }
+            cluster.happen(sequence, happening).expect("a run that holds");
+        }
+        writes
+    }
+
+    #[test]
+    fn the_disks_of_an_idle_cluster_come_to_rest() {
+        for name in ["steady", "swarm"] {
+            let scenario = scenario::named(name).expect("a scenario of the list");
+            for seed in 0..SEEDS {
+                let mut schedule = scenario.expand(seed);
+                schedule.setup.producers.iter_mut().for_each(|producer| producer.pause_us = 30_000);
+                schedule.setup.consumers.iter_mut().for_each(|consumer| consumer.pause_us = 60_000);
+                let mut cluster = Cluster::new(schedule, false);
+                let busy = written(&mut cluster, |cluster| cluster.phase != Phase::Done);
+                assert!(!busy.is_empty(), "{name} {seed}");
+                let rests_at = cluster.now + 2_000 * MS;
+                written(&mut cluster, |cluster| cluster.now < rests_at);
+                let idle = written(&mut cluster, |cluster| cluster.now < rests_at + 8_000 * MS);
+                assert_eq!(idle, [""; 0], "{name} {seed}");
+            }
+        }
+    }
+}

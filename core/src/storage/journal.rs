@@ -97,9 +97,8 @@ pub(super) struct Journal {
     pub idle_since: Instant,
 }
 
-/// A file smaller than this has nothing carried forward: the blocks of the copies, of the mark after them and of a record that
-/// no longer fitted would come near to what reuse brings, and an idle journal would go round for ever.
-pub(super) const CARRIES_FROM: u64 = 8 * BLOCK as u64;
+/// A file has at least so many bytes on the disk before a running journal writes to it, if it is ever to have as many.
+const FIRST_BYTES_MIN: u64 = 8 * BLOCK as u64;
 /// So many whole files are kept free beyond the current one, if they were ever needed.
 const WHOLE_FILES: usize = 2;
 
@@ -194,7 +193,7 @@ impl Journal {
     /// What a file has on the disk before a running journal writes to it, at least.
     pub fn first_bytes(&self) -> u64 {
         let share = (self.file_bytes / 64).next_multiple_of(BLOCK as u64);
-        share.max(CARRIES_FROM).min(self.file_bytes)
+        share.max(FIRST_BYTES_MIN).min(self.file_bytes)
     }
 
     /// The free file to be written next, by a record of that size: the largest, and of equals the oldest. While files grow, a

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A file is free when a checkpoint on disk has a low-water mark above it. Carrying bounds the cost of a file that very
-//! many logs touched: only those with the most bytes in it are synced, until what is left is at most a quarter of a file.
-//! The order is everything here: segments, then directory and copies, then checkpoint, then reuse.
+//! many logs touched: only those with the most bytes in it are synced, until what is left is at most a quarter of a file, and
+//! its copies take so few blocks that an idle journal comes to rest. The order is everything here: segments, then directory and copies, then checkpoint, then reuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::checkpoint::{self, Entry, Head};
 use super::codec::Pieces;
-use super::journal::{CARRIES_FROM, zeros};
+use super::journal::zeros;
 use super::record::{BLOCK, Kind, Record, Stopped, scan};
 use super::{Lsn, RETRY_MS, Store, Waiting};
 use crate::disk::{Command, Directory, FileName, Outcome, Success};
@@ -67,6 +67,13 @@ pub(super) struct Writing {
     /// Of the slot written to, when it is done.
     slot_bytes: u64,
     full: bool,
+}
+
+/// Most blocks that copies of so many bytes take. Each group of them may leave a part of a block empty; two that follow one
+/// another are larger than the limit of a group, and the end of a file may divide one more.
+fn blocks_of_copies(bytes: u64, group_bytes: u64) -> u64 {
+    let groups = 2 * bytes / group_bytes.max(1) + 2;
+    bytes / BLOCK as u64 + groups
 }
 
 impl Store {
@@ -128,11 +135,16 @@ impl Store {
         }
         synced.sort_unstable_by_key(|(bytes, id, _)| (std::cmp::Reverse(*bytes), *id));
         let mut remainder: u64 = synced.iter().map(|(bytes, _, _)| bytes).sum();
-        let quarter = if file.allocated < CARRIES_FROM { 0 } else { file.allocated / 4 };
-        // What is carried is in the way again later: no end to it while nothing else needs a file.
+        // What is carried is in the way again later: no end to it while nothing else needs a file, or if the copies, and the
+        // mark after them, took as many blocks as the file gives back.
         let may_carry = needed && !file.no_carry && journal.free_files() > 0;
+        let group_bytes = u64::from(self.config.group_bytes_max);
+        let pays = |remainder| {
+            let blocks = blocks_of_copies(remainder, group_bytes) + 1;
+            remainder <= file.used / 4 && blocks <= file.used / BLOCK as u64 / 2
+        };
         let mut count = 0;
-        while count < synced.len() && (remainder > quarter || !may_carry) {
+        while count < synced.len() && !(may_carry && pays(remainder)) {
             remainder -= synced[count].0;
             count += 1;
         }
@@ -397,6 +409,43 @@ impl Store {
             self.deleted.remove(&id);
             if let Some(log) = self.logs.remove(&id) {
                 self.head.seq_floor = self.head.seq_floor.max(log.seq);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Instant;
+    use crate::storage::journal::Journal;
+
+    #[test]
+    fn copies_take_no_more_blocks_than_they_are_said_to() {
+        let file_bytes = 64 * BLOCK as u64;
+        for group_bytes in [1, 1_000, 4_096, 5_000, 20_000, 1 << 20] {
+            for (body, count) in
+                [(10, 70), (400, 9), (1_000, 40), (4_000, 7), (4_100, 9), (9_000, 4)]
+            {
+                let mut journal = Journal::new(1, 1, [7; 16], file_bytes);
+                for _ in 0..8 {
+                    journal.add_file();
+                }
+                let mut bytes = 0;
+                for seq in 1..=count {
+                    let body = Pieces::One(vec![1; body].into());
+                    journal.push(LogId::METADATA, seq, Kind::Put, 0, body);
+                    bytes = journal.pending.iter().map(|record| record.size() as u64).sum();
+                }
+                while journal.form_group(group_bytes).is_some() {
+                    journal.on_flushed(Instant(0));
+                }
+                let blocks = journal.live_bytes() / BLOCK as u64;
+                let most = blocks_of_copies(bytes, group_bytes);
+                assert!(
+                    blocks <= most,
+                    "{bytes} bytes in groups of {group_bytes}: {blocks} > {most}"
+                );
             }
         }
     }
