@@ -6,6 +6,7 @@
 mod mutants;
 mod swarm;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -58,7 +59,7 @@ enum What {
         seeds: String,
         /// Runs at once; all cores if not given.
         #[arg(long, env = "MILENA_SIM_JOBS")]
-        jobs: Option<usize>,
+        jobs: Option<NonZeroUsize>,
         /// Which scenario.
         #[arg(long, default_value = "swarm")]
         scenario: String,
@@ -115,12 +116,12 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         What::Swarm { seeds, jobs, scenario, failures_max } => {
             let range = seed_range(seeds)?;
             if range.is_empty() {
-                return Ok(NOTHING);
+                return Ok(nothing(&format!("{seeds} has no seed in it")));
             }
             let sweep = swarm::Sweep {
                 scenario: named(scenario)?,
                 range,
-                jobs: jobs.unwrap_or_else(cores).max(1),
+                jobs: jobs.map_or_else(cores, NonZeroUsize::get),
                 failures_max: *failures_max,
                 out: cli.out.clone(),
                 json: cli.format == Format::Json,
@@ -130,9 +131,18 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         What::Twice { name, seed } => twice(cli, name, seed),
         What::Mutants { rows, dir, seeds } => {
             let range = seed_range(seeds)?;
+            if range.is_empty() {
+                return Ok(nothing(&format!("{seeds} has no seed in it")));
+            }
             mutants::run(rows, dir, range, cli.format == Format::Json)
         }
     }
+}
+
+/// Says why there was nothing to do.
+fn nothing(why: &str) -> u8 {
+    eprintln!("nothing to run: {why}");
+    NOTHING
 }
 
 fn cores() -> usize {
@@ -165,7 +175,10 @@ fn run(cli: &Cli, what: &str, seed: Option<&str>, trace: bool) -> anyhow::Result
         }
         Schedule::load(path)?
     } else {
-        named(what)?.expand(parse_seed(seed.unwrap_or("0"))?)
+        let scenario = scenario::named(what).with_context(|| {
+            format!("{what} is neither a scenario, see `cargo sim list`, nor a schedule's file")
+        })?;
+        scenario.expand(parse_seed(seed.unwrap_or("0"))?)
     };
     let mut report = report::run(schedule.clone(), trace);
     // A saved schedule is there already, and its seed may expand into another one today.
@@ -215,7 +228,8 @@ fn twice(cli: &Cli, name: &str, seed: &str) -> anyhow::Result<u8> {
             format!("the run said: {}", String::from_utf8_lossy(&output.stderr))
         })?;
         let code = output.status.code().unwrap_or(70);
-        seen.push((report["fingerprint"].clone(), report["step"].clone(), code));
+        let fingerprint = report["fingerprint"].as_str().unwrap_or("none").to_owned();
+        seen.push((fingerprint, report["step"].clone(), code));
     }
     let same = seen[0] == seen[1];
     match cli.format {

@@ -41,8 +41,8 @@ pub(super) fn run(rows: &[u32], dir: &Path, seeds: Vec<u64>, json: bool) -> anyh
     if let Some(missing) = rows.iter().find(|row| !bugs.iter().any(|bug| bug.row == **row)) {
         anyhow::bail!("no patch in {} is of row {missing}", dir.display());
     }
-    if chosen.is_empty() || seeds.is_empty() {
-        return Ok(super::NOTHING);
+    if chosen.is_empty() {
+        return Ok(super::nothing(&format!("there is no patch in {}", dir.display())));
     }
     let workspace = std::env::current_dir()?;
     ensure!(
