@@ -45,7 +45,8 @@ pub struct Dev {
     /// Keep nothing: data goes to a temporary directory that is removed at the end
     #[arg(long)]
     pub ephemeral: bool,
-    /// Kafka port of the first node; the others count on from it
+    /// Kafka port of the first node; the others count on from it. Between themselves nodes take the same ports plus 10000, or
+    /// minus 10000 where that is above 65535
     #[arg(long, default_value_t = 9092, value_parser = clap::value_parser!(u16).range(1..=65_000))]
     pub port: u16,
     /// Nodes, each broker and controller

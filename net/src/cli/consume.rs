@@ -81,8 +81,11 @@ fn begin(
     partitions.sort_unstable();
     if let Some(wanted) = command.partition {
         if !partitions.contains(&wanted) {
-            let last = partitions.len() - 1;
-            return Err(Failure::Usage(format!("{} has partitions 0 to {last}", command.topic)));
+            let there = match partitions.len() - 1 {
+                0 => "partition 0 alone".into(),
+                last => format!("partitions 0 to {last}"),
+            };
+            return Err(Failure::Usage(format!("{} has {there}", command.topic)));
         }
         partitions = vec![wanted];
     }

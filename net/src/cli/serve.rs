@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use milena_core::{Halt, NodeId};
 
-use super::Failure;
 use super::arguments::Dev;
+use super::{Failure, count};
 use crate::client::Client;
 use crate::config::{self, Start, Tuning};
 use crate::files::Unsynced;
@@ -245,8 +245,8 @@ impl Announce {
         let replicas = self.bootstrap.len().min(3);
         let lines = [
             format!(
-                "ready: {} nodes after {took} ms, Kafka clients on {}; data {}",
-                self.bootstrap.len(),
+                "ready: {} after {took} ms, Kafka clients on {}; data {}",
+                count(self.bootstrap.len() as u64, "node"),
                 self.bootstrap.join(" "),
                 self.data
             ),

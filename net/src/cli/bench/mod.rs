@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::arguments::Bench;
-use super::{Failure, output, serve};
+use super::{Failure, count, output, serve};
 use crate::node::{self, Running};
 use crate::runtime;
 use limits::{Limits, VOID_BELOW_US, micros};
@@ -107,16 +107,18 @@ fn to_lines(bench: &Bench, limits: &Limits, all: &[Figures]) -> Vec<String> {
         ));
     }
     lines.push(format!(
-        "load: {} partitions, one client each with {IN_FLIGHT} batches of {} bytes in flight, {} shards per node, acks=all \
-         with fsync, {} s each",
-        bench.partitions, bench.batch_bytes, bench.tuning.shards, bench.seconds
+        "load: {}, one client each with {IN_FLIGHT} batches of {} bytes in flight, {} per node, acks=all with fsync, {} s each",
+        count(bench.partitions.into(), "partition"),
+        bench.batch_bytes,
+        count(bench.tuning.shards.into(), "shard"),
+        bench.seconds
     ));
     for figures in all {
-        let nodes = figures.nodes;
+        let nodes = count(figures.nodes as u64, "node");
         let (p50, p99) = (micros(&figures.lone, 50.0), micros(&figures.lone, 99.0));
         let floor = micros(&figures.fdatasync, 50.0) + trip;
         lines.push(format!(
-            "{nodes} nodes, lone record of 100 B: p50 {p50:.0} us, p99 {p99:.0} us; {:.2} x (fdatasync {:.0} us + round trip \
+            "{nodes}, lone record of 100 B: p50 {p50:.0} us, p99 {p99:.0} us; {:.2} x (fdatasync {:.0} us + round trip \
              {trip:.0} us)",
             p50 / floor,
             micros(&figures.fdatasync, 50.0),
@@ -124,7 +126,7 @@ fn to_lines(bench: &Bench, limits: &Limits, all: &[Figures]) -> Vec<String> {
         for load in &figures.loads {
             let megabytes = load.produce.bytes as f64 / 1e6;
             lines.push(format!(
-                "{nodes} nodes, {} B: produce {:.1} MB/s, {:.0} records/s; consume {:.1} MB/s; {:.2} fdatasyncs per \
+                "{nodes}, {} B: produce {:.1} MB/s, {:.0} records/s; consume {:.1} MB/s; {:.2} fdatasyncs per \
                  acknowledged MB",
                 load.record_bytes,
                 load.produce.megabytes_per_second(),
