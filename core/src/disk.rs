@@ -243,13 +243,6 @@ pub enum Command {
         /// So many zeros.
         length: u64,
     },
-    /// When all beyond a length must go.
-    Truncate {
-        /// The file.
-        file: FileName,
-        /// New length in bytes.
-        length: u64,
-    },
     /// When a file gets another name in the same folder, replacing what is there.
     Rename {
         /// The old name.
@@ -286,7 +279,6 @@ impl Command {
             | Command::Length { file }
             | Command::Sync { file }
             | Command::Fill { file, .. }
-            | Command::Truncate { file, .. }
             | Command::Rename { from: file, .. }
             | Command::Remove { file } => Some(*file),
             Command::SyncDirectory { .. } | Command::List { .. } | Command::FreeSpace => None,

@@ -246,8 +246,12 @@ pub enum Timer {
     ProduceWait,
     /// When a journal has been idle and writes one more mark.
     IdleMark,
-    /// When retention looks for old segments, or free space is measured.
+    /// When retention looks for old segments.
     Retention,
+    /// When a disk's free space is measured.
+    FreeSpace,
+    /// When what found no room on a disk is tried again.
+    DiskRetry,
     /// When a request to another machine or node is sent again.
     Retry,
 }

@@ -152,17 +152,12 @@ impl File {
         self.length = self.length.max(at);
     }
 
-    fn truncate(&mut self, length: usize) {
-        if length >= self.length {
-            self.grow(length);
-            self.length = length;
-            return;
-        }
-        for sector in length / SECTOR..self.length.div_ceil(SECTOR) {
+    fn empty(&mut self) {
+        for sector in 0..self.length.div_ceil(SECTOR) {
             self.set_dirty(sector);
         }
-        self.cache[length..].fill(0);
-        self.length = length;
+        self.cache.fill(0);
+        self.length = 0;
     }
 
     fn read(&self, offset: usize, length: usize) -> Bytes {
@@ -249,14 +244,6 @@ impl Disk {
                 self.write(*file, *offset as usize, &zeros, random)?;
                 self.sync(file, random).map(|()| Success::Done)
             }
-            Command::Truncate { file, length } => {
-                let inode = self.inode(file)?;
-                let (before, length) = (self.files[inode].length, *length as usize);
-                self.has_space(length.saturating_sub(before))?;
-                self.files[inode].truncate(length);
-                self.used = self.used + length as u64 - before as u64;
-                Ok(Success::Done)
-            }
             Command::Rename { from, to } => {
                 let inode = self.inode(from)?;
                 self.unlink(to);
@@ -312,7 +299,7 @@ impl Disk {
         self.has_space(usize::from(self.capacity.is_some()))?;
         if let Ok(inode) = self.inode(&file) {
             self.used -= self.files[inode].length as u64;
-            self.files[inode].truncate(0);
+            self.files[inode].empty();
             return Ok(());
         }
         self.created[FileKind::of(&file) as usize] += 1;

@@ -136,10 +136,6 @@ impl Fingerprint {
                 self.number(*offset);
                 self.number(*length);
             }
-            Command::Truncate { file, length } => {
-                self.file(6, file);
-                self.number(*length);
-            }
             Command::Rename { from, to } => {
                 self.file(7, from);
                 self.file(8, to);

@@ -125,16 +125,10 @@ impl Lifecycle {
     }
 
     /// When the controller has registered this broker: its epoch goes to the disk first.
-    pub fn on_registered(
-        &mut self,
-        life: u64,
-        epoch: BrokerEpoch,
-        store: &mut Store,
-        out: &mut Outputs,
-    ) {
+    pub fn on_registered(&mut self, life: u64, epoch: BrokerEpoch, store: &mut Store) {
         let newer = self.taken.is_none_or(|taken| epoch > taken);
         if life == self.life && self.stage == Stage::Unregistered && newer {
-            let lsn = store.put(LogId::BROKER, encode(epoch), out);
+            let lsn = store.put(LogId::BROKER, encode(epoch));
             self.stage = Stage::Syncing(epoch, lsn);
             self.taken = Some(epoch);
         }

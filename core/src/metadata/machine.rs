@@ -402,7 +402,7 @@ impl Metadata {
         match message {
             ControllerMessage::Registered { life, epoch } => {
                 if let Some(broker) = &mut self.broker {
-                    broker.on_registered(life, epoch, &mut self.store, out);
+                    broker.on_registered(life, epoch, &mut self.store);
                 }
             }
             ControllerMessage::Administered { epoch, id, end, topics } => {

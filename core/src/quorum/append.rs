@@ -190,7 +190,7 @@ impl Quorum {
         {
             self.state.hollow_until = None;
             out.log(LogLevel::Info, "what was damaged is whole again: this node may vote");
-            self.persist(store, out);
+            self.persist(store);
             return;
         }
         // The term must be durable before any answer in it.

@@ -46,7 +46,7 @@ impl Quorum {
         self.leader_heard = None;
         self.role = Role::Prospective { granted: BTreeSet::from([self.me]) };
         self.ask_voters(QuorumBody::PreVote { last: self.log.last() }, out);
-        self.count_pre_votes(store, out);
+        self.count_pre_votes(store);
     }
 
     /// Sends to every voter in force but this node, naming its disk.
@@ -89,29 +89,28 @@ impl Quorum {
         asked: Epoch,
         is_granted: bool,
         store: &mut Store,
-        out: &mut Outputs,
     ) {
         if asked == self.state.term
             && is_granted
             && let Role::Prospective { granted } = &mut self.role
         {
             granted.insert(from);
-            self.count_pre_votes(store, out);
+            self.count_pre_votes(store);
         }
     }
 
-    fn count_pre_votes(&mut self, store: &mut Store, out: &mut Outputs) {
+    fn count_pre_votes(&mut self, store: &mut Store) {
         let Role::Prospective { granted } = &self.role else { return };
         if self.is_majority_of_voters(granted) {
-            self.become_candidate(store, out);
+            self.become_candidate(store);
         }
     }
 
     /// Stands in a new term, as soon as that and the vote for itself are durable.
-    fn become_candidate(&mut self, store: &mut Store, out: &mut Outputs) {
+    fn become_candidate(&mut self, store: &mut Store) {
         let Some(term) = self.state.term.checked_add(1) else { return };
         (self.state.term, self.state.vote) = (term, Some(self.me));
-        self.persist(store, out);
+        self.persist(store);
         self.when_durable(Then::NoteTerm { term });
         self.role = Role::Candidate { granted: BTreeSet::new() };
         self.wait_for_leader();
@@ -132,13 +131,7 @@ impl Quorum {
     }
 
     /// Votes at most once in a term, for a log that has everything this one has.
-    pub(super) fn on_vote(
-        &mut self,
-        from: Voter,
-        last: LogEnd,
-        store: &mut Store,
-        out: &mut Outputs,
-    ) {
+    pub(super) fn on_vote(&mut self, from: Voter, last: LogEnd, store: &mut Store) {
         let is_free = self.state.vote.is_none_or(|vote| vote == from);
         let has_leader = matches!(self.role, Role::Leader(_) | Role::Follower(_));
         let granted =
@@ -146,7 +139,7 @@ impl Quorum {
         if granted {
             if self.state.vote.is_none() {
                 self.state.vote = Some(from);
-                self.persist(store, out);
+                self.persist(store);
             }
             if matches!(self.role, Role::Prospective { .. }) {
                 self.role = Role::Unattached;

@@ -132,7 +132,7 @@ impl Quorum {
             }
             FoundingMessage::Offer { number, to, record, founded, list } => {
                 if to == self.me.incarnation {
-                    self.on_offer(number, record, founded, &list, store, out);
+                    self.on_offer(number, record, founded, &list, store);
                 }
             }
         }
@@ -320,7 +320,7 @@ impl Quorum {
         out.log(LogLevel::Info, format!("founds cluster {}", cluster_id(cluster)));
         let record = FoundingRecord { cluster, list: self.list.clone(), voters };
         let is_alone = self.list.len() == 1;
-        self.take_record(record, is_alone, store, out);
+        self.take_record(record, is_alone, store);
     }
 
     /// A holder offers its record.
@@ -331,7 +331,6 @@ impl Quorum {
         founded: bool,
         list: &[NodeId],
         store: &mut Store,
-        out: &mut Outputs,
     ) {
         let is_latest = number == self.founding.latest && number.count > 0;
         let is_sound = !record.list.is_empty()
@@ -342,18 +341,12 @@ impl Quorum {
         }
         let same_list = record.list == self.list || founded && list == self.list;
         if same_list && (founded || record.list.contains(&self.me.node)) {
-            self.take_record(record, founded, store, out);
+            self.take_record(record, founded, store);
         }
     }
 
     /// Makes a record this disk's own, for ever.
-    fn take_record(
-        &mut self,
-        record: FoundingRecord,
-        founded: bool,
-        store: &mut Store,
-        out: &mut Outputs,
-    ) {
+    fn take_record(&mut self, record: FoundingRecord, founded: bool, store: &mut Store) {
         assert!(self.state.founding.is_none(), "a founding record is never replaced");
         assert!(self.log.end() == 0, "an empty node has an empty log");
         self.log = MemoryLog::new(0, -1, Lsn(0), record.voters.clone());
@@ -361,7 +354,7 @@ impl Quorum {
         self.state.founded = founded;
         self.state.is_lost = false;
         self.founding.empty.clear();
-        self.persist(store, out);
+        self.persist(store);
         self.when_durable(Then::ShowRecord);
         if founded {
             self.when_durable(Then::ActFounded);
@@ -413,7 +406,7 @@ impl Quorum {
             .all(|node| *node == self.me.node || self.founding.holders.contains(node));
         if all_hold || holds.founded {
             self.state.founded = true;
-            self.persist(store, out);
+            self.persist(store);
             self.when_durable(Then::ActFounded);
         }
     }

@@ -50,7 +50,7 @@ impl Quorum {
                         stays as it is; to begin a new cluster, start with an empty data directory";
             return self.stop(Halt::Operator(line.into()), out);
         }
-        self.persist(store, out);
+        self.persist(store);
         let op = store.command(Command::List { directory: Directory::Snapshots }, out);
         self.phase = Phase::Loading(Loading::Names { op });
     }
@@ -230,7 +230,7 @@ impl Quorum {
         let covered = self.state.snapshot.map_or(0, |name| name.end);
         let until: Offset = end.max(covered).max(self.state.hollow_until.unwrap_or(0));
         self.state.hollow_until = Some(until);
-        self.persist(store, out);
+        self.persist(store);
         out.log(
             LogLevel::Error,
             format!("{what} is damaged: this node does not vote until a leader has given it everything below offset {until} again"),

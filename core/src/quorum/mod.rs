@@ -448,8 +448,8 @@ impl Quorum {
     }
 
     /// Writes the state; it is durable at the number that this returns.
-    fn persist(&mut self, store: &mut Store, out: &mut Outputs) -> Lsn {
-        self.state_lsn = store.put(LogId::METADATA, self.state.encode(), out);
+    fn persist(&mut self, store: &mut Store) -> Lsn {
+        self.state_lsn = store.put(LogId::METADATA, self.state.encode());
         self.state_lsn
     }
 
@@ -538,7 +538,7 @@ impl Quorum {
         if !self.state.founded {
             // Somebody acts, so every listed node holds the record.
             self.state.founded = true;
-            self.persist(store, out);
+            self.persist(store);
             self.when_durable(Then::ActFounded);
         }
         // Who asks for votes or records for anyone promises nothing; where its term is the later one, it says so in its answer.
@@ -562,7 +562,7 @@ impl Quorum {
         match body {
             QuorumBody::PreVote { last } => self.on_pre_vote(from, term, last),
             QuorumBody::PreVoted { asked, granted } => {
-                self.on_pre_voted(from, asked, granted, store, out);
+                self.on_pre_voted(from, asked, granted, store);
             }
             QuorumBody::Follow { end } => self.on_follow(from, end, out),
             QuorumBody::Vote { .. }
@@ -578,7 +578,7 @@ impl Quorum {
             | QuorumBody::SnapshotTaken { .. }
                 if is_old => {}
             QuorumBody::Stale => {}
-            QuorumBody::Vote { last } => self.on_vote(from, last, store, out),
+            QuorumBody::Vote { last } => self.on_vote(from, last, store),
             QuorumBody::Voted { granted } => self.on_voted(from, granted, store, out),
             QuorumBody::Append { base, previous, batches, commit } => {
                 if self.follow(from, out) {
@@ -623,7 +623,7 @@ impl Quorum {
     fn step_to_term(&mut self, term: Epoch, store: &mut Store, out: &mut Outputs) {
         assert!(term > self.state.term, "terms only grow");
         (self.state.term, self.state.vote) = (term, None);
-        self.persist(store, out);
+        self.persist(store);
         self.when_durable(Then::NoteTerm { term });
         self.detach(out);
     }

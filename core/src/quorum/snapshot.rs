@@ -270,7 +270,7 @@ impl Quorum {
         self.snapshots.older.extend(self.state.snapshot.filter(|older| *older != name));
         self.state.snapshot = Some(name);
         // The state comes first in the journal: a log that begins at `end` is never there without it.
-        let lsn = self.persist(store, out);
+        let lsn = self.persist(store);
         if installs {
             let keeps = !self.store_stale
                 && self.log.epoch_before(end) == Some(epoch)

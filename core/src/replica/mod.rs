@@ -279,7 +279,7 @@ impl Replica {
     fn begin_life(&mut self, cx: &mut Context, incarnation: ReplicaIncarnation) {
         let image = &cx.host.image;
         let state = State { incarnation, named_at: image.end, cluster: image.cluster };
-        self.barrier = cx.host.store.put(self.log, state.encode(), cx.out);
+        self.barrier = cx.host.store.put(self.log, state.encode());
         self.life = Some(incarnation);
     }
 

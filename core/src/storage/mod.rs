@@ -37,14 +37,13 @@ use bytes::Bytes;
 use milena_wire::batch::{BatchHeader, HEADER_LEN};
 
 pub use log::Log;
-pub use recovery::Recovery;
+pub use recovery::{Recovered, Recovery};
+pub use superblock::Superblock;
 
 use crate::config::StorageConfig;
 use crate::disk::{Command, DiskError, Outcome, Success};
 use crate::trace::Event;
-use crate::{
-    Epoch, Halt, Incarnation, Instant, LogId, Now, Offset, OpId, Outputs, Timer, Timestamp,
-};
+use crate::{Epoch, Halt, Instant, LogId, Now, Offset, OpId, Outputs, Timer, Timestamp};
 use checkpoint::Entry;
 use codec::Pieces;
 use journal::Journal;
@@ -364,7 +363,7 @@ impl Store {
     }
 
     /// Keeps a small state (at most 64 KiB) beside the log; the last one put is the one recovery gives back.
-    pub fn put(&mut self, id: LogId, state: Bytes, _out: &mut Outputs) -> Lsn {
+    pub fn put(&mut self, id: LogId, state: Bytes) -> Lsn {
         assert!(state.len() <= 64 << 10, "a state of {} bytes", state.len());
         let body = if state.is_empty() { Pieces::None } else { Pieces::One(state) };
         self.change(id, Kind::Put, 0, body)
@@ -566,8 +565,8 @@ impl Store {
             return None;
         }
         let mark = self.mark_at().map(|at| (at, Timer::IdleMark));
-        let retry = self.retry_at.map(|at| (at, Timer::Retry));
-        let measure = self.measure_at.filter(|_| !self.measuring).map(|at| (at, Timer::Retention));
+        let retry = self.retry_at.map(|at| (at, Timer::DiskRetry));
+        let measure = self.measure_at.filter(|_| !self.measuring).map(|at| (at, Timer::FreeSpace));
         mark.into_iter().chain(retry).chain(measure).min()
     }
 
@@ -625,34 +624,4 @@ impl Store {
         }
         assert_eq!(memory, self.memory, "bytes in memory");
     }
-}
-
-/// What a disk says of itself. Both copies of it are written again at every start, before anything is believed.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Superblock {
-    /// Whose directory this is.
-    pub node: crate::NodeId,
-    /// This life of the disk.
-    pub incarnation: Incarnation,
-    /// Number of the journals' layout.
-    pub layout: u32,
-    /// Shards of that layout.
-    pub shards: u16,
-    /// Salt of the journals' checksums.
-    pub secret: [u8; 16],
-}
-
-/// What recovery hands over.
-#[derive(Debug)]
-pub struct Recovered {
-    /// The disk's own description.
-    pub superblock: Superblock,
-    /// Whether this is a first boot: no file of ours was there.
-    pub empty: bool,
-    /// Whether the quorum's journal was damaged, so that the incarnation is a new one and the metadata log is empty.
-    pub quorum_damaged: bool,
-    /// The quorum's engine.
-    pub metadata: Store,
-    /// The shards' engines, as many as the configuration says.
-    pub shards: Vec<Store>,
 }

@@ -25,8 +25,8 @@ use super::journal::Journal;
 use super::log::{Log, Op};
 use super::record::{Kind, Record, scan};
 use super::replay::{self, Image, Restored, journal_of};
-use super::superblock::{self, Copy, Stored};
-use super::{Lsn, RETRY_MS, Recovered, Store, Superblock};
+use super::superblock::{self, Copy, Stored, Superblock};
+use super::{Lsn, RETRY_MS, Store};
 use crate::disk::{Command, Directory, DiskError, FileName, Success};
 use crate::trace::Event;
 use crate::{
@@ -61,10 +61,22 @@ pub struct Recovery {
     names: BTreeSet<FileName>,
     /// What the disk says of itself; the next layout once it is drawn.
     stored: Stored,
-    empty: bool,
     quorum_damaged: bool,
     stores: Vec<Store>,
     done: Option<Recovered>,
+}
+
+/// What recovery hands over.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The disk's own description.
+    pub superblock: Superblock,
+    /// Whether the quorum's journal was damaged, so that the incarnation is a new one and the metadata log is empty.
+    pub quorum_damaged: bool,
+    /// The quorum's engine.
+    pub metadata: Store,
+    /// The shards' engines, as many as the configuration says.
+    pub shards: Vec<Store>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,7 +119,6 @@ impl Recovery {
                 },
                 quorum_lost: false,
             },
-            empty: false,
             quorum_damaged: false,
             stores: Vec::new(),
             done: None,
@@ -163,7 +174,7 @@ impl Recovery {
 
     /// When it tries again to write what found no room.
     pub fn next_timeout(&self) -> Option<(Instant, Timer)> {
-        self.retry_at.map(|at| (at, Timer::Retry))
+        self.retry_at.map(|at| (at, Timer::DiskRetry))
     }
 
     /// What was recovered, once.
@@ -403,9 +414,6 @@ impl Recovery {
         }
         let was_lost = self.stored.quorum_lost && !merged.logs.contains_key(&LogId::METADATA);
         self.quorum_damaged = merged.quorum_damaged || was_lost;
-        let snapshots = self.names.iter().any(|file| matches!(file, FileName::Snapshot { .. }));
-        self.empty =
-            merged.logs.is_empty() && !self.quorum_damaged && !merged.suspect && !snapshots;
         self.stored.quorum_lost = self.quorum_damaged;
         self.stored.superblock.layout += 1;
         self.stored.superblock.shards = shards;
@@ -562,7 +570,6 @@ impl Recovery {
         let metadata = stores.pop().expect("the quorum's engine");
         self.done = Some(Recovered {
             superblock: self.stored.superblock.clone(),
-            empty: self.empty,
             quorum_damaged: self.quorum_damaged,
             metadata,
             shards,

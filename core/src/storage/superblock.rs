@@ -1,7 +1,6 @@
 //! The superblock's bytes: who the disk is and which layout of journals holds. Two copies of one block each, written one
 //! after the other; a torn one is told by its checksum and the other holds. Frozen: a change is a new version.
 
-use super::Superblock;
 use super::codec::{Put, Reader, checksum};
 use super::record::BLOCK;
 use crate::{Incarnation, NodeId};
@@ -10,6 +9,21 @@ const MAGIC: &[u8; 8] = b"MILENASB";
 const VERSION: u32 = 1;
 /// Bit of the flags: the quorum's log was lost to damage and has not been written since.
 const QUORUM_LOST: u32 = 1;
+
+/// What a disk says of itself. Both copies of it are written again at every start, before anything is believed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Superblock {
+    /// Whose directory this is.
+    pub node: NodeId,
+    /// This life of the disk.
+    pub incarnation: Incarnation,
+    /// Number of the journals' layout.
+    pub layout: u32,
+    /// Shards of that layout.
+    pub shards: u16,
+    /// Salt of the journals' checksums.
+    pub secret: [u8; 16],
+}
 
 /// What a copy says.
 #[derive(Clone, PartialEq, Eq, Debug)]

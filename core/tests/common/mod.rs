@@ -51,9 +51,6 @@ impl InstantDisk {
                 bytes.resize(*offset as usize, 0);
                 bytes.resize((offset + length) as usize, 0);
             }
-            Command::Truncate { file, length } => {
-                self.files.get_mut(file).ok_or(DiskError::NotFound)?.resize(*length as usize, 0);
-            }
             Command::Rename { from, to } => {
                 let bytes = self.files.remove(from).ok_or(DiskError::NotFound)?;
                 self.files.insert(*to, bytes);

@@ -76,10 +76,6 @@ impl Disk {
                 self.execute(&Command::Write { file: *file, offset: *offset, data })?;
                 return self.execute(&Command::Sync { file: *file });
             }
-            Command::Truncate { file, length } => {
-                let file = self.file(file)?;
-                file.data.truncate(*length as usize);
-            }
             Command::Rename { from, to } => {
                 let id = self.names.remove(from).ok_or(DiskError::NotFound)?;
                 self.names.insert(*to, id);

@@ -132,11 +132,6 @@ impl Direct {
                 }
                 open.sync()?;
             }
-            Command::Truncate { file, length } => {
-                let open = self.file(*file)?;
-                open.unsynced.store(true, Ordering::Relaxed);
-                open.file.set_len(*length)?;
-            }
             Command::Rename { from, to } => {
                 let mut open = self.open();
                 open.remove(from);

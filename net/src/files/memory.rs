@@ -80,7 +80,7 @@ impl Memory {
         match command {
             Command::Create { file } => {
                 if state.names.contains_key(file) {
-                    state.node(*file)?.truncate(0);
+                    state.node(*file)?.empty();
                 } else {
                     let path = self.hidden(state.next);
                     let mut options = OpenOptions::new();
@@ -114,7 +114,6 @@ impl Memory {
                     node.sync()?;
                 }
             }
-            Command::Truncate { file, length } => state.node(*file)?.truncate(*length),
             Command::Rename { from, to } => {
                 let id = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
                 state.names.insert(*to, id);
@@ -239,10 +238,9 @@ impl Node {
         }
     }
 
-    fn truncate(&mut self, length: u64) {
-        self.cut(length, u64::MAX);
-        self.kept = self.kept.min(length);
-        self.length = length;
+    fn empty(&mut self) {
+        self.written.clear();
+        (self.kept, self.length) = (0, 0);
     }
 
     fn read(&self, offset: u64, length: u32) -> io::Result<Bytes> {

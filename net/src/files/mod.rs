@@ -192,15 +192,15 @@ mod tests {
         done(&files, &[SYNC, write(13, &[b"!"]), write(0, &[b"J"])]);
         assert_eq!(read(&files, A), bytes(b"Jello world\0\0!"));
         assert_eq!(files.execute(&Command::Length { file: A }), Ok(Success::Length(14)));
-        done(&files, &[Command::Truncate { file: A, length: 4 }, write(6, &[b"s"])]);
-        assert_eq!(read(&files, A), bytes(b"Jell\0\0s"));
+        done(&files, &[Command::Create { file: A }, write(2, &[b"s"])]);
+        assert_eq!(read(&files, A), bytes(b"\0\0s"));
         done(&files, &[SYNC]);
-        assert_eq!(read(&files, A), bytes(b"Jell\0\0s"));
+        assert_eq!(read(&files, A), bytes(b"\0\0s"));
         done(&files, &[Command::Create { file: B }, SYNC_DIRECTORY]);
         assert_eq!(names(&files), [A, B]);
         done(&files, &[Command::Rename { from: A, to: B }]);
         assert_eq!(names(&files), [B]);
-        assert_eq!(read(&files, B), bytes(b"Jell\0\0s"));
+        assert_eq!(read(&files, B), bytes(b"\0\0s"));
         assert_eq!(read(&files, A), Err(DiskError::NotFound));
         assert_eq!(files.execute(&Command::Rename { from: A, to: B }), Err(DiskError::NotFound));
         done(&files, &[Command::Create { file: B }]);
@@ -243,11 +243,11 @@ mod tests {
         assert_eq!((there, content), (vec![A], bytes(b"")));
         // Both, then more.
         let both = [create, write(0, &[b"abc"]), SYNC, SYNC_DIRECTORY];
-        let more = [write(1, &[b"X"]), Command::Truncate { file: A, length: 2 }];
+        let more = [write(1, &[b"X"])];
         let (_, content) = after_kill(mode, &[&both[..], &more[..]].concat());
         assert_eq!(content, bytes(b"abc"));
         let (_, content) = after_kill(mode, &[&both[..], &more[..], &[SYNC]].concat());
-        assert_eq!(content, bytes(b"aX"));
+        assert_eq!(content, bytes(b"aXc"));
         // A removal and a rename count with the directory's sync only.
         let remove = Command::Remove { file: A };
         let (there, content) =
