@@ -154,6 +154,13 @@ impl Journal {
         self.file_name(index)
     }
 
+    /// Its files, and both slots of its checkpoint.
+    pub fn all_files(&self) -> impl Iterator<Item = FileName> {
+        let (layout, journal) = (self.layout, self.number);
+        let slots = (0..2).map(move |slot| FileName::Checkpoint { layout, journal, slot });
+        self.files.iter().map(|file| self.file_name(file.index)).chain(slots)
+    }
+
     pub fn file_name(&self, index: u32) -> FileName {
         FileName::Journal { layout: self.layout, journal: self.number, index }
     }

@@ -14,7 +14,8 @@
 //! | `reclaim` | making journal files free: syncing segments, carrying remainders forward, checkpoints |
 //! | `reads` | reads and lookups by time |
 //! | `checkpoint`, `superblock` | their bytes |
-//! | `replay`, `recovery` | what the journals of a disk amount to; the steps of a start |
+//! | `recovery` | the steps of a start |
+//! | `reading`, `replay`, `restore` | what a disk's files hold, what that amounts to, engines out of it |
 //!
 //! What is not here: who may append what (replicas and quorum decide), compaction, scrubbing.
 
@@ -23,11 +24,13 @@ mod checkpoint;
 mod codec;
 mod journal;
 mod log;
+mod reading;
 mod reads;
 mod reclaim;
 mod record;
 mod recovery;
 mod replay;
+mod restore;
 mod segment;
 mod superblock;
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  Listing ─▶ Superblocks ─▶ (both copies written again and synced; files of other layouts go)
-//!          ─▶ Lengths ─▶ Contents ─▶ (merge; engines with all that is above the checkpoints as their pending records)
+//!          ─▶ Lengths ─▶ Contents: the checkpoints, then one journal file after the other
+//!          ─▶ (merge; engines with all that is above the checkpoints as their pending records)
 //!          ─▶ Writing, group by group, into new files of the next layout
 //!          ─▶ (checkpoints; directory; first superblock copy = commit; second copy; old files go; new ones get blocks) ─▶ Finishing
 //! ```
@@ -15,18 +16,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
-use milena_wire::batch::{BatchHeader, HEADER_LEN};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::checkpoint::{self, Entry, Head};
-use super::journal::Journal;
-use super::log::{Log, Op};
-use super::record::{Kind, Record, scan};
-use super::replay::{self, Image, Restored, journal_of};
+use super::reading::Reading;
+use super::replay;
+use super::restore;
 use super::superblock::{self, Copy, Stored, Superblock};
-use super::{Lsn, RETRY_MS, Store};
+use super::{RETRY_MS, Store};
 use crate::disk::{Command, Directory, DiskError, FileName, Success};
 use crate::trace::Event;
 use crate::{
@@ -49,8 +46,9 @@ pub struct Recovery {
     waiting: BTreeMap<OpId, (Command, bool)>,
     results: Vec<(Command, Option<Success>)>,
     halted: bool,
-    /// Journal files that failed twice to say what is in them.
-    unread: BTreeSet<FileName>,
+    reading: Reading,
+    /// Journal files that are still to be read, with their lengths.
+    to_read: VecDeque<(FileName, u32)>,
     /// The batch under way, which is given again as a whole if a part of it found no room.
     batch: Vec<Command>,
     is_full: bool,
@@ -102,7 +100,8 @@ impl Recovery {
             waiting: BTreeMap::new(),
             results: Vec::new(),
             halted: false,
-            unread: BTreeSet::new(),
+            reading: Reading::default(),
+            to_read: VecDeque::new(),
             batch: Vec::new(),
             is_full: false,
             retry_at: None,
@@ -320,6 +319,7 @@ impl Recovery {
             journals.partition(|file| layout_of(file) == Some(layout));
         self.script.push_back(others.into_iter().map(|file| Command::Remove { file }).collect());
         self.script.push_back(mine.into_iter().map(|file| Command::Length { file }).collect());
+        self.reading = Reading::new(&self.stored.superblock);
         self.phase = Phase::Lengths;
     }
 
@@ -342,68 +342,60 @@ impl Recovery {
     }
 
     fn on_lengths(&mut self, results: Vec<(Command, Option<Success>)>) {
-        let mut reads = Vec::new();
+        let mut checkpoints = Vec::new();
         for (command, success) in results {
             let Command::Length { file } = command else { continue };
-            if let Some(Success::Length(length)) = success {
-                let length = u32::try_from(length).unwrap_or(u32::MAX);
-                reads.push(Command::Read { file, offset: 0, length });
-            } else {
-                self.unread.insert(file);
+            let length = match success {
+                Some(Success::Length(length)) => Some(u32::try_from(length).unwrap_or(u32::MAX)),
+                _ => None,
+            };
+            match (file, length) {
+                (FileName::Checkpoint { .. }, Some(length)) => {
+                    checkpoints.push(Command::Read { file, offset: 0, length });
+                }
+                (_, Some(length)) => self.to_read.push_back((file, length)),
+                (_, None) => self.reading.add(file, None),
             }
         }
-        self.script.push_back(reads);
+        self.script.push_back(checkpoints);
         self.phase = Phase::Contents;
     }
 
+    /// Takes in what was read. The checkpoints come first, since they say what of the journals is needed; of those one file
+    /// at a time is in memory.
     fn on_contents(&mut self, results: Vec<(Command, Option<Success>)>, out: &mut Outputs) {
-        let old = self.stored.superblock.clone();
-        let journals = if old.layout == 0 { 0 } else { 1 + usize::from(old.shards) };
-        let mut images: Vec<Image> = Vec::new();
-        images.resize_with(journals, Image::default);
-        let mut lows: BTreeMap<FileName, Lsn> = BTreeMap::new();
-        let mut highest: BTreeMap<FileName, Lsn> = BTreeMap::new();
         for (command, success) in results {
             let Command::Read { file, .. } = command else { continue };
-            let Some(Success::Bytes(bytes)) = success else {
-                self.unread.insert(file);
-                continue;
+            let bytes = match success {
+                Some(Success::Bytes(bytes)) => Some(bytes),
+                _ => None,
             };
-            match file {
-                FileName::Checkpoint { journal, .. } => {
-                    let Some(image) = images.get_mut(usize::from(journal)) else { continue };
-                    let read = checkpoint::decode(&bytes, &old.secret, journal);
-                    let version = |c: &checkpoint::Checkpoint| c.head.version;
-                    lows.extend(read.as_ref().map(|read| (file, read.head.low)));
-                    if read.as_ref().map(version) > image.checkpoint.as_ref().map(version) {
-                        image.checkpoint = read;
-                    }
-                }
-                FileName::Journal { journal, .. } => {
-                    let Some(image) = images.get_mut(usize::from(journal)) else { continue };
-                    let highest = highest.entry(file).or_default();
-                    scan(&bytes, 0, bytes.len(), &old.secret, journal, |found| {
-                        *highest = found.record.lsn.max(*highest);
-                        image.found.push(found);
-                    });
-                }
-                _ => {}
-            }
+            self.reading.add(file, bytes);
         }
-        for file in std::mem::take(&mut self.unread) {
-            let FileName::Journal { journal, .. } = file else { continue };
-            let Some(image) = images.get_mut(usize::from(journal)) else { continue };
-            image.is_unread = true;
+        match self.to_read.pop_front() {
+            Some((file, length)) => {
+                self.script.push_back(vec![Command::Read { file, offset: 0, length }]);
+            }
+            None => self.on_read(out),
+        }
+    }
+
+    /// All is read: decides what it amounts to, and builds the engines.
+    fn on_read(&mut self, out: &mut Outputs) {
+        let old = self.stored.superblock.clone();
+        let reading = std::mem::take(&mut self.reading);
+        for file in &reading.unread {
             out.log(LogLevel::Error, format!("{file} cannot be read: what it held is damaged"));
         }
-        let merged = replay::merge(images, old.shards, &self.names);
+        let spare = reading.spare();
+        let merged = replay::merge(reading.images, old.shards, &self.names);
         if merged.torn {
             out.event(|| Event::Sometimes("recovery.torn_tail"));
         }
         if merged.quorum_damaged || merged.logs.values().any(|log| log.damaged) {
             out.event(|| Event::Sometimes("recovery.damage"));
         } else if !merged.suspect {
-            self.spare = spare(&lows, &highest);
+            self.spare = spare;
         }
         if merged.logs.values().any(|log| !log.replay.is_empty()) {
             out.event(|| Event::Sometimes("recovery.replayed"));
@@ -421,45 +413,10 @@ impl Recovery {
         if merged.quorum_damaged {
             self.stored.superblock.incarnation = self.draw_incarnation();
         }
-        self.build(merged, out);
-    }
-
-    /// Engines whose pending records are all that must be written again.
-    fn build(&mut self, merged: replay::Outcome, out: &mut Outputs) {
-        let Superblock { layout, shards, secret, .. } = self.stored.superblock;
-        let config = &self.config.storage;
-        let head = Head { seq_floor: merged.seq_floor, suspect: merged.suspect, ..Head::default() };
-        let mut creates = Vec::new();
-        for number in 0..=shards {
-            let file_bytes = u64::from(match number {
-                0 => config.metadata_journal_file_bytes,
-                _ => config.journal_file_bytes,
-            });
-            let mut journal = Journal::new(layout, number, secret, file_bytes);
-            for _ in 0..config.journal_files {
-                creates.push(Command::Create { file: journal.add_file() });
-            }
-            for slot in 0..2 {
-                let file = FileName::Checkpoint { layout, journal: number, slot };
-                creates.push(Command::Create { file });
-            }
-            let head = Head { suspect: merged.suspect && number > 0, ..head.clone() };
-            self.stores.push(Store::new(config, journal, head));
-        }
-        let mut of_log: BTreeMap<LogId, Vec<FileName>> = BTreeMap::new();
-        if merged.logs.values().any(Restored::ends_damaged) {
-            for file in &self.names {
-                if let FileName::Segment { log, .. } | FileName::Index { log, .. } = file {
-                    of_log.entry(*log).or_default().push(*file);
-                }
-            }
-        }
-        for (id, restored) in merged.logs {
-            let files = of_log.remove(&id).unwrap_or_default();
-            let store = &mut self.stores[usize::from(journal_of(id, shards))];
-            store.restore(id, restored, files, &self.names, out);
-        }
-        self.script.push_back(creates);
+        let superblock = &self.stored.superblock;
+        self.stores = restore::engines(merged, superblock, &self.config.storage, &self.names, out);
+        let creates = self.stores.iter().flat_map(|store| store.journal.all_files());
+        self.script.push_back(creates.map(|file| Command::Create { file }).collect());
         self.phase = Phase::Writing;
     }
 
@@ -577,21 +534,6 @@ impl Recovery {
     }
 }
 
-/// Journal files that hold nothing from the lower of both low-water marks on: those that a running journal might have used
-/// already, since of its slots the newer may not be on the disk and the older is. `lows`: of every slot that is good; `highest`: the last
-/// record of every file that could be read.
-fn spare(lows: &BTreeMap<FileName, Lsn>, highest: &BTreeMap<FileName, Lsn>) -> Vec<FileName> {
-    let is_spare = |file: &FileName, highest: Lsn| {
-        let FileName::Journal { layout, journal, .. } = *file else { return false };
-        (0..2).all(|slot| {
-            let low = lows.get(&FileName::Checkpoint { layout, journal, slot });
-            low.is_some_and(|low| highest < *low)
-        })
-    };
-    let spare = highest.iter().filter(|(file, highest)| is_spare(file, **highest));
-    spare.map(|(file, _)| *file).collect()
-}
-
 fn is_superblock(file: &FileName) -> bool {
     matches!(file, FileName::Superblock { .. })
 }
@@ -600,129 +542,5 @@ fn layout_of(file: &FileName) -> Option<u32> {
     match file {
         FileName::Journal { layout, .. } | FileName::Checkpoint { layout, .. } => Some(*layout),
         _ => None,
-    }
-}
-
-impl Store {
-    /// Takes over a log as it was found; its changes above the checkpoint become pending records.
-    fn restore(
-        &mut self,
-        id: LogId,
-        restored: Restored,
-        files: Vec<FileName>,
-        names: &BTreeSet<FileName>,
-        out: &mut Outputs,
-    ) {
-        let (damaged, damaged_now) = (restored.ends_damaged(), restored.damaged);
-        let Restored { entry, replay, .. } = restored;
-        let floor = replay.first().map_or(0, |record| record.seq - 1);
-        let mut log = Log::new(self.config.segment_bytes, floor);
-        if let Some(Entry { seq, shape, generation, segments, .. }) = entry {
-            (log.seq, log.applied_seq, log.saved_seq) = (seq, seq, seq);
-            (log.visible, log.applied) = (shape.clone(), shape);
-            (log.generation, log.segments) = (generation, segments);
-            log.flushed_end = log.visible.end;
-        }
-        for segment in &mut log.segments {
-            let index = segment.filed == 0 || names.contains(&segment.index(id));
-            if !index || !names.contains(&segment.file(id)) {
-                // A change that is about to be made again had removed it. What comes before that goes elsewhere.
-                segment.closed = true;
-                segment.groups = Vec::new();
-            }
-        }
-        for record in replay {
-            let Some(op) = self.op_of(record) else { continue };
-            self.memory += op.size;
-            self.order.push_back((op.lsn, id));
-            log.submit(op);
-        }
-        if damaged {
-            out.event(|| Event::Sometimes("recovery.log_damaged"));
-            (log.visible.damaged, log.applied.damaged) = (true, true);
-            let at = if damaged_now { log.seq } else { log.visible.damaged_at };
-            (log.visible.damaged_at, log.applied.damaged_at) = (at, at);
-            let named = |file: &FileName| match file {
-                FileName::Segment { generation, .. } | FileName::Index { generation, .. } => {
-                    *generation
-                }
-                _ => 0,
-            };
-            let highest = files.iter().map(named).max().unwrap_or(0);
-            log.generation = log.generation.max(highest.wrapping_add(1));
-            let known: BTreeSet<FileName> = log
-                .segments
-                .iter()
-                .flat_map(|segment| [segment.file(id), segment.index(id)])
-                .collect();
-            log.kept = files.into_iter().filter(|file| !known.contains(file)).collect();
-            if let Some(last) = log.segments.last_mut() {
-                last.closed = true;
-            }
-        }
-        if log.saved_seq > 0 || damaged {
-            let entry = Entry {
-                log: id,
-                seq: log.saved_seq,
-                shape: log.applied.clone(),
-                generation: log.generation,
-                segments: log.segments.clone(),
-            };
-            log.saved = checkpoint::encode_entry(&entry);
-        }
-        log.find_max();
-        if !log.visible.exists {
-            self.deleted.insert(id);
-        }
-        self.logs.insert(id, log);
-    }
-
-    fn op_of(&mut self, record: Record) -> Option<Op> {
-        let Record { log, seq, kind, at, body, .. } = record;
-        let size = body.size() as u64;
-        let (mut next, mut epoch, mut max_timestamp) = (at, 0, 0);
-        if kind == Kind::Append {
-            // Under a good checksum stands what was validated once, so this holds.
-            let (head, filled) = body.prefix::<HEADER_LEN>();
-            let header = BatchHeader::parse(&head[..filled]).ok()?;
-            (next, epoch) = (header.next_offset(), header.partition_leader_epoch);
-            max_timestamp = header.max_timestamp;
-        }
-        let lsn = self.journal.push(log, seq, kind, at, body.clone());
-        Some(Op { lsn, seq, kind, at, next, epoch, max_timestamp, body, size })
-    }
-
-    /// The first checkpoints of a layout, one in each slot, so that one bad sector is not the end of them: what recovery found
-    /// in the segments, and a mark over all that it wrote.
-    fn first_checkpoints(&mut self) -> Vec<Command> {
-        let flushed = self.journal.flushed;
-        let entries: Vec<Bytes> = self
-            .logs
-            .values()
-            .map(|log| log.saved.clone())
-            .filter(|entry| !entry.is_empty())
-            .collect();
-        let (layout, journal) = (self.journal.layout, self.journal.number);
-        let mut commands = Vec::new();
-        for version in 1..=2 {
-            self.head = Head { version, low: Lsn(1), mark: flushed, ..self.head.clone() };
-            let (data, slot_bytes) = self.checkpoint_data(&self.head, &entries);
-            self.slots[usize::from(self.head.slot())] = slot_bytes;
-            let file = FileName::Checkpoint { layout, journal, slot: self.head.slot() };
-            commands.extend([Command::Write { file, offset: 0, data }, Command::Sync { file }]);
-        }
-        commands
-    }
-
-    /// The layout is committed: all that was written is flushed, and covered by the checkpoint's mark.
-    fn begin_running(&mut self, now: Now) {
-        self.journal.idle_since = now.mono;
-        self.journal.marked = self.head.mark;
-        self.low_before = self.head.low;
-        for log in self.logs.values_mut() {
-            log.on_flushed(self.journal.flushed);
-        }
-        self.had_room = self.has_room();
-        self.on_marked();
     }
 }
