@@ -232,7 +232,7 @@ fn core_settings(draw: &mut Stream) -> CoreSettings {
     let election_timeout_ms = draw.between(100, 400);
     let batch_bytes_max = 8_192;
     CoreSettings {
-        journal_file_bytes: 4096 * draw.between(7, 10) as u32,
+        journal_file_bytes: 4096 * draw.between(5, 7) as u32,
         metadata_journal_file_bytes: 4096 * draw.between(2, 3) as u32,
         journal_files: if draw.chance(900_000) { 3 } else { draw.between(4, 5) as u32 },
         group_bytes_max: 4096 * draw.between(3, 5) as u32,
