@@ -263,7 +263,8 @@ impl Checks {
     }
 
     /// Whether the theorem lets this node's disk be lost now: each partition has another eligible replica, on an intact
-    /// disk, with everything that is committed; and a majority of the controllers' disks stays.
+    /// disk, with everything that is committed or that a leader may yet commit because this disk has acknowledged it; and a
+    /// majority of the controllers' disks stays.
     pub fn may_lose(&mut self, node: usize, controllers: &[usize]) -> bool {
         if controllers.contains(&node) {
             let lost = |n: &usize| {
@@ -291,7 +292,9 @@ impl Checks {
             }
             let truth = &self.logs[log];
             let (end, trimmed) = (truth.committed_end(), truth.trimmed_to);
-            if end <= trimmed {
+            let said = truth.acknowledged.range((lost, Epoch::MIN)..=(lost, Epoch::MAX));
+            let promised = end.max(said.last().map_or(0, |(_, end)| *end));
+            if promised <= trimmed {
                 return true;
             }
             match self.nodes[node].logs.get_mut(log).and_then(Option::as_mut) {
@@ -301,7 +304,7 @@ impl Checks {
                     !replica.damaged
                         && replica.start <= trimmed
                         && replica.agrees_to >= end
-                        && replica.durable_to >= end
+                        && replica.durable_to >= promised
                 }
             }
         })
