@@ -283,6 +283,8 @@ impl Peers {
                     let peers = self.clone();
                     peers.connections.set(peers.connections.get() + 1);
                     runtime::spawn(async move {
+                        // What goes back is single bytes that show a sign of life; a connection that is gone says so when it is read.
+                        let _ = stream.set_nodelay(true);
                         let (from, mut to) = stream.into_split();
                         let mut frames = FrameReader::new(from, HELLO_BYTES_MAX);
                         if let Err(why) = peers.clone().read(&mut frames, &mut to).await {

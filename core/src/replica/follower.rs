@@ -26,7 +26,8 @@ pub(super) struct Follower {
     pub epoch: Epoch,
     /// Up to where its log is known to be the leader's; none before a push of this epoch matched.
     matched: Option<Offset>,
-    /// What the leader says of the record before this log's start, which is not here: where, and of which epoch.
+    /// Where the last push that matched began, and of which epoch the leader says the record before it is: at this log's start
+    /// nobody else knows.
     before_start: Option<(Offset, Epoch)>,
     /// The end that was last acknowledged.
     acknowledged: Option<Offset>,

@@ -7,7 +7,8 @@
 //!
 //! A file is free when a checkpoint on disk has a low-water mark above it. Carrying bounds the cost of a file that very
 //! many logs touched: only those with the most bytes in it are synced, until what is left is at most a quarter of a file, and
-//! its copies take so few blocks that an idle journal comes to rest. The order is everything here: segments, then directory and copies, then checkpoint, then reuse.
+//! its copies take so few blocks that an idle journal comes to rest. The order is everything here: segments, then directory
+//! and copies, then checkpoint, then reuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -34,6 +34,15 @@ fn r3_damage_excuses_what_it_touched_and_nothing_else() {
 
 #[test]
 fn p1_a_leader_commits_something_else() {
+    let alone = || Event::HighWatermark {
+        log: LOG,
+        epoch: 2,
+        offset: 1,
+        isr: nodes(&[3]),
+        maximal: nodes(&[3]),
+        min_isr: 1,
+        partition_epoch: 1,
+    };
     let mut stage = Stage::committed();
     stage.checks.on_destroyed(2);
     stage.checks.on_incarnation(2, Incarnation(9)).expect("a new disk");
@@ -41,18 +50,7 @@ fn p1_a_leader_commits_something_else() {
     let (event, _) = appended(LOG, 0, 2, 9, true);
     stage.ok(2, event);
     // Its own copy is not looked at on the disk here: whoever commits must agree before anything else.
-    let told = stage.tell(
-        2,
-        Event::HighWatermark {
-            log: LOG,
-            epoch: 2,
-            offset: 1,
-            isr: nodes(&[3]),
-            maximal: nodes(&[3]),
-            min_isr: 1,
-            partition_epoch: 1,
-        },
-    );
+    let told = stage.tell(2, alone());
     assert_eq!(told, Err("P5".into()), "and without a disk not even that");
     let mut stage = Stage::committed();
     stage.checks.on_destroyed(2);
@@ -71,19 +69,7 @@ fn p1_a_leader_commits_something_else() {
     ] {
         stage.disks[2].apply(&command, stage.draw.generator()).expect("a sound disk");
     }
-    stage.trips(
-        "P1",
-        2,
-        Event::HighWatermark {
-            log: LOG,
-            epoch: 2,
-            offset: 1,
-            isr: nodes(&[3]),
-            maximal: nodes(&[3]),
-            min_isr: 1,
-            partition_epoch: 1,
-        },
-    );
+    stage.trips("P1", 2, alone());
 }
 
 #[test]
