@@ -245,9 +245,11 @@ impl Checks {
             }
             replica.recovering = false;
             let durable = replica.durable_to > replica.start.max(truth.trimmed_to);
+            let had_something = durable || replica.damaged;
             *replica = ReplicaLog::default();
-            if self.nodes[node].damage.touches(self.logs[log].id) {
-                // It went with the journal that was damaged, and is said to be damaged as soon as somebody asks for it.
+            if had_something && self.nodes[node].damage.touches(self.logs[log].id) {
+                // It went with the journal that was damaged, and is said to be damaged as soon as somebody asks for it. One of
+                // which nothing was on the disk yet went with the process, whatever was damaged before it was made.
                 self.replica(node, log).damaged = true;
                 continue;
             }
