@@ -90,6 +90,10 @@ impl Quorum {
     ) {
         if self.store_stale && base == 0 {
             let voters = self.log.voters().clone();
+            // The state comes first in the journal: no snapshot, which may be what is damaged, stands for anything of a log
+            // that begins anew. The next start removes its file.
+            self.state.snapshot = None;
+            self.persist(store);
             let lsn = store.reset(LogId::METADATA, 0, out);
             self.log = MemoryLog::new(0, -1, lsn, voters);
             self.store_stale = false;

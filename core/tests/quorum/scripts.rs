@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use milena_core::quorum::message::{LogEnd, QuorumBody};
-use milena_core::{Halt, NodeId};
+use milena_core::{Config, Halt, NodeId};
 use milena_wire::batch::{BatchBuilder, Compression};
 
 use crate::world::{MS, World};
@@ -235,6 +235,32 @@ fn a_damaged_snapshot_is_replaced_while_the_leader_stays() {
     world.run_to("it votes", is_voter);
     assert_eq!(world.ghost.sometimes.get("quorum.hollow").copied(), hollow);
     assert!(world.running(hurt).expect("it runs").quorum.view().snapshot_end.is_some());
+}
+
+/// A leader that has no snapshot gives the whole log again, and the snapshot that was damaged stands for none of it.
+#[test]
+fn a_log_given_anew_needs_no_damaged_snapshot() {
+    let mut world = World::new(9, cluster(&[1, 2, 3]));
+    let never = |config: &mut Config| config.quorum.snapshot_every_records = u64::MAX;
+    world.reconfigure(ONE, never);
+    world.reconfigure(TWO, never);
+    let (leader, _) = run_with_snapshots(&mut world);
+    let hurt = THREE;
+    assert_ne!(leader, hurt);
+    assert!(world.running(hurt).expect("it runs").quorum.view().snapshot_end.is_some());
+    world.crash(hurt);
+    world.reconfigure(hurt, never);
+    world.nodes.get_mut(&hurt).expect("known").disk.damages_snapshots = true;
+    world.start(hurt);
+    let is_voter = |world: &World| world.running(hurt).is_some_and(|run| run.quorum.is_voter());
+    world.run_to("hollow", |world| world.running(hurt).is_some() && !is_voter(world));
+    world.run_to("whole again", is_voter);
+    world.run_ms(100);
+    world.crash(hurt);
+    let hollow = world.ghost.sometimes.get("quorum.hollow").copied();
+    world.start(hurt);
+    world.run_to("it votes", is_voter);
+    assert_eq!(world.ghost.sometimes.get("quorum.hollow").copied(), hollow);
 }
 
 #[test]
