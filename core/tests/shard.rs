@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::InstantDisk;
+use milena_core::disk::{Command, FileName};
 use milena_core::local::LocalMessage;
 use milena_core::machine::{ClientContext, Input, Machine, Output, Outputs, Place};
 use milena_core::metadata::{Broker, Image, Partition, Topic};
 use milena_core::shard::Shard;
 use milena_core::{
-    Boot, BrokerEpoch, ClientId, Config, Instant, NodeId, Now, ReplicaIncarnation, TopicId, config,
+    Boot, BrokerEpoch, ClientId, Config, Instant, LogId, NodeId, Now, ReplicaIncarnation, TopicId,
+    config,
 };
 use milena_wire::batch::{BatchBuilder, BatchHeader, Compression, HEADER_LEN, records};
 use milena_wire::messages::fetch::{FetchPartition, FetchTopic};
@@ -49,7 +51,9 @@ struct Broker1 {
     scattered: usize,
     /// Whether disk commands wait.
     stalled: bool,
-    waiting: VecDeque<(u16, milena_core::OpId, milena_core::disk::Command)>,
+    /// Whether writes of segments wait.
+    segments_stalled: bool,
+    waiting: VecDeque<(u16, milena_core::OpId, Command)>,
 }
 
 impl Broker1 {
@@ -69,7 +73,7 @@ impl Broker1 {
             rack: None,
             shards: SHARDS,
             storage: config::StorageConfig {
-                journal_file_bytes: 1 << 20,
+                journal_file_bytes: 2 << 20,
                 journal_files: 3,
                 memory_bytes_max: 1 << 20,
                 ..Default::default()
@@ -134,6 +138,7 @@ impl Broker1 {
             requests: 0,
             scattered: 0,
             stalled: false,
+            segments_stalled: false,
             waiting: VecDeque::new(),
         };
         for shard in 0..SHARDS {
@@ -173,9 +178,7 @@ impl Broker1 {
                 }
                 Output::Reply { id, response, .. } => self.replies.push((id, response)),
                 Output::Close { client, .. } => self.closed.push(client),
-                Output::Disk { op, command }
-                    if self.stalled && command != milena_core::disk::Command::FreeSpace =>
-                {
+                Output::Disk { op, command } if self.waits(&command) => {
                     self.waiting.push_back((shard, op, command))
                 }
                 Output::Disk { op, command } => {
@@ -188,6 +191,14 @@ impl Broker1 {
         }
     }
 
+    fn waits(&self, command: &Command) -> bool {
+        match command {
+            Command::FreeSpace => false,
+            Command::Write { file: FileName::Segment { .. }, .. } if self.segments_stalled => true,
+            _ => self.stalled,
+        }
+    }
+
     fn run(&mut self) {
         while let Some((from, to, message)) = self.local.pop_front() {
             self.step(to, Input::Local { from, message });
@@ -195,7 +206,7 @@ impl Broker1 {
     }
 
     fn release_disk(&mut self) {
-        self.stalled = false;
+        (self.stalled, self.segments_stalled) = (false, false);
         while let Some((shard, op, command)) = self.waiting.pop_front() {
             let outcome = self.disk.apply(&command);
             self.step(shard, Input::Disk { op, outcome });
@@ -398,7 +409,7 @@ fn broker_with_segments() -> Broker1 {
 }
 
 fn waiting_reads(broker: &Broker1) -> usize {
-    let read = |command: &&_| matches!(command, milena_core::disk::Command::Read { .. });
+    let read = |command: &&_| matches!(command, Command::Read { .. });
     broker.waiting.iter().map(|(_, _, command)| command).filter(read).count()
 }
 
@@ -623,6 +634,43 @@ fn what_waits_for_memory_is_refused_once_the_disk_takes_no_more() {
     assert_eq!(errors(&broker.produced(id)), refused);
 }
 
+/// Room may come and go within one step: the last of what waits must not miss it.
+#[test]
+fn what_waits_for_memory_is_taken_when_a_deleted_topic_frees_it() {
+    const OTHER: TopicId = TopicId([6; 16]);
+    let mut broker = Broker1::start(InstantDisk::default(), |image| {
+        let topic = image.topics[&TOPIC].clone();
+        let other = Topic { id: OTHER, name: "other".into(), ..(*topic).clone() };
+        image.topics.insert(OTHER, Arc::new(other));
+        image.names.insert("other".into(), OTHER);
+    });
+    let shard = LogId { topic: TOPIC, partition: 0 }.shard(SHARDS);
+    let partition = (0..PARTITIONS)
+        .find(|partition| LogId { topic: OTHER, partition: *partition }.shard(SHARDS) == shard)
+        .expect("one partition of the shard");
+    let produce = |broker: &mut Broker1, topic: &str, partition| {
+        let mut request = produce_request(-1, vec![(partition, batch(&"x".repeat(9_000)))]);
+        request.topic_data[0].name = topic.into();
+        request.timeout_ms = 600_000;
+        broker.send(0, 9, request)
+    };
+    broker.segments_stalled = true;
+    let mut stalled = Vec::new();
+    while stalled.is_empty() {
+        let id = produce(&mut broker, "t", 0);
+        stalled.extend((!broker.answered(id)).then_some(id));
+        assert!(id < 200, "memory is bounded");
+    }
+    stalled.extend((0..5).map(|_| produce(&mut broker, "other", partition)));
+    delete_topic(&mut broker.image);
+    (0..SHARDS).for_each(|shard| broker.show(shard));
+    (0..3).for_each(|_| broker.pass(100));
+    broker.release_disk();
+    for id in stalled {
+        assert!(broker.answered(id), "{id} still waits");
+    }
+}
+
 #[test]
 fn a_connection_that_is_gone_is_waited_for_no_more() {
     let mut broker = Broker1::new();
@@ -753,8 +801,8 @@ fn logs_of_a_topic_deleted_meanwhile_go_and_those_not_yet_named_stay() {
 }
 
 fn delete_topic(image: &mut Image) {
-    image.topics.clear();
-    image.names.clear();
+    let topic = image.names.remove("t").expect("the topic");
+    image.topics.remove(&topic);
     image.end += 1;
 }
 

@@ -413,7 +413,7 @@ impl World {
                 StoreEvent::Damaged { .. } if !self.corrupted => {
                     return Err("D4 false alarm: event".into());
                 }
-                StoreEvent::Damaged { .. } | StoreEvent::Room => {}
+                StoreEvent::Damaged { .. } => {}
                 StoreEvent::Command { .. } => panic!("no command was given"),
             }
         }

@@ -271,7 +271,7 @@ impl Quorum {
             StoreEvent::Read { ticket, result } => self.on_loaded(*ticket, result, store, out),
             StoreEvent::Command { op, outcome } => self.on_command(*op, outcome, store, out),
             StoreEvent::Damaged { log } if *log == LogId::METADATA => self.on_damaged(out),
-            StoreEvent::Damaged { .. } | StoreEvent::Time { .. } | StoreEvent::Room => {}
+            StoreEvent::Damaged { .. } | StoreEvent::Time { .. } => {}
         }
         self.settle(store, out);
     }

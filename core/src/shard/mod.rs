@@ -460,15 +460,15 @@ impl Shard {
             while let Some(event) = self.host.store.pop_event() {
                 self.on_store_event(event, out);
             }
+            self.take_stalled(out);
             while let Some(log) = self.touched.pop_first() {
                 self.settle_replica(log, out);
-            }
-            if !self.host.store.accepts_produce() {
-                self.on_room(out);
             }
             self.host.store.pump(self.now, out);
             match self.host.store.pop_event() {
                 Some(event) => self.on_store_event(event, out),
+                // Filing away may have made room just now.
+                None if self.has_stalled() && !self.must_wait() => {}
                 None => break,
             }
         }
@@ -508,7 +508,6 @@ impl Shard {
                 replica.on_damaged(&mut cx);
                 self.touched.insert(log);
             }
-            StoreEvent::Room => self.on_room(out),
             StoreEvent::Command { .. } => panic!("a shard gives the disk no commands of its own"),
         }
     }
@@ -643,6 +642,10 @@ impl Machine for Shard {
             replica.check_invariants(&self.host.store);
         }
         assert!(self.touched.is_empty(), "a step settles what it touches");
+        assert!(
+            !self.has_stalled() || self.must_wait(),
+            "what waits for room waits no longer than that"
+        );
         for origins in self.watches.values().map(|watch| &watch.origins) {
             assert!(origins.iter().all(|origin| self.parts.contains_key(origin)));
         }

@@ -96,7 +96,7 @@ impl Shard {
     ) {
         let wait_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
         let at = self.now.mono.after_ms(wait_ms);
-        if !self.must_wait() && self.stalled.queue.is_empty() {
+        if !self.must_wait() && !self.has_stalled() {
             return self.append_part(origin, version, request, at, out);
         }
         let bytes = records_bytes(&request);
@@ -113,13 +113,18 @@ impl Shard {
         self.timers.set(Key::Part(origin), Some(at), Timer::ProduceWait);
     }
 
+    /// Whether any part waits for room.
+    pub(super) fn has_stalled(&self) -> bool {
+        !self.stalled.queue.is_empty()
+    }
+
     /// Whether produce waits for room. What a full disk refuses need not.
-    fn must_wait(&self) -> bool {
+    pub(super) fn must_wait(&self) -> bool {
         self.host.store.accepts_produce() && !self.host.store.has_room()
     }
 
     /// Appends or refuses what waited for room, while there is room.
-    pub(super) fn on_room(&mut self, out: &mut Outputs) {
+    pub(super) fn take_stalled(&mut self, out: &mut Outputs) {
         while !self.must_wait() {
             let Some(origin) = self.stalled.queue.pop_front() else { return };
             let Some(Part::Stalled { version, request, at }) = self.parts.remove(&origin) else {

@@ -79,8 +79,6 @@ pub struct Store {
     events: VecDeque<StoreEvent>,
     /// Bytes of changes that the segments do not hold yet.
     memory: u64,
-    /// What [`StoreEvent::Room`] last saw.
-    had_room: bool,
     halted: bool,
 
     /// Changes by number, to be written behind once the mark covers them.
@@ -189,8 +187,6 @@ pub enum StoreEvent {
         /// Which.
         log: LogId,
     },
-    /// When [`Store::has_room`] has become true again.
-    Room,
 }
 
 impl Store {
@@ -204,7 +200,6 @@ impl Store {
             next_ticket: 0,
             events: VecDeque::new(),
             memory: 0,
-            had_room: true,
             halted: false,
             order: VecDeque::new(),
             ready: VecDeque::new(),
@@ -246,7 +241,7 @@ impl Store {
         self.journal.marked
     }
 
-    /// Whether memory and journal allow more appends; where not, produce and pushes wait for [`StoreEvent::Room`].
+    /// Whether memory and journal allow more appends; where not, produce waits, and pushes are dropped to be sent again.
     pub fn has_room(&self) -> bool {
         self.memory < self.config.memory_bytes_max && self.journal.has_room()
     }
@@ -443,7 +438,6 @@ impl Store {
                 self.measure_at = Some(now.mono.after_ms(pause));
             }
         }
-        self.tell_room(out);
     }
 
     /// The group in flight has come one command further.
@@ -467,17 +461,6 @@ impl Store {
     fn halt(&mut self, what: &str, error: DiskError, out: &mut Outputs) {
         self.halted = true;
         out.halt(Halt::Disk(format!("{what}: {error}")));
-    }
-
-    fn tell_room(&mut self, out: &mut Outputs) {
-        let has_room = self.has_room();
-        if has_room && !self.had_room {
-            self.events.push_back(StoreEvent::Room);
-        }
-        if !has_room && self.had_room {
-            out.event(|| Event::Sometimes("storage.no_room"));
-        }
-        self.had_room = has_room;
     }
 
     /// Something found no room on the disk: until it is measured again, there is none.
@@ -532,7 +515,6 @@ impl Store {
         }
         self.pump_group(out);
         self.pump_behind(out);
-        self.tell_room(out);
     }
 
     fn pump_group(&mut self, out: &mut Outputs) {

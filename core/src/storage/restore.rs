@@ -176,7 +176,6 @@ impl Store {
         for log in self.logs.values_mut() {
             log.on_flushed(self.journal.flushed);
         }
-        self.had_room = self.has_room();
         self.on_marked();
     }
 }
