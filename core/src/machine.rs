@@ -31,7 +31,7 @@ pub enum Input {
     Start,
     /// When the deadline that it named has come.
     Timeout,
-    /// When another node's message for this machine has arrived (see [`crate::peer::route`]).
+    /// When another node's message for this machine has arrived (see [`crate::peer::PeerMessage::place`]).
     Peer {
         /// The sender, as its connection's hello gave it.
         from: NodeId,
@@ -240,7 +240,7 @@ pub enum Timer {
     Controller,
     /// When a leader pushes again what was not acknowledged, or looks for followers to add or drop.
     Replication,
-    /// When a fetch that waits for bytes is answered with what there is.
+    /// When a fetch that waits for bytes, or a lookup of offsets that waits for its epoch, is answered with what there is.
     FetchWait,
     /// When a produce that waits for followers is answered with a timeout.
     ProduceWait,

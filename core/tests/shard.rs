@@ -380,7 +380,17 @@ fn a_fetch_waits_until_any_shard_has_records_or_its_time_is_over() {
     assert_eq!(found.len(), PARTITIONS as usize, "every partition is in a full answer");
     assert_eq!(found[5], (5, ErrorCode::NONE, vec!["x".to_string()]));
 
-    let waits = broker.send(1, 12, fetch_request(&[(0, 0), (5, 1)]));
+    // What one shard would answer with at once, several do too.
+    let owner = |partition| LogId { topic: TOPIC, partition }.shard(SHARDS);
+    let apart = (0..PARTITIONS).find(|p| owner(*p) != owner(5)).expect("a partition elsewhere");
+    let id = broker.produce(9, -1, vec![(apart, batch("y"))]);
+    broker.produced(id);
+    let mut request = fetch_request(&[(5, 0), (apart, 0)]);
+    request.min_bytes = 2 * batch("y").len() as i32;
+    let together = broker.send(1, 12, request);
+    assert_eq!(values(&broker.fetched(together)).len(), 2);
+
+    let waits = broker.send(1, 12, fetch_request(&[(apart, 1), (5, 1)]));
     broker.pass(499);
     assert!(!broker.answered(waits));
     broker.pass(1);

@@ -209,11 +209,7 @@ impl Shard {
         result: Result<Vec<Bytes>, ReadError>,
         out: &mut Outputs,
     ) {
-        let mut waiting = match self.parts.remove(&origin) {
-            Some(Part::Fetch(waiting)) => waiting,
-            Some(other) => return drop(self.parts.insert(origin, other)),
-            None => return,
-        };
+        let Some(Part::Fetch(mut waiting)) = self.parts.remove(&origin) else { return };
         let (version, any) = (waiting.version, waiting.bytes > 0);
         let item = &mut waiting.items[place];
         waiting.reading -= 1;

@@ -171,11 +171,7 @@ impl Shard {
         result: Result<Option<(Offset, Timestamp, Epoch)>, ReadError>,
         out: &mut Outputs,
     ) {
-        let mut waiting = match self.parts.remove(&origin) {
-            Some(Part::ListOffsets(waiting)) => waiting,
-            Some(other) => return drop(self.parts.insert(origin, other)),
-            None => return,
-        };
+        let Some(Part::ListOffsets(mut waiting)) = self.parts.remove(&origin) else { return };
         waiting.searching -= 1;
         waiting.items[place].found = match result {
             Ok(Some((offset, timestamp, epoch))) => Found::Known(timestamp, offset, epoch),

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A step takes one input, then settles: what the store has to say is taken, and every replica that was touched sends,
-//! confirms and sets its deadline. Nothing here passes over all partitions but a new broker's state in the image and
-//! retention, so that an idle partition costs nothing.
+//! confirms and sets its deadline. Nothing here passes over all partitions but a new broker's state in the image, this
+//! broker's own registration, and retention, so that an idle partition costs nothing.
 //!
 //! What it does not do: metadata (it learns that from Metadata), consensus (the replicas do), and order among the
 //! answers of one connection (the driver keeps that).
@@ -330,9 +330,6 @@ impl Shard {
         match request {
             Request::Produce(request) => {
                 let acks = request.acks;
-                if acks == 0 {
-                    out.reply(client, id, None);
-                }
                 let parts = self.split_produce(version, request);
                 self.scatter(client, id, version, Whole::Produce { acks }, parts, out);
             }
@@ -680,20 +677,26 @@ fn locate(
     image.partition(log).map(|_| log).ok_or(unknown)
 }
 
-/// How many partitions, topics or other things a request names.
+/// How many partitions, topics or other things a request names. A topic without partitions counts too.
 fn elements(request: &Request) -> usize {
     match request {
-        Request::Produce(r) => r.topic_data.iter().map(|t| t.partition_data.len()).sum(),
-        Request::Fetch(r) => r.topics.iter().map(|t| t.partitions.len()).sum(),
-        Request::ListOffsets(r) => r.topics.iter().map(|t| t.partitions.len()).sum(),
-        Request::OffsetForLeaderEpoch(r) => r.topics.iter().map(|t| t.partitions.len()).sum(),
+        Request::Produce(r) => r.topic_data.iter().map(|t| t.partition_data.len().max(1)).sum(),
+        Request::Fetch(r) => {
+            let forgotten: usize =
+                r.forgotten_topics_data.iter().map(|t| t.partitions.len().max(1)).sum();
+            forgotten + r.topics.iter().map(|t| t.partitions.len().max(1)).sum::<usize>()
+        }
+        Request::ListOffsets(r) => r.topics.iter().map(|t| t.partitions.len().max(1)).sum(),
+        Request::OffsetForLeaderEpoch(r) => {
+            r.topics.iter().map(|t| t.partitions.len().max(1)).sum()
+        }
         Request::Metadata(r) => r.topics.as_ref().map_or(0, Vec::len),
         Request::FindCoordinator(r) => r.coordinator_keys.len(),
         Request::CreateTopics(r) => r.topics.len(),
         Request::DeleteTopics(r) => r.topics.len() + r.topic_names.len(),
         Request::DescribeConfigs(r) => r.resources.len(),
         Request::DescribeTopicPartitions(r) => r.topics.len(),
-        Request::DescribeQuorum(r) => r.topics.iter().map(|t| t.partitions.len()).sum(),
+        Request::DescribeQuorum(r) => r.topics.iter().map(|t| t.partitions.len().max(1)).sum(),
         Request::ApiVersions(_) | Request::DescribeCluster(_) => 0,
     }
 }

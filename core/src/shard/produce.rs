@@ -337,10 +337,9 @@ impl Shard {
         for (log, next) in open {
             self.forget_written(log, acks, next, origin);
             let enough = self.replicas.get(&log).is_some_and(|replica| replica.enough_in_sync());
-            let code = if enough {
-                ErrorCode::REQUEST_TIMED_OUT
-            } else {
-                ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND
+            let code = match acks {
+                -1 if !enough => ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+                _ => ErrorCode::REQUEST_TIMED_OUT,
             };
             self.decide(log, origin, code, out);
         }

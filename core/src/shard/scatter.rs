@@ -3,6 +3,9 @@
 //! The shard of the connection cuts a request by the owners of its partitions and counts the answers; parts of its own
 //! partitions take the same way without a message. Local messages arrive in order, and a partition has one owner, so
 //! what one connection sends for one partition is served in its order.
+//!
+//! Kafka keeps what waits (DelayedProduce, DelayedFetch) in a purgatory; here each part waits at the owner of its partitions,
+//! and the gathering at the shard of the connection only counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +20,7 @@ use super::{Shard, close, produce};
 use crate::local::LocalMessage;
 use crate::{ClientId, LogId, Outputs, Place, TopicId};
 
-/// Requests of clients that wait at one shard at most; far more than connections that a node takes.
+/// Requests of clients that wait at one shard at most, ten of each of as many connections as a node takes by default.
 const GATHERINGS_MAX: usize = 100_000;
 
 /// Who asked for a part: a shard of this node, by its own number.
@@ -168,12 +171,9 @@ impl Shard {
     fn complete(&mut self, done: Gathering, out: &mut Outputs) {
         let Gathering { client, id, version, whole, answers, .. } = done;
         match whole {
-            // The reply without an answer went out at once; what failed can only be told by closing.
-            Whole::Produce { acks: 0 } => {
-                if !answers.is_empty() {
-                    close(client, "a produce with acks=0 failed", out);
-                }
-            }
+            // What failed can only be told by closing.
+            Whole::Produce { acks: 0 } if answers.is_empty() => out.reply(client, id, None),
+            Whole::Produce { acks: 0 } => close(client, "a produce with acks=0 failed", out),
             Whole::Produce { .. } => {
                 let mut merged = merge_produce(answers);
                 self.name_produce_leaders(version, &mut merged);
@@ -245,113 +245,99 @@ impl Shard {
         }
     }
 
+    /// Cuts topics by the owners of their partitions, keeping their order. There is at least one part.
+    fn cut<T: Clone, P>(
+        &self,
+        topics: Vec<T>,
+        partitions: impl Fn(&mut T) -> &mut Vec<P>,
+        owner: impl Fn(&T, &P) -> u16,
+    ) -> BTreeMap<u16, Vec<T>> {
+        let mut parts: BTreeMap<u16, Vec<T>> = BTreeMap::new();
+        for mut topic in topics {
+            let mut by_owner: BTreeMap<u16, T> = BTreeMap::new();
+            for partition in std::mem::take(partitions(&mut topic)) {
+                let part = by_owner.entry(owner(&topic, &partition));
+                partitions(part.or_insert_with(|| topic.clone())).push(partition);
+            }
+            for (shard, topic) in by_owner {
+                parts.entry(shard).or_default().push(topic);
+            }
+        }
+        if parts.is_empty() {
+            parts.insert(self.index, Vec::new());
+        }
+        parts
+    }
+
     pub(super) fn split_produce(
         &self,
         version: i16,
-        request: ProduceRequest,
+        mut request: ProduceRequest,
     ) -> BTreeMap<u16, Request> {
         let by_id = version >= produce::TOPIC_ID_VERSION;
-        let ProduceRequest { transactional_id, acks, timeout_ms, topic_data } = request;
-        let mut parts: BTreeMap<u16, ProduceRequest> = BTreeMap::new();
-        let empty = || ProduceRequest {
-            transactional_id: transactional_id.clone(),
-            acks,
-            timeout_ms,
-            topic_data: Vec::new(),
-        };
-        for mut topic in topic_data {
-            for partition in std::mem::take(&mut topic.partition_data) {
-                let shard = self.owner(&topic.name, topic.topic_id, by_id, partition.index);
-                let part = parts.entry(shard).or_insert_with(empty);
-                let same = part
-                    .topic_data
-                    .last()
-                    .is_some_and(|l| (&l.name, l.topic_id) == (&topic.name, topic.topic_id));
-                if !same {
-                    part.topic_data.push(topic.clone());
-                }
-                part.topic_data.last_mut().expect("just seen").partition_data.push(partition);
-            }
-        }
-        if parts.is_empty() {
-            parts.insert(self.index, empty());
-        }
-        parts.into_iter().map(|(shard, part)| (shard, Request::Produce(part))).collect()
+        let topics = std::mem::take(&mut request.topic_data);
+        self.cut(
+            topics,
+            |t| &mut t.partition_data,
+            |t, p| self.owner(&t.name, t.topic_id, by_id, p.index),
+        )
+        .into_iter()
+        .map(|(shard, topic_data)| (shard, ProduceRequest { topic_data, ..request.clone() }.into()))
+        .collect()
     }
 
-    pub(super) fn split_fetch(&self, by_id: bool, request: FetchRequest) -> BTreeMap<u16, Request> {
-        let mut request = request;
+    pub(super) fn split_fetch(
+        &self,
+        by_id: bool,
+        mut request: FetchRequest,
+    ) -> BTreeMap<u16, Request> {
         let topics = std::mem::take(&mut request.topics);
-        let mut parts: BTreeMap<u16, FetchRequest> = BTreeMap::new();
-        for mut topic in topics {
-            for partition in std::mem::take(&mut topic.partitions) {
-                let shard = self.owner(&topic.topic, topic.topic_id, by_id, partition.partition);
-                let part = parts.entry(shard).or_insert_with(|| request.clone());
-                let same = part
-                    .topics
-                    .last()
-                    .is_some_and(|l| (&l.topic, l.topic_id) == (&topic.topic, topic.topic_id));
-                if !same {
-                    part.topics.push(topic.clone());
-                }
-                part.topics.last_mut().expect("just seen").partitions.push(partition);
-            }
-        }
-        if parts.is_empty() {
-            parts.insert(self.index, request);
-        }
-        // The limit is the whole answer's; each part gives at least one batch of its own.
+        let parts = self.cut(
+            topics,
+            |t| &mut t.partitions,
+            |t, p| self.owner(&t.topic, t.topic_id, by_id, p.partition),
+        );
+        // The limits are the whole answer's. Each part gives at least one batch of its own, and waits for its share only, so
+        // that together they never wait where one shard would not.
         let count = i32::try_from(parts.len()).unwrap_or(i32::MAX);
-        for part in parts.values_mut() {
-            part.max_bytes = (part.max_bytes / count).max(1);
-        }
-        parts.into_iter().map(|(shard, part)| (shard, Request::Fetch(part))).collect()
+        request.max_bytes = (request.max_bytes / count).max(1);
+        request.min_bytes = (request.min_bytes / count).max(request.min_bytes.min(1));
+        parts
+            .into_iter()
+            .map(|(shard, topics)| (shard, FetchRequest { topics, ..request.clone() }.into()))
+            .collect()
     }
 
-    pub(super) fn split_list_offsets(&self, request: ListOffsetsRequest) -> BTreeMap<u16, Request> {
-        let mut request = request;
+    pub(super) fn split_list_offsets(
+        &self,
+        mut request: ListOffsetsRequest,
+    ) -> BTreeMap<u16, Request> {
         let topics = std::mem::take(&mut request.topics);
-        let mut parts: BTreeMap<u16, ListOffsetsRequest> = BTreeMap::new();
-        for mut topic in topics {
-            for partition in std::mem::take(&mut topic.partitions) {
-                let shard = self.owner(&topic.name, Uuid::ZERO, false, partition.partition_index);
-                let part = parts.entry(shard).or_insert_with(|| request.clone());
-                if part.topics.last().is_none_or(|last| last.name != topic.name) {
-                    part.topics.push(topic.clone());
-                }
-                part.topics.last_mut().expect("just seen").partitions.push(partition);
-            }
-        }
-        if parts.is_empty() {
-            parts.insert(self.index, request);
-        }
-        parts.into_iter().map(|(shard, part)| (shard, Request::ListOffsets(part))).collect()
+        self.cut(
+            topics,
+            |t| &mut t.partitions,
+            |t, p| self.owner(&t.name, Uuid::ZERO, false, p.partition_index),
+        )
+        .into_iter()
+        .map(|(shard, topics)| (shard, ListOffsetsRequest { topics, ..request.clone() }.into()))
+        .collect()
     }
 
     pub(super) fn split_leader_epochs(
         &self,
-        request: OffsetForLeaderEpochRequest,
+        mut request: OffsetForLeaderEpochRequest,
     ) -> BTreeMap<u16, Request> {
-        let mut request = request;
         let topics = std::mem::take(&mut request.topics);
-        let mut parts: BTreeMap<u16, OffsetForLeaderEpochRequest> = BTreeMap::new();
-        for mut topic in topics {
-            for partition in std::mem::take(&mut topic.partitions) {
-                let shard = self.owner(&topic.topic, Uuid::ZERO, false, partition.partition);
-                let part = parts.entry(shard).or_insert_with(|| request.clone());
-                if part.topics.last().is_none_or(|last| last.topic != topic.topic) {
-                    part.topics.push(topic.clone());
-                }
-                part.topics.last_mut().expect("just seen").partitions.push(partition);
-            }
-        }
-        if parts.is_empty() {
-            parts.insert(self.index, request);
-        }
-        parts
-            .into_iter()
-            .map(|(shard, part)| (shard, Request::OffsetForLeaderEpoch(part)))
-            .collect()
+        self.cut(
+            topics,
+            |t| &mut t.partitions,
+            |t, p| self.owner(&t.topic, Uuid::ZERO, false, p.partition),
+        )
+        .into_iter()
+        .map(|(shard, topics)| {
+            (shard, OffsetForLeaderEpochRequest { topics, ..request.clone() }.into())
+        })
+        .collect()
     }
 }
 
