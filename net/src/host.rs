@@ -1,10 +1,11 @@
 //! The loop that runs machines: wait for the first of message, disk result, request and deadline; read the clock once; step;
-//! do what came out. It holds no `if` about what the machines do.
+//! do what came out. It decides nothing; it reads along where peers are and whether the broker serves.
 //!
 //! A worker is a thread with one or two machines, their disk lanes, and a share of the Kafka connections. The first worker
 //! of a node also has the connections to peers. What belongs to another worker goes there by its mailbox.
 //!
-//! Whatever has arrived is stepped before the disk is woken, so that requests which arrive together share a sync.
+//! Whatever has arrived is stepped before the disk is woken, so that one waking serves all of it. What comes while a sync is
+//! under way shares the next one.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};

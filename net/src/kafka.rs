@@ -4,8 +4,9 @@
 //! writer sends what is answered at the front of the slots. Between them stands the shard's machine, which may answer in
 //! any order. Nothing here knows what a request means.
 //!
-//! Limits: size of a frame, requests and bytes in flight per connection and per node, bytes not yet taken by the client,
-//! time for a frame to become whole, idle time, connections per node. Past a limit the reader stops or the connection closes.
+//! Limits: size of a frame, requests, fetches and bytes in flight per connection, request bytes per node, bytes not yet taken
+//! by the client, time for a frame to become whole, idle time, connections per node. Past a limit the reader stops or the
+//! connection closes.
 //!
 //! A request takes its bytes as they come, never as they are declared, and gives them back when it is answered; until then it
 //! may stand in any queue between the node's threads, which is what bounds those. The first `OWN` bytes come from what each
@@ -36,6 +37,9 @@ use crate::runtime::{
     Semaphore, TcpStream, select,
 };
 
+/// Fetches of one connection in flight: the one that waits and the next. Answers go out in order, so more of them would only
+/// hold memory, and how much is known only then: each has at least one batch.
+const FETCHES_MAX: usize = 2;
 /// How often connections are looked over for those that wait too long.
 const SWEEP: Duration = Duration::from_secs(2);
 /// Memory of one connection's requests that counts against no budget.
@@ -57,8 +61,7 @@ pub struct Limits {
     /// Bytes of requests of all connections that are not answered yet, beside a little of each; beyond it no more of them are
     /// read.
     pub request_memory_max: usize,
-    /// Bytes answered and not taken by the client, and those that the fetches in flight may be answered with; beyond it no
-    /// more requests are read.
+    /// Bytes answered and not taken by the client; beyond it no more requests are read.
     pub unsent_bytes_max: usize,
     /// A request that has begun must be whole after this long, and an answer must be taken by the client.
     pub frame_ms_max: u64,
@@ -145,8 +148,8 @@ struct Connection {
     /// When the reader may look again whether it may read.
     room: Notify,
     closing: Cell<Option<&'static str>>,
-    /// When the reader last got bytes.
-    read_at: Cell<Instant>,
+    /// When the last bytes came, or the last answer had been taken.
+    busy_at: Cell<Instant>,
     /// When the socket last took bytes, or was first asked to, while it has any to take.
     writing_at: Cell<Option<Instant>>,
     tasks: RefCell<Vec<AbortHandle>>,
@@ -173,14 +176,14 @@ struct Slots {
     first: u64,
     queue: VecDeque<Slot>,
     request_bytes: usize,
-    /// What the requests without an answer may be answered with.
-    promised_bytes: usize,
+    /// Fetches without an answer.
+    fetches: usize,
     unsent_bytes: usize,
 }
 
 struct Slot {
     request_bytes: usize,
-    promised_bytes: usize,
+    is_fetch: bool,
     memory: Memory,
     answer: Answer,
 }
@@ -240,7 +243,7 @@ impl Connections {
             answered: Notify::new(),
             room: Notify::new(),
             closing: Cell::new(None),
-            read_at: Cell::new(now),
+            busy_at: Cell::new(now),
             writing_at: Cell::new(None),
             tasks: RefCell::default(),
         });
@@ -271,7 +274,7 @@ impl Connections {
             None => Answer::None,
         };
         slots.request_bytes -= slot.request_bytes;
-        slots.promised_bytes -= slot.promised_bytes;
+        slots.fetches -= usize::from(slot.is_fetch);
         slot.memory = Memory::default();
         connection.room.notify_one();
         if index == 0 {
@@ -288,13 +291,14 @@ impl Connections {
         }
     }
 
-    /// Stops reading requests, waits a little for answers that are under way, and closes everything.
+    /// Stops reading requests, waits a little for answers that are under way, and closes everything. Since other threads'
+    /// answers may need this one, it waits for the connections of the whole node.
     pub async fn stop(&self, patience: Duration) {
         for connection in self.open.borrow().values() {
             connection.end("this node stops");
         }
         let end = self.clock.mono().after_ms(patience.as_millis() as u64);
-        while self.clock.mono() < end && !self.open.borrow().is_empty() {
+        while self.clock.mono() < end && self.counts.connections.load(Ordering::Relaxed) > 0 {
             runtime::sleep(Duration::from_millis(2)).await;
         }
         let left: Vec<ClientId> = self.open.borrow().keys().copied().collect();
@@ -350,7 +354,7 @@ impl Connections {
             if let Err(error) = frames.read().await {
                 return Refusal::Frame(error);
             }
-            connection.read_at.set(self.clock.mono());
+            connection.busy_at.set(self.clock.mono());
         }
     }
 
@@ -399,7 +403,7 @@ impl Connections {
             Err(RequestError::UnsupportedApiVersions { correlation_id }) => {
                 let response = Response::ApiVersions(unsupported_api_versions_response());
                 let answer = Answer::Ready(encode_response(correlation_id, 0, &response));
-                slots.queue.push_back(Slot { request_bytes: 0, promised_bytes: 0, memory, answer });
+                slots.queue.push_back(Slot { request_bytes: 0, is_fetch: false, memory, answer });
                 connection.answered.notify_one();
                 return Ok(());
             }
@@ -411,15 +415,10 @@ impl Connections {
         }
         let version = header.api_version;
         let answer = Answer::Awaited { correlation_id: header.correlation_id, version };
-        let promised_bytes = match &request {
-            Request::Fetch(fetch) => {
-                usize::try_from(fetch.max_bytes).unwrap_or(0).min(self.limits.unsent_bytes_max)
-            }
-            _ => 0,
-        };
-        slots.queue.push_back(Slot { request_bytes, promised_bytes, memory, answer });
+        let is_fetch = matches!(request, Request::Fetch(_));
+        slots.queue.push_back(Slot { request_bytes, is_fetch, memory, answer });
         slots.request_bytes += request_bytes;
-        slots.promised_bytes += promised_bytes;
+        slots.fetches += usize::from(is_fetch);
         let client = connection.id;
         let context = context.clone();
         self.inbox.push(self.machine, Input::Request { client, id, version, request, context });
@@ -451,6 +450,7 @@ impl Connections {
                 }
             }
             connection.writing_at.set(None);
+            connection.busy_at.set(self.clock.mono());
             connection.slots.borrow_mut().sent();
             connection.room.notify_one();
         }
@@ -542,7 +542,8 @@ impl Connection {
         let slots = self.slots.borrow();
         slots.queue.len() >= limits.in_flight_max
             || slots.request_bytes > limits.in_flight_bytes_max
-            || slots.unsent_bytes + slots.promised_bytes > limits.unsent_bytes_max
+            || slots.fetches >= FETCHES_MAX
+            || slots.unsent_bytes > limits.unsent_bytes_max
     }
 
     fn is_late(&self, now: Instant, limits: &Limits) -> Option<&'static str> {
@@ -555,7 +556,10 @@ impl Connection {
             Some("a request was not whole in time")
         } else if too_old(self.writing_at.get()) {
             Some("an answer was not taken in time")
-        } else if slots.queue.is_empty() && now.ms_since(self.read_at.get()) > limits.idle_ms_max {
+        } else if slots.queue.is_empty()
+            && self.writing_at.get().is_none()
+            && now.ms_since(self.busy_at.get()) > limits.idle_ms_max
+        {
             Some("idle for too long")
         } else {
             None

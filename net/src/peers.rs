@@ -495,10 +495,10 @@ impl Queue {
         // Pushes that a slow peer lets wait must not cost it the controller's word, and so its session.
         let most = if urgent { 2 * QUEUE_BYTES_MAX } else { QUEUE_BYTES_MAX };
         if self.bytes + length > most {
+            self.dropped += 1;
             if self.dropped.is_power_of_two() {
                 warn!("{} messages to a slow peer were dropped", self.dropped);
             }
-            self.dropped += 1;
             return;
         }
         self.bytes += length;

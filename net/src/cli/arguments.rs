@@ -111,7 +111,7 @@ pub enum TopicCommand {
         /// Its name
         name: String,
         /// How many partitions
-        #[arg(long, value_parser = clap::value_parser!(i32).range(1..=100_000))]
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10_000))]
         partitions: i32,
         /// Replicas of each partition
         #[arg(long, value_parser = clap::value_parser!(i16).range(1..=15))]
