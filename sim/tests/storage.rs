@@ -966,3 +966,34 @@ fn either_slot_of_the_first_checkpoint_is_enough() {
         assert!(!again.quorum_damaged);
     }
 }
+
+/// A checkpoint that found no room may have left its slot half written. The other one still says which journal files a start on
+/// the full disk can do without.
+#[test]
+fn a_start_on_a_full_disk_needs_one_whole_slot() {
+    for slot in 0..2 {
+        let mut random = Random::new(5, 1);
+        let mut config = Config { shards: 1, ..config(&mut random) };
+        // What the quorum's files have is not enough.
+        config.storage.metadata_journal_file_bytes = 4096;
+        config.storage.journal_file_bytes = 40_960;
+        let (mut disk, mut out) = (Disk::new(), Outputs::default());
+        let recovered = recover(&config, &mut disk, &mut random, &mut out, usize::MAX).unwrap();
+        let mut store = recovered.shards.into_iter().next().unwrap();
+        let log = LogId { topic: TopicId([9; 16]), partition: 0 };
+        for number in 0..200_u8 {
+            store.put(log, vec![number; 900].into());
+            settle(&mut store, &mut disk, &mut random, &mut out);
+        }
+        let file = FileName::Checkpoint { layout: 1, journal: 1, slot };
+        let half = Command::Write { file, offset: 0, data: vec![vec![7; 64].into()] };
+        disk.apply(&half, &mut random.0).unwrap();
+        disk.apply(&Command::Sync { file }, &mut random.0).unwrap();
+        disk.set_capacity(Some(disk.used_bytes()));
+        let mut out = Outputs::traced();
+        let again = recover(&config, &mut disk, &mut random, &mut out, usize::MAX).unwrap();
+        assert_eq!(&again.shards[0].log(log).unwrap().state()[..], [199; 900]);
+        let seen = |name| out.events.contains(&Event::Sometimes(name));
+        assert!(seen("recovery.makes_room") && !seen("recovery.waits_for_room"), "slot {slot}");
+    }
+}

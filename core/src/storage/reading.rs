@@ -22,8 +22,8 @@ pub(super) struct Reading {
     pub images: Vec<Image>,
     /// Journal files that failed twice to say what is in them.
     pub unread: BTreeSet<FileName>,
-    /// Low-water mark of every slot that is good.
-    lows: BTreeMap<FileName, Lsn>,
+    /// Low-water mark of every slot that could be read; none where that is not whole.
+    lows: BTreeMap<FileName, Option<Lsn>>,
     /// The last record of every file that could be read.
     highest: BTreeMap<FileName, Lsn>,
 }
@@ -49,7 +49,7 @@ impl Reading {
             (FileName::Checkpoint { .. }, Some(bytes)) => {
                 let read = checkpoint::decode(&bytes, &self.secret, journal);
                 let version = |checkpoint: &Checkpoint| checkpoint.head.version;
-                self.lows.extend(read.as_ref().map(|read| (file, read.head.low)));
+                self.lows.insert(file, read.as_ref().map(|read| read.head.low));
                 if read.as_ref().map(version) > image.checkpoint.as_ref().map(version) {
                     image.checkpoint = read;
                 }
@@ -76,14 +76,17 @@ impl Reading {
     }
 
     /// Journal files that hold nothing from the lower of both low-water marks on: those that a running journal might have
-    /// used already, since of its slots the newer may not be on the disk and the older is.
+    /// used already, since of its slots the newer may not be on the disk and the older is. A slot that is not whole was being
+    /// overwritten, after the other was synced, and by a checkpoint that found no room perhaps: the other holds alone. One that
+    /// cannot be read now may be read later, and then be the older one.
     pub fn spare(&self) -> Vec<FileName> {
         let is_spare = |file: &FileName, highest: Lsn| {
             let FileName::Journal { layout, journal, .. } = *file else { return false };
-            (0..2).all(|slot| {
-                let low = self.lows.get(&FileName::Checkpoint { layout, journal, slot });
-                low.is_some_and(|low| highest < *low)
-            })
+            let slots = [0, 1].map(|slot| FileName::Checkpoint { layout, journal, slot });
+            let [Some(one), Some(other)] = slots.map(|slot| self.lows.get(&slot)) else {
+                return false;
+            };
+            one.iter().chain(other).min().is_some_and(|low| highest < *low)
         };
         let spare = self.highest.iter().filter(|(file, highest)| is_spare(file, **highest));
         spare.map(|(file, _)| *file).collect()
@@ -158,5 +161,40 @@ mod tests {
         assert_eq!(kept(&large, 4), [(4, true), (5, false), (6, true)], "states stay for long");
         assert_eq!(kept(&large, 6), [(6, false)], "less than half of the file");
         assert_eq!(kept(&large, 7), []);
+    }
+
+    /// Which of three journal files are spare, which end at 3, 6 and 9: what is read of either slot is a low-water mark, bytes that
+    /// are not whole, or nothing.
+    fn spare(slots: [Option<Option<u64>>; 2]) -> Vec<u32> {
+        let secret = [3; 16];
+        let mut reading = Reading { secret, ..Reading::default() };
+        reading.images.push(Image::default());
+        for (slot, low) in (0..).zip(slots) {
+            let encoded = |low| {
+                let head = Head { version: low, low: Lsn(low), ..Head::default() };
+                checkpoint::encode(&head, &secret, 0, &[]).concat()
+            };
+            let bytes = low.map(|low| low.map_or_else(|| vec![7; 90], encoded).into());
+            reading.add(FileName::Checkpoint { layout: 1, journal: 0, slot }, bytes);
+        }
+        for index in 0..3 {
+            let file = file_of(&[(u64::from(index) * 3 + 3, Kind::Append, 10)], &secret);
+            reading.add(FileName::Journal { layout: 1, journal: 0, index }, Some(file));
+        }
+        let index = |file: &FileName| match file {
+            FileName::Journal { index, .. } => *index,
+            other => panic!("{other:?} is no journal file"),
+        };
+        reading.spare().iter().map(index).collect()
+    }
+
+    #[test]
+    fn the_lower_mark_of_the_slots_that_are_whole_says_what_is_spare() {
+        assert_eq!(spare([Some(Some(4)), Some(Some(7))]), [0]);
+        assert_eq!(spare([Some(None), Some(Some(7))]), [0, 1], "it was being overwritten");
+        assert_eq!(spare([Some(Some(4)), Some(None)]), [0]);
+        assert_eq!(spare([Some(None), Some(None)]), []);
+        assert_eq!(spare([None, Some(Some(7))]), [], "it may be the lower one");
+        assert_eq!(spare([Some(Some(4)), None]), []);
     }
 }
