@@ -94,7 +94,10 @@ pub struct Store {
     directory_dirty: bool,
 
     reclaim: reclaim::Reclaim,
+    /// What the checkpoint in force says.
     head: checkpoint::Head,
+    /// Whether there may be logs that recovery could not know of, until all are asked for.
+    suspect: bool,
     /// Low-water mark of the checkpoint before.
     low_before: Lsn,
     /// Bytes that the slots of the checkpoint have on the disk.
@@ -208,6 +211,7 @@ impl Store {
             behind: 0,
             directory_dirty: false,
             reclaim: reclaim::Reclaim::Idle,
+            suspect: head.suspect,
             head,
             low_before: Lsn(0),
             slots: [0; 2],
@@ -264,7 +268,7 @@ impl Store {
         if self.log(id).is_some() {
             return;
         }
-        let suspect = self.head.suspect;
+        let suspect = self.suspect;
         let log = self.log_mut(id);
         log.visible.exists = true;
         if suspect && log.saved.is_empty() && log.ops.is_empty() {
@@ -285,9 +289,9 @@ impl Store {
     }
 
     /// Every log that may be on this disk has been asked for with [`Store::create`] since the start: what is created from
-    /// now on is new.
+    /// now on is new. A checkpoint says so to later starts.
     pub fn all_asked_for(&mut self) {
-        self.head.suspect = false;
+        self.suspect = false;
     }
 
     fn log_mut(&mut self, id: LogId) -> &mut Log {

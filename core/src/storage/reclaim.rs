@@ -81,6 +81,11 @@ impl Store {
     pub(super) fn pump_reclaim(&mut self, out: &mut Outputs) {
         if matches!(self.reclaim, Reclaim::Idle) && self.retry_at.is_none() {
             self.begin(out);
+            // Every log that began damaged has its entry.
+            let is_news = self.head.suspect && !self.suspect;
+            if is_news && matches!(self.reclaim, Reclaim::Idle) && !self.is_full() {
+                self.write_checkpoint(Vec::new(), out);
+            }
         }
         let stuck = self.journal.is_stuck();
         if let Reclaim::Gathering(gathering) = &mut self.reclaim {
@@ -323,7 +328,7 @@ impl Store {
             low,
             mark: self.journal.flushed,
             seq_floor: self.head.seq_floor,
-            suspect: self.head.suspect,
+            suspect: self.suspect,
         };
         let slot = head.slot();
         let (layout, journal) = (self.journal.layout, self.journal.number);
@@ -380,9 +385,8 @@ impl Store {
             }
         }
         self.slots[usize::from(writing.head.slot())] = writing.slot_bytes;
-        let suspect = self.head.suspect;
         self.low_before = self.head.low;
-        self.head = Head { suspect, ..writing.head };
+        self.head = writing.head;
         self.journal.marked = self.journal.marked.max(self.head.mark);
         self.on_marked();
         if self.journal.release(self.head.low) > 0 {
