@@ -203,6 +203,9 @@ impl Recovery {
             Command::Create { .. } | Command::Write { .. } if error == DiskError::NoSpace => {
                 self.is_full = true;
             }
+            // Of a file that found no room before.
+            Command::Write { .. } | Command::Sync { .. }
+                if error == DiskError::NotFound && self.is_full => {}
             command => {
                 let what = command.file().map_or_else(|| format!("{command:?}"), |f| f.to_string());
                 self.halt(Halt::Disk(format!("recovery, {what}: {error}")), out);
@@ -542,5 +545,50 @@ fn layout_of(file: &FileName) -> Option<u32> {
     match file {
         FileName::Journal { layout, .. } | FileName::Checkpoint { layout, .. } => Some(*layout),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{QuorumConfig, ReplicationConfig, StorageConfig};
+    use crate::{NodeId, Output};
+
+    #[test]
+    fn a_first_start_waits_for_room_to_make_files() {
+        let config = Config {
+            node: NodeId(7),
+            controllers: vec![(NodeId(7), "localhost:1".into())],
+            broker: true,
+            controller: true,
+            kafka: ("localhost".into(), 2),
+            peer: "localhost:1".into(),
+            rack: None,
+            shards: 1,
+            storage: StorageConfig::default(),
+            quorum: QuorumConfig::default(),
+            replication: ReplicationConfig::default(),
+        };
+        let mut recovery = Recovery::new(&config, [7; 32]);
+        let now = Now { mono: Instant(1), wall: 1 };
+        let mut out = Outputs::default();
+        recovery.step(now, Input::Start, &mut out);
+        let mut created = 0;
+        while let Some(output) = out.queue.pop_front() {
+            let Output::Disk { op, command } = output else {
+                assert!(!matches!(output, Output::Halt(_)), "{output:?}");
+                continue;
+            };
+            let outcome = match command {
+                Command::List { .. } => Ok(Success::Names(Vec::new())),
+                Command::Create { .. } => {
+                    created += 1;
+                    Err(DiskError::NoSpace)
+                }
+                _ => Err(DiskError::NotFound),
+            };
+            recovery.step(now, Input::Disk { op, outcome }, &mut out);
+        }
+        assert_eq!((created, recovery.next_timeout().is_some()), (1, true));
     }
 }
