@@ -252,10 +252,14 @@ impl Cluster {
 
     /// Whether a partition may be offline for good: nobody is eligible, and as many of its replicas lost their disks as it
     /// asks to be in sync.
-    fn has_lost_too_much(&self, log: LogId, partition: &Partition) -> bool {
+    fn has_lost_too_much(&mut self, log: LogId, partition: &Partition) -> bool {
+        let index = self.checks.log_index(log);
         let lost = |id: &&NodeId| {
             let ghost = &self.checks.nodes[(id.0 - 1) as usize];
-            ghost.disks_lost > 0 || ghost.damage.may_unseat(log) || ghost.rolled_back
+            // Said to be damaged with cause (D4): a node whose journal is damaged, and which gets a new replica before its
+            // next registration, cannot know that nothing of it went with the journal.
+            let damaged = ghost.logs.get(index).and_then(Option::as_ref).is_some_and(|r| r.damaged);
+            damaged || ghost.disks_lost > 0 || ghost.damage.may_unseat(log) || ghost.rolled_back
         };
         partition.isr.is_empty()
             && partition.elr.is_empty()

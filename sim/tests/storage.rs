@@ -715,7 +715,7 @@ fn read_all(store: &mut Store, disk: &mut Disk, random: &mut Random, known: &Log
     settle(store, disk, random, &mut out);
     if store.log(known.id).is_none() {
         // What recovery did not find may be what it could not find.
-        store.create(known.id);
+        store.create(known.id, &mut out);
         let damaged = store.log(known.id).is_some_and(milena_core::storage::Log::is_damaged);
         return (!damaged).then(State::default);
     }
@@ -928,7 +928,7 @@ fn a_log_that_went_with_its_journal_is_damaged_whenever_it_is_asked_for() {
     let is_damaged = |store: &Store, log: LogId| store.log(log).unwrap().is_damaged();
 
     let mut store = start(&mut disk, &mut random, &mut out);
-    store.create(lost);
+    store.create(lost, &mut out);
     store.put(lost, vec![1; 10].into());
     settle(&mut store, &mut disk, &mut random, &mut out);
     ruin_shard_journals(&mut disk, &mut random);
@@ -937,16 +937,16 @@ fn a_log_that_went_with_its_journal_is_damaged_whenever_it_is_asked_for() {
     // Nobody asks before the journal has gone round.
     work(&mut store, &mut disk, &mut random, &mut out);
     let mut store = start(&mut disk, &mut random, &mut out);
-    store.create(lost);
+    store.create(lost, &mut out);
     assert!(is_damaged(&store, lost), "asked for after a checkpoint and a start");
-    store.create(other);
+    store.create(other, &mut out);
     store.all_asked_for();
-    store.create(later);
+    store.create(later, &mut out);
     assert!(!is_damaged(&store, later) && !is_damaged(&store, other));
     settle(&mut store, &mut disk, &mut random, &mut out);
     let mut store = start(&mut disk, &mut random, &mut out);
     assert!(is_damaged(&store, lost), "it was not reset since");
-    store.create(named(3));
+    store.create(named(3), &mut out);
     assert!(!is_damaged(&store, named(3)), "a checkpoint said so, without any work");
 }
 

@@ -68,7 +68,7 @@ impl Lifecycle {
         if store.log(LogId::BROKER).is_some_and(|log| log.is_damaged()) {
             store.delete(LogId::BROKER, out);
         }
-        store.create(LogId::BROKER);
+        store.create(LogId::BROKER, out);
         self.synced = store.log(LogId::BROKER).and_then(|log| decode(log.state()));
         self.taken = self.synced;
     }

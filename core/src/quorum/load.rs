@@ -36,7 +36,7 @@ pub(super) enum Loading {
 impl Quorum {
     pub(super) fn load(&mut self, is_lost: bool, store: &mut Store, out: &mut Outputs) {
         assert!(matches!(self.phase, Phase::New), "started once");
-        store.create(LogId::METADATA);
+        store.create(LogId::METADATA, out);
         let log = store.log(LogId::METADATA).expect("it was just created");
         let Some(state) = State::decode(log.state()) else {
             let line = "the quorum's state was written by a newer version: start that version";

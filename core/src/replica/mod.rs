@@ -243,7 +243,7 @@ impl Replica {
         expected: ReplicaIncarnation,
     ) -> bool {
         let store = &mut cx.host.store;
-        store.create(self.log);
+        store.create(self.log, cx.out);
         let log = store.log(self.log).expect("just made");
         let (damaged, empty) = (log.is_damaged(), log.end() == 0);
         if damaged && self.life.is_none() {

@@ -264,7 +264,7 @@ impl Store {
 
     /// Makes an empty log where there is none. Costs no journal record. After a start that found this journal damaged, a log
     /// that recovery did not find may be one that it could not find: it begins damaged, until [`Store::all_asked_for`].
-    pub fn create(&mut self, id: LogId) {
+    pub fn create(&mut self, id: LogId, out: &mut Outputs) {
         if self.log(id).is_some() {
             return;
         }
@@ -285,6 +285,7 @@ impl Store {
                 segments: Vec::new(),
             });
             self.events.push_back(StoreEvent::Damaged { log: id });
+            out.event(|| Event::Damaged { log: id });
         }
     }
 
