@@ -396,7 +396,10 @@ impl Cluster {
             return Ok(());
         }
         let Some(done) = sim.complete(slot) else { return Ok(()) };
-        let outcome = sim.execute(&done.command);
+        if matches!(done.command, Command::Read { .. }) {
+            self.spare_reads_beyond_budget(node);
+        }
+        let outcome = self.nodes[node].execute(&done.command);
         self.fingerprint.outcome(&outcome);
         let syncs = matches!(
             done.command,

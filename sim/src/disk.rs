@@ -211,6 +211,11 @@ impl Disk {
         self.faults.clear();
     }
 
+    /// Forgets the faults that wait for a read.
+    pub fn spare_reads(&mut self) {
+        self.faults.retain(|fault| *fault != Fault::Read);
+    }
+
     /// Whether faults are waiting.
     pub fn has_faults(&self) -> bool {
         !self.faults.is_empty()

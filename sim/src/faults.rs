@@ -247,6 +247,16 @@ impl Cluster {
         }
     }
 
+    /// Takes back the failures that wait for a node's reads where its disk may not be lost any more: since they were
+    /// injected, it may have become the only one to hold a record.
+    pub(crate) fn spare_reads_beyond_budget(&mut self, node: usize) {
+        let controllers = self.controllers();
+        if self.checks.may_reads_fail(node) && !self.checks.may_lose(node, &controllers) {
+            self.nodes[node].disk.spare_reads();
+            self.checks.on_reads_sound(node);
+        }
+    }
+
     /// The controllers, by index.
     pub(crate) fn controllers(&self) -> Vec<usize> {
         let nodes = &self.schedule.setup.nodes;
@@ -585,7 +595,7 @@ impl Cluster {
         for node in 0..self.nodes.len() {
             self.nodes[node].disk_factor = 1;
             self.nodes[node].disk.clear_faults();
-            self.checks.on_healed(node);
+            self.checks.on_reads_sound(node);
             self.free_disk(node);
             self.nodes[node].paused_until = self.nodes[node].paused_until.min(self.now);
             let now = self.now;

@@ -226,7 +226,7 @@ impl Recovery {
         out.event(|| Event::Sometimes("recovery.waits_for_room"));
         self.retry_at = Some(now.mono.after_ms(RETRY_MS));
         if !std::mem::replace(&mut self.has_waited, true) {
-            let line = "the disk is full, and a start needs room for a copy of the journals: waiting until there is some";
+            let line = "the disk is full, and a start needs room for files of its own: waiting until there is some";
             out.log(LogLevel::Warn, line);
         }
     }

@@ -32,6 +32,11 @@ impl Damage {
         self.reads_may_fail = true;
     }
 
+    /// Whether reads are about to fail so often.
+    pub fn may_reads_fail(&self) -> bool {
+        self.reads_may_fail
+    }
+
     /// A read of a file has failed; `more` if others are to fail.
     pub fn on_failed_read(&mut self, file: FileName, shards: u16, more: bool) {
         self.reads_may_fail &= more;

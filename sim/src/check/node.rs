@@ -151,8 +151,13 @@ impl Checks {
         ghost.damage.on_failed_read(file, ghost.shards, more);
     }
 
-    /// A node is healed: no fault waits on its disk any more.
-    pub fn on_healed(&mut self, node: usize) {
+    /// Whether reads of this node are about to fail so often that what they read counts as damaged.
+    pub fn may_reads_fail(&self, node: usize) -> bool {
+        self.nodes[node].damage.may_reads_fail()
+    }
+
+    /// No fault waits for this node's reads any more.
+    pub fn on_reads_sound(&mut self, node: usize) {
         self.nodes[node].damage.reads_are_sound();
     }
 
@@ -168,6 +173,7 @@ impl Checks {
         damaged: bool,
     ) -> Checked {
         let touched = self.nodes[node].damage.touches(log);
+        let may_be_damaged = self.may_be_damaged(node, log);
         let log = self.log_index(log);
         let at =
             format!("{} recovers {start}..{end} with last epoch {last_epoch}", self.at(node, log));
@@ -177,7 +183,7 @@ impl Checks {
             replica.damaged = true;
             replica.recovering = false;
             *self.sometimes.entry("recovered as damaged").or_default() += 1;
-            if !touched {
+            if !may_be_damaged {
                 return Err(Violation::new(
                     "D4",
                     format!("{at} as damaged, and nothing of it was damaged"),
@@ -215,17 +221,22 @@ impl Checks {
         if log == QUORUM { Ok(()) } else { self.eligible_holds_all(node, log) }
     }
 
+    /// Whether a node may say that a log is damaged: something of it is, or recovery could not know of it, which has nothing
+    /// of it left.
+    fn may_be_damaged(&mut self, node: usize, id: LogId) -> bool {
+        let damage = &self.nodes[node].damage;
+        let (touched, hidden) = (damage.touches(id), damage.hides_logs());
+        let log = self.log_index(id);
+        touched || hidden && self.replica(node, log).batches.is_empty()
+    }
+
     /// Damage found while running.
     pub(super) fn on_damaged(&mut self, node: usize, log: LogId) -> Checked {
-        let touched = self.nodes[node].damage.touches(log);
-        let hidden = self.nodes[node].damage.hides_logs();
+        let may_be_damaged = self.may_be_damaged(node, log);
         let log = self.log_index(log);
-        let replica = self.replica(node, log);
-        replica.damaged = true;
-        // Of a log that recovery could not know of nothing is left.
-        let excused = touched || hidden && replica.batches.is_empty();
+        self.replica(node, log).damaged = true;
         *self.sometimes.entry("damage found by reading").or_default() += 1;
-        if !excused {
+        if !may_be_damaged {
             return Err(Violation::new(
                 "D4",
                 format!("{} is said to be damaged, and nothing of it was", self.at(node, log)),
