@@ -124,7 +124,11 @@ impl World {
                 ..Default::default()
             },
             quorum: Default::default(),
-            replication: config::ReplicationConfig { lag_ms_max: 2_000, ..Default::default() },
+            replication: config::ReplicationConfig {
+                lag_ms_max: 2_000,
+                push_bytes_max: 16 << 10,
+                ..Default::default()
+            },
         };
         let mut boot = Boot::new(config, [id as u8; 32]);
         let mut out = Outputs::default();
@@ -694,6 +698,34 @@ fn a_replica_that_begins_at_an_empty_log_follows_one_that_still_has_what_was_tri
     world.produce(2, -1, &[b"c"]);
     world.pass(1_000);
     assert_eq!((world.view(2).high_watermark, world.view(3).end), (3, 3));
+}
+
+/// It knows no epoch of the record before its log start, where the new leader's log begins lower: it is asked there.
+#[test]
+fn a_deposed_leader_that_had_trimmed_follows_one_that_had_not() {
+    let mut world = World::new(&[("retention.ms", "1")]);
+    world.cut.insert(3);
+    world.fence(3, true);
+    world.elect(1, &[1, 2]);
+    // In two pushes, so that the first ends below the log start.
+    world.produce(1, -1, &[&vec![1; 9_000]]);
+    world.produce(1, -1, &[&vec![2; 9_000]]);
+    world.pass(500);
+    world.cut.insert(2);
+    world.pass(60_000);
+    assert_eq!((world.view(1).start, world.view(2).start), (2, 0));
+    world.produce(1, -1, &[b"c", b"d"]);
+    world.pass(500);
+    world.cut = [1, 3].into();
+    world.fence(1, true);
+    world.elect(2, &[1, 2]);
+    world.produce(2, -1, &[b"e"]);
+    world.pass(500);
+    world.cut = [3].into();
+    world.fence(1, false);
+    world.publish(|_| {});
+    world.pass(2_000);
+    assert_eq!((world.view(1).end, world.view(2).end, world.view(2).high_watermark), (3, 3, 3));
 }
 
 #[test]

@@ -213,7 +213,13 @@ impl Replica {
                     return;
                 }
                 progress.heads_only = false;
-                let agree = hint.min(log.end_of_epoch(last_epoch).1).min(log.end());
+                // Without an epoch the hint is the follower's log start, below which all was committed: it takes a push there,
+                // and one that ends lower could never be compared with what it holds.
+                let agree = match last_epoch {
+                    -1 => hint,
+                    epoch => hint.min(log.end_of_epoch(epoch).1),
+                };
+                let agree = agree.min(log.end());
                 progress.probe(agree.max(progress.acknowledged.unwrap_or(0)));
             }
         }
