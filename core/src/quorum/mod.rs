@@ -326,6 +326,10 @@ impl Quorum {
 
     /// The next committed thing to apply, each once per run.
     pub fn pop_committed(&mut self) -> Option<Committed> {
+        // Until all is read it may still turn out damaged, and nothing of it count.
+        if !matches!(self.phase, Phase::Running) {
+            return None;
+        }
         if let Some(held) = self.snapshots.held()
             && held.end > self.applied
             && self.applied < self.log.start()
