@@ -101,7 +101,7 @@ impl Quorum {
         // What a snapshot covers is committed, so it is the leader's too.
         let is_covered = base < self.log.start() && !self.store_stale;
         if !is_covered && self.log.epoch_before(base) != Some(previous) {
-            if self.state.hollow_until.is_some() {
+            if self.state.hollow_until.is_some() && base > self.log.end() {
                 // It once acknowledged more than it has, and the leader would not believe less.
                 return self.ask_to_follow(out);
             }

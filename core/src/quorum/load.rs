@@ -3,7 +3,7 @@
 //!
 //! Damage is never taken for emptiness. A node whose snapshot or log cannot be read still knows its term and vote (they
 //! are in the journal, which recovery has vouched for), but not all that it had acknowledged: it is *hollow*, does not
-//! vote, and becomes whole when a leader has confirmed everything up to its old end.
+//! vote, and becomes whole when a leader has confirmed everything up to its old end, or when a later start reads all of it.
 
 use bytes::Bytes;
 use milena_wire::batch::batches as wire_batches;
@@ -33,6 +33,13 @@ pub(super) enum Loading {
     StartNumber,
 }
 
+/// The only controller cannot read what it kept.
+fn lost_by_all() -> Halt {
+    let line = "what the only controller kept of the metadata is damaged, and nobody has a copy: the partitions' data stays as \
+                it is; to begin a new cluster, start with an empty data directory";
+    Halt::Operator(line.into())
+}
+
 impl Quorum {
     pub(super) fn load(&mut self, is_lost: bool, store: &mut Store, out: &mut Outputs) {
         assert!(matches!(self.phase, Phase::New), "started once");
@@ -45,14 +52,18 @@ impl Quorum {
         self.state = state;
         self.state.is_lost |= is_lost;
         self.state.start += 1;
-        if self.state.is_lost && self.list == [self.me.node] {
-            let line = "what the only controller kept of the metadata is damaged, and nobody has a copy: the partitions' data \
-                        stays as it is; to begin a new cluster, start with an empty data directory";
-            return self.stop(Halt::Operator(line.into()), out);
+        if self.state.is_lost && self.is_only_controller() {
+            return self.stop(lost_by_all(), out);
         }
         self.persist(store);
         let op = store.command(Command::List { directory: Directory::Snapshots }, out);
         self.phase = Phase::Loading(Loading::Names { op });
+    }
+
+    /// Whether the founding record, or without one the list, names this node alone.
+    fn is_only_controller(&self) -> bool {
+        let list = self.state.founding.as_ref().map_or(&self.list, |record| &record.list);
+        *list == [self.me.node]
     }
 
     /// Takes a command's outcome while loading; false if it was for somebody else.
@@ -163,6 +174,13 @@ impl Quorum {
         loop {
             let end = store.log(LogId::METADATA).expect("created at the start").end();
             if self.log.end() >= end {
+                if self.state.hollow_until.is_some_and(|until| self.log.end() >= until) {
+                    // A read failed at an earlier start; what it was to read is there, as it was acknowledged or as a leader
+                    // has replaced it.
+                    self.state.hollow_until = None;
+                    self.persist(store);
+                    out.log(LogLevel::Info, "all of the metadata can be read: this node may vote");
+                }
                 self.phase = Phase::Loading(Loading::StartNumber);
                 return;
             }
@@ -226,6 +244,10 @@ impl Quorum {
 
     /// What this disk had acknowledged is not all there.
     fn become_hollow(&mut self, what: &str, store: &mut Store, out: &mut Outputs) {
+        if self.is_only_controller() {
+            out.log(LogLevel::Error, format!("{what} is damaged"));
+            return self.stop(lost_by_all(), out);
+        }
         let end = store.log(LogId::METADATA).map_or(0, |log| log.end());
         let covered = self.state.snapshot.map_or(0, |name| name.end);
         let until: Offset = end.max(covered).max(self.state.hollow_until.unwrap_or(0));

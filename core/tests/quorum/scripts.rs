@@ -200,7 +200,7 @@ fn a_damaged_snapshot_is_not_an_empty_disk() {
     assert!(world.running(hurt).expect("it runs").quorum.view().snapshot_end.is_some());
     world.crash(hurt);
     world.crash(leader);
-    world.nodes.get_mut(&hurt).expect("known").disk.damages_snapshots = true;
+    world.damage_snapshots(hurt, true);
     world.transcript.clear();
     world.start(hurt);
     world.run_ms(2_000);
@@ -215,25 +215,37 @@ fn a_damaged_snapshot_is_not_an_empty_disk() {
     insta::assert_snapshot!(world.transcript);
 }
 
+fn is_voter(world: &World, id: NodeId) -> bool {
+    world.running(id).is_some_and(|run| run.quorum.is_voter())
+}
+
+fn hollow_then_whole(world: &mut World, hurt: NodeId) {
+    world.run_to("hollow", |world| world.running(hurt).is_some() && !is_voter(world, hurt));
+    world.run_to("whole again", |world| is_voter(world, hurt));
+}
+
+/// One more restart does not make it hollow again.
+fn votes_at_once(world: &mut World, id: NodeId) {
+    world.run_ms(100);
+    world.crash(id);
+    let hollow = world.ghost.sometimes.get("quorum.hollow").copied();
+    world.start(id);
+    world.run_to("it votes", |world| is_voter(world, id));
+    assert_eq!(world.ghost.sometimes.get("quorum.hollow").copied(), hollow);
+}
+
 #[test]
 fn a_damaged_snapshot_is_replaced_while_the_leader_stays() {
     let mut world = World::new(9, cluster(&[1, 2, 3]));
     let (leader, hurt) = run_with_snapshots(&mut world);
     world.crash(hurt);
-    world.nodes.get_mut(&hurt).expect("known").disk.damages_snapshots = true;
+    world.damage_snapshots(hurt, true);
     world.start(hurt);
-    let is_voter = |world: &World| world.running(hurt).is_some_and(|run| run.quorum.is_voter());
-    world.run_to("hollow", |world| world.running(hurt).is_some() && !is_voter(world));
-    world.run_to("whole again", is_voter);
+    hollow_then_whole(&mut world, hurt);
     assert_eq!(world.leader(), Some(leader), "nobody else had to lead");
     // The leader's snapshot had the name of the damaged one, which is on the disk now.
-    world.nodes.get_mut(&hurt).expect("known").disk.damages_snapshots = false;
-    world.run_ms(100);
-    world.crash(hurt);
-    let hollow = world.ghost.sometimes.get("quorum.hollow").copied();
-    world.start(hurt);
-    world.run_to("it votes", is_voter);
-    assert_eq!(world.ghost.sometimes.get("quorum.hollow").copied(), hollow);
+    world.damage_snapshots(hurt, false);
+    votes_at_once(&mut world, hurt);
     assert!(world.running(hurt).expect("it runs").quorum.view().snapshot_end.is_some());
 }
 
@@ -250,17 +262,88 @@ fn a_log_given_anew_needs_no_damaged_snapshot() {
     assert!(world.running(hurt).expect("it runs").quorum.view().snapshot_end.is_some());
     world.crash(hurt);
     world.reconfigure(hurt, never);
-    world.nodes.get_mut(&hurt).expect("known").disk.damages_snapshots = true;
+    world.damage_snapshots(hurt, true);
     world.start(hurt);
-    let is_voter = |world: &World| world.running(hurt).is_some_and(|run| run.quorum.is_voter());
-    world.run_to("hollow", |world| world.running(hurt).is_some() && !is_voter(world));
-    world.run_to("whole again", is_voter);
-    world.run_ms(100);
+    hollow_then_whole(&mut world, hurt);
+    votes_at_once(&mut world, hurt);
+}
+
+/// Of what it is given again, before it is whole, the last may be replaced.
+#[test]
+fn a_hollow_voter_gives_up_what_a_deposed_leader_had_alone() {
+    let mut world = World::new(9, cluster(&[1, 2, 3, 4, 5]));
+    let (hurt, _) = run_with_snapshots(&mut world);
+    let all: Vec<NodeId> = world.nodes.keys().copied().collect();
+    let part = |world: &mut World, from: &[NodeId], to: &[NodeId]| {
+        let pairs = from.iter().flat_map(|a| to.iter().map(|b| (*a, *b)));
+        world.cut.extend(pairs.flat_map(|(a, b)| [(a, b), (b, a)]));
+    };
+    part(&mut world, &[hurt], &all);
+    (0..10).for_each(|_| _ = world.propose(hurt, b"what makes its old end a high one"));
+    world.run_ms(10);
     world.crash(hurt);
-    let hollow = world.ghost.sometimes.get("quorum.hollow").copied();
+    world.run_to("a second leader", |world| world.leader().is_some());
+    let second = world.leader().expect("just seen");
+    world.propose(second, b"kept");
+    world.run_ms(50);
+    world.cut.clear();
+    let others: Vec<NodeId> =
+        all.iter().copied().filter(|id| ![hurt, second].contains(id)).collect();
+    part(&mut world, &[hurt, second], &others);
+    let lost = world.propose(second, b"lost").and_then(|_| world.propose(second, b"lost too"));
+    world.damage_snapshots(hurt, true);
     world.start(hurt);
-    world.run_to("it votes", is_voter);
-    assert_eq!(world.ghost.sometimes.get("quorum.hollow").copied(), hollow);
+    let end = lost.expect("it leads") + 1;
+    world.run_to("it has what is lost", |world| {
+        world.running(hurt).is_some_and(|run| run.quorum.log_end() == end)
+    });
+    world.run_ms(10);
+    world.crash(second);
+    assert!(!is_voter(&world, hurt));
+    world.cut.clear();
+    world.run_to("a third leader", |world| world.leader().is_some());
+    let third = world.leader().expect("just seen");
+    let offset = world.propose(third, b"kept").expect("it leads");
+    assert!(offset <= end, "the log of the third leader goes no further than what is lost");
+    world
+        .run_to("it follows", |world| world.running(hurt).is_some_and(|run| run.applied >= offset));
+}
+
+/// Others have a copy, whatever list it was started with.
+#[test]
+fn a_controller_that_lists_itself_alone_is_not_the_only_one() {
+    let mut world = World::new(9, cluster(&[1, 2, 3]));
+    run_with_snapshots(&mut world);
+    world.crash(ONE);
+    world.reconfigure(ONE, |config| config.controllers.truncate(1));
+    world.damage_snapshots(ONE, true);
+    world.start(ONE);
+    hollow_then_whole(&mut world, ONE);
+}
+
+/// Nothing was damaged: a majority of them may vote as soon as they can read.
+#[test]
+fn snapshots_that_can_be_read_again_are_whole() {
+    for ids in [&[1, 2, 3][..], &[1]] {
+        let mut world = World::new(9, cluster(ids));
+        run_with_snapshots(&mut world);
+        let all: Vec<NodeId> = world.nodes.keys().copied().collect();
+        for damages in [true, false] {
+            for id in &all {
+                world.crash(*id);
+                world.damage_snapshots(*id, damages);
+                world.start(*id);
+            }
+            world.run_ms(2_000);
+            assert_eq!(world.leader().is_none(), damages, "of {ids:?}");
+            // Where nobody has a copy, it says so.
+            let asks = matches!(world.nodes[&ONE].halted, Some(Halt::Operator(_)));
+            assert_eq!(asks, damages && all == [ONE]);
+        }
+        let leader = world.leader().expect("just seen");
+        let offset = world.propose(leader, b"kept").expect("it leads");
+        world.run_to("everyone has it", |world| everyone_applied(world, offset));
+    }
 }
 
 #[test]

@@ -223,6 +223,13 @@ impl World {
         self.nodes.get_mut(&id).expect("a node of this world").disk = image;
     }
 
+    /// Has a node read its snapshots wrong from now on, or well again.
+    pub fn damage_snapshots(&mut self, id: NodeId, damages: bool) {
+        let node = self.nodes.get_mut(&id).expect("a node of this world");
+        node.disk.damages_snapshots = damages;
+        node.halted = None;
+    }
+
     /// Gives a node another configuration; it must be down.
     pub fn reconfigure(&mut self, id: NodeId, change: impl FnOnce(&mut Config)) {
         let node = self.nodes.get_mut(&id).expect("a node of this world");
