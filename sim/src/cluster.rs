@@ -138,7 +138,6 @@ pub struct Cluster {
     pub(crate) phase_since: Time,
     pub(crate) images: BTreeMap<usize, (Disk, ImageGhost, Option<milena_core::BrokerEpoch>)>,
     pub(crate) journals: Vec<JournalGroups>,
-    pub(crate) image_ends: Vec<i64>,
     context: Arc<ClientContext>,
     out: Outputs,
     messages: u64,
@@ -196,7 +195,6 @@ impl Cluster {
             phase_since: 0,
             images: BTreeMap::new(),
             journals: (0..count).map(|_| JournalGroups::watching(damages_journals)).collect(),
-            image_ends: vec![0; count],
             context: Arc::new(ClientContext::default()),
             out: Outputs::traced(),
             messages: 0,
@@ -495,7 +493,6 @@ impl Cluster {
                 Output::Send { to, message } => self.send(node, to, message)?,
                 Output::Local { to, message } => {
                     if let LocalMessage::Image(image) = &message {
-                        self.image_ends[node] = image.end;
                         self.checks.on_image(image)?;
                     }
                     let to = machine_index(to);

@@ -159,13 +159,16 @@ impl Cluster {
         let Some(image) = self.checks.image.clone() else {
             return wrong("L1", "no metadata was ever committed".into());
         };
-        for (node, end) in self.image_ends.iter().enumerate() {
-            let broker = self.schedule.setup.nodes[node].broker;
-            if broker && *end != image.end {
-                return wrong(
-                    "L4",
-                    format!("node {} knows metadata up to {end} of {}", node + 1, image.end),
-                );
+        for (node, sim) in self.nodes.iter().enumerate() {
+            let State::Up { metadata, .. } = &sim.state else { continue };
+            let (view, node) = (metadata.view(), node + 1);
+            let (end, hollow) = (view.image.end, view.quorum.view().hollow_until);
+            if end != image.end {
+                let story = format!("node {node} knows metadata up to {end} of {}", image.end);
+                return wrong("L4", story);
+            }
+            if hollow.is_some_and(|until| until <= end) {
+                return wrong("L4", format!("node {node} has all {end} records and does not vote"));
             }
         }
         for (id, broker) in &image.brokers {
