@@ -447,6 +447,28 @@ fn a_fetch_reads_a_few_partitions_at_a_time_and_each_once() {
 }
 
 #[test]
+fn what_moves_while_a_fetch_reads_wakes_it() {
+    let mut broker = broker_with_segments();
+    // Some have all that was ever produced, and cannot be enough.
+    let offsets: Vec<_> = (0..MANY).map(|p| (p, i64::from(p % 2))).collect();
+    let mut request = fetch_request(&offsets);
+    request.min_bytes = 1 << 20;
+    broker.stalled = true;
+    let id = broker.send(1, 12, request);
+    assert!(waiting_reads(&broker) > 0);
+    let topic = broker.image.topics.get_mut(&TOPIC).expect("it exists");
+    for partition in Arc::make_mut(topic).partitions.iter_mut().skip(1).step_by(2) {
+        (partition.leader, partition.leader_epoch) = (None, 5);
+    }
+    broker.image.end += 1;
+    (0..SHARDS).for_each(|shard| broker.show(shard));
+    broker.release_disk();
+    let found = values(&broker.fetched(id));
+    let moved = found.iter().filter(|(_, code, _)| *code == ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    assert_eq!(moved.count(), MANY as usize / 2);
+}
+
+#[test]
 fn a_few_times_are_looked_up_at_a_time_and_no_partition_twice() {
     let mut broker = broker_with_segments();
     let asked = |partition_index| ListOffsetsPartition {

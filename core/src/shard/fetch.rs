@@ -17,7 +17,7 @@ use milena_wire::{ErrorCode, Records, Response, Uuid};
 use super::scatter::Origin;
 use super::session;
 use super::timers::Key;
-use super::{Part, ReadFor, Shard};
+use super::{Part, ReadFor, Shard, Standing};
 use crate::replica::batches;
 use crate::storage::{Read, ReadError};
 use crate::trace::Event;
@@ -66,6 +66,8 @@ struct Item {
     next: Offset,
     /// High watermark and log start offset when it was looked at.
     bounds: (Offset, Offset),
+    /// Where the partition stood then.
+    stood: Option<Standing>,
     /// Most bytes to give.
     limit: usize,
 }
@@ -113,6 +115,7 @@ impl Shard {
                     found: Found::Nothing,
                     records: Vec::new(),
                     bounds: (-1, -1),
+                    stood: None,
                     limit: 0,
                 });
             }
@@ -154,7 +157,7 @@ impl Shard {
         }
         let any = waiting.items.iter().any(|item| matches!(item.found, Found::Available));
         if !any && !last && !waiting.has_news() && waiting.min_bytes > 0 {
-            return self.park_fetch(origin, waiting);
+            return self.park_fetch(origin, waiting, out);
         }
         waiting.place = 0;
         self.read_fetch(origin, waiting, out);
@@ -257,22 +260,28 @@ impl Shard {
         } else if waiting.is_last_chance(self.now.mono) {
             self.answer_fetch(origin, waiting, out);
         } else {
-            self.park_fetch(origin, waiting);
+            self.park_fetch(origin, waiting, out);
         }
     }
 
-    fn park_fetch(&mut self, origin: Origin, mut waiting: Waiting) {
+    fn park_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
         waiting.bytes = 0;
+        let mut moved = false;
         for item in &mut waiting.items {
             item.found = Found::Nothing;
             item.records.clear();
             item.next = item.asked.fetch_offset;
             if let Ok(log) = item.log {
                 self.watch(log, origin);
+                moved |= item.stood != Some(self.standing(log));
             }
         }
         self.timers.set(Key::Part(origin), Some(waiting.at), Timer::FetchWait);
         self.parts.insert(origin, Part::Fetch(waiting));
+        if moved {
+            // While others were being read, when nobody watched it.
+            self.wake_fetch(origin, out);
+        }
     }
 
     /// Looks again at a part that waits, because a partition has moved or its time is over. One that reads is left alone.
@@ -361,6 +370,7 @@ impl Shard {
             Ok(found) => found,
             Err(code) => Found::Failed(code),
         };
+        item.stood = item.log.ok().map(|log| self.standing(log));
         if let Ok(log) = item.log
             && let (Some(replica), Some(log)) = (self.replicas.get(&log), self.host.store.log(log))
         {
