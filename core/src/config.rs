@@ -52,7 +52,8 @@ pub struct StorageConfig {
     pub idle_mark_ms: u64,
     /// Retention is looked at this often, milliseconds.
     pub retention_check_ms: u64,
-    /// Produce is refused when the file system has less than this many bytes free, beyond a second copy of what is live.
+    /// Produce is refused when the file system has less than this many bytes free, or than what the journal is still to fill
+    /// ahead, beyond a second copy of what is live.
     pub reserve_bytes: u64,
 }
 

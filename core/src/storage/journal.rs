@@ -257,6 +257,14 @@ impl Journal {
         Some((largest, offset, length - offset))
     }
 
+    /// Bytes that it has not yet begun to fill ahead.
+    pub fn missing_ahead(&self) -> u64 {
+        let is_small = |i: &usize| self.is_free(*i) && self.files[*i].allocated < self.file_bytes;
+        let small = (0..self.files.len()).filter(is_small).count();
+        let there = self.whole_files() + usize::from(self.filling.is_some());
+        WHOLE_FILES.saturating_sub(there).min(small) as u64 * self.file_bytes
+    }
+
     /// Bytes of the journal that recovery would read, roughly.
     pub fn live_bytes(&self) -> u64 {
         self.files.iter().filter(|file| !file.free).map(|file| file.used).sum()
@@ -389,5 +397,30 @@ impl Journal {
         self.flight.as_ref().is_some_and(|flight| flight.logs.contains(&log))
             || self.pending.iter().any(|record| record.log == log)
             || self.files.iter().any(|file| file.logs.contains_key(&log))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_filled_ahead_is_missing_until_it_is_begun() {
+        let mut journal = Journal::new(1, 1, [7; 16], 1 << 20);
+        for _ in 0..3 {
+            journal.add_file();
+        }
+        for missing in [2 << 20, 1 << 20] {
+            assert_eq!(journal.missing_ahead(), missing);
+            let (file, offset, length) = journal.to_fill(true).expect("a small one");
+            journal.filling = Some(file);
+            assert_eq!(journal.missing_ahead(), missing - (1 << 20));
+            journal.filling = None;
+            journal.files[file].allocated = offset + length;
+        }
+        assert_eq!((journal.to_fill(true), journal.missing_ahead()), (None, 0));
+        // Whole files that are in use come back by themselves.
+        journal.files.iter_mut().for_each(|file| (file.allocated, file.free) = (1 << 20, false));
+        assert_eq!((journal.to_fill(true), journal.missing_ahead()), (None, 0));
     }
 }

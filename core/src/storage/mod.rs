@@ -251,9 +251,11 @@ impl Store {
     }
 
     /// Whether the disk allows produce: beyond a second copy of all live journal records, a reserve is kept for votes,
-    /// metadata and deletions.
+    /// metadata and deletions, and for the journal files that are to be filled ahead: what no file has room for would be taken
+    /// and never written.
     pub fn accepts_produce(&self) -> bool {
-        let needed = self.config.reserve_bytes.saturating_add(self.journal.live_bytes());
+        let reserve = self.config.reserve_bytes.max(self.journal.missing_ahead());
+        let needed = reserve.saturating_add(self.journal.live_bytes());
         self.free.is_none_or(|free| free >= needed)
     }
 
