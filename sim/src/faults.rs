@@ -248,8 +248,11 @@ impl Cluster {
     }
 
     /// Takes back the failures that wait for a node's reads where its disk may not be lost any more: since they were
-    /// injected, it may have become the only one to hold a record.
+    /// injected, it may have become the only one to hold a record. A scenario that goes beyond the budget spares none.
     pub(crate) fn spare_reads_beyond_budget(&mut self, node: usize) {
+        if self.schedule.setup.beyond_budget {
+            return;
+        }
         let controllers = self.controllers();
         if self.checks.may_reads_fail(node) && !self.checks.may_lose(node, &controllers) {
             self.nodes[node].disk.spare_reads();
