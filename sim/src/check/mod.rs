@@ -118,6 +118,8 @@ pub struct LogTruth {
     pub committed: Vec<Batch>,
     /// For each, a bit per node that had it on disk when it was committed.
     pub copies: Vec<u32>,
+    /// For each of a partition, the leader epoch in which it was first said to be committed.
+    pub committed_in: Vec<Epoch>,
     /// Everything below was trimmed by a leader.
     pub trimmed_to: Offset,
     /// Whether its topic is gone.

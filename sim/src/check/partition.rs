@@ -98,7 +98,8 @@ impl Checks {
         Ok(())
     }
 
-    /// P8, P21; R5 and R10 for the metadata log.
+    /// P8, P21; R5 and R10 for the metadata log. A replica that nobody counts on and that has not heard of the epoch in which a
+    /// record was committed may still take an earlier leader's word against it.
     pub(super) fn on_truncated(&mut self, node: usize, log: LogId, to: Offset) -> Checked {
         let log = self.log_index(log);
         let at = format!("{} truncates to {to}", self.at(node, log));
@@ -114,12 +115,18 @@ impl Checks {
                 ));
             }
         }
+        let counts = log == QUORUM || self.is_eligible(node, log);
         let truth = &self.logs[log];
         let replica = self.nodes[node].logs.get_mut(log).and_then(Option::as_mut);
         let Some(replica) = replica else { return Ok(()) };
         replica.agree(&truth.committed);
-        let agreed = replica.agrees_to;
-        let lost = replica.truncate(to).iter().find(|batch| batch.base < agreed).copied();
+        let (agreed, epoch) = (replica.agrees_to, replica.epoch);
+        let is_known = |batch: &Batch| {
+            let index = truth.committed.partition_point(|committed| committed.base < batch.base);
+            counts || truth.committed_in[index] <= epoch
+        };
+        let removed = replica.truncate(to);
+        let lost = removed.iter().find(|batch| batch.base < agreed && is_known(batch)).copied();
         *self.sometimes.entry("truncation").or_default() += 1;
         if let Some(lost) = lost
             && !truth.deleted
@@ -320,7 +327,7 @@ impl Checks {
             copies |= 1 << index;
         }
         self.maximal_covers(node, log, epoch, partition_epoch, sets, &at)?;
-        self.commit(node, log, offset, copies, &at)
+        self.commit(node, log, epoch, offset, copies, &at)
     }
 
     /// P4: what the leader waits for covers what the controller counts on.
@@ -358,7 +365,15 @@ impl Checks {
     }
 
     /// P1: what a leader commits is what is committed, or the first word on it.
-    fn commit(&mut self, node: usize, log: usize, to: Offset, copies: u32, at: &str) -> Checked {
+    fn commit(
+        &mut self,
+        node: usize,
+        log: usize,
+        epoch: Epoch,
+        to: Offset,
+        copies: u32,
+        at: &str,
+    ) -> Checked {
         let truth = &mut self.logs[log];
         let replica = self.nodes[node].logs[log].as_mut().expect("a leader has a log");
         replica.agree(&truth.committed);
@@ -383,6 +398,7 @@ impl Checks {
             }
             truth.committed.push(*batch);
             truth.copies.push(copies);
+            truth.committed_in.push(epoch);
         }
         replica.agree(&truth.committed);
         self.all_eligible_hold_all(log)

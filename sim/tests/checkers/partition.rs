@@ -1,10 +1,13 @@
 //! The P rules, tripped at the events of partitions; R3 for what their replicas acknowledge.
 
 use milena_core::disk::{Command, Directory, FileName};
+use milena_core::metadata::Partition;
 use milena_core::trace::Event;
 use milena_core::{BrokerEpoch, Incarnation, LogId, NodeId};
 
-use crate::{JOURNAL, LOG, Stage, appended, high_watermark, nodes, recorded, recovered};
+use crate::{
+    JOURNAL, LOG, Stage, acknowledged, appended, high_watermark, nodes, recorded, recovered,
+};
 
 #[test]
 fn r3_spoken_before_it_is_on_the_disk() {
@@ -138,6 +141,41 @@ fn p7_replicas_that_differ_below_their_high_watermarks() {
 fn p8_a_committed_record_is_truncated() {
     let mut stage = Stage::committed();
     stage.trips("P8", 1, Event::Truncated { log: LOG, to: 0 });
+}
+
+#[test]
+fn p8_a_replica_that_is_out_may_believe_an_earlier_leader() {
+    let stage = |follows: i32, isr: &[i32]| {
+        let mut stage = Stage::replicated();
+        let leader = NodeId(1);
+        let change = |partition: &mut Partition| {
+            (partition.leader_epoch, partition.isr) = (2, nodes(isr));
+        };
+        stage.show(change).expect("a sane partition");
+        stage.ok(0, Event::Leading { log: LOG, epoch: 2, start: 1 });
+        for node in 1..follows {
+            stage.ok(node as usize, Event::Following { log: LOG, epoch: 2, leader });
+        }
+        for node in 1..isr.len() {
+            let mut event = acknowledged(1, 2);
+            if let Event::Acknowledged { last_epoch, .. } = &mut event {
+                *last_epoch = 1;
+            }
+            stage.ok(node, event);
+        }
+        let (isr, maximal) = (nodes(isr), nodes(isr));
+        let partition_epoch = 2;
+        let (log, epoch, offset, min_isr) = (LOG, 2, 1, 2);
+        let high =
+            Event::HighWatermark { log, epoch, offset, isr, maximal, min_isr, partition_epoch };
+        stage.ok(0, high);
+        stage
+    };
+    let truncated = || Event::Truncated { log: LOG, to: 0 };
+    stage(2, &[1, 2]).ok(2, truncated());
+    stage(3, &[1, 2]).trips("P8", 2, truncated());
+    stage(3, &[1, 2, 3]).trips("P8", 2, truncated());
+    stage(2, &[1, 2]).trips("P8", 1, truncated());
 }
 
 #[test]
