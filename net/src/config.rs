@@ -93,7 +93,7 @@ pub struct Tuning {
     /// Record batches kept in memory per shard until segments hold them; produce waits at it
     #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(8 << 20..=1 << 40))]
     pub memory_bytes: u64,
-    /// Produce is refused when the file system has less room than this and the journal file in use
+    /// Produce is refused when the file system has less room than this, or than journal files still to be filled, and the journal file in use
     #[arg(long, default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     pub reserve_bytes: u64,
     /// Largest record batch taken from a producer

@@ -35,8 +35,8 @@ pub(super) enum Loading {
 
 /// The only controller cannot read what it kept.
 fn lost_by_all() -> Halt {
-    let line = "what the only controller kept of the metadata is damaged, and nobody has a copy: the partitions' data stays as \
-                it is; to begin a new cluster, start with an empty data directory";
+    let line = "what the only controller kept of the metadata is damaged, and nobody has a copy: start again in case only a read \
+                failed; the partitions' data stays as it is; to begin a new cluster, start with an empty data directory";
     Halt::Operator(line.into())
 }
 
