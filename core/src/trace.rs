@@ -243,5 +243,131 @@ pub enum Event {
         what: &'static str,
     },
     /// When a rare path was taken; the sweep counts these ("sometimes").
-    Sometimes(&'static str),
+    Sometimes(Mark),
+}
+
+/// Declares an enum of marks, with the name of each and the list of all. The simulator has marks of its own.
+#[macro_export]
+macro_rules! marks {
+    ($(#[$about:meta])* $visibility:vis enum $Mark:ident { $($(#[$doc:meta])* $Variant:ident = $name:literal,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        $visibility enum $Mark { $($(#[$doc])* $Variant,)* }
+
+        impl $Mark {
+            /// All of them, in the order of their numbers.
+            $visibility const ALL: &[$Mark] = &[$($Mark::$Variant,)*];
+
+            /// Its name, as a sweep prints it.
+            $visibility fn name(self) -> &'static str {
+                match self { $($Mark::$Variant => $name,)* }
+            }
+        }
+    };
+}
+
+marks! {
+    /// A rare path. A sweep counts how often each was taken, since what was never taken was never tested.
+    pub enum Mark {
+        /// When another registration of this broker came into force.
+        BrokerRegistrationLost = "broker.registration_lost",
+        /// When a damaged replica was taken out of its sets.
+        ControllerDamagedReplica = "controller.damaged_replica",
+        /// When an eligible replica out of the in-sync set was elected.
+        ControllerElrElection = "controller.elr_election",
+        /// When a leadership went back to the preferred replica.
+        ControllerGivenBack = "controller.given_back",
+        /// When neither an in-sync nor an eligible replica was left.
+        ControllerNoMemberLeft = "controller.no_member_left",
+        /// When a partition lost its leader and found no other.
+        ControllerOfflinePartition = "controller.offline_partition",
+        /// When a proposed in-sync set was refused.
+        ControllerProposalRefused = "controller.proposal_refused",
+        /// When a disk had no room.
+        DiskFull = "disk.full",
+        /// When a fetch read a segment.
+        FetchReadsSegment = "fetch.reads_segment",
+        /// When a fetch waited for the start of its leader's epoch to be committed.
+        FetchWaitsForEpochStart = "fetch.waits_for_epoch_start",
+        /// When records were carried forward from a journal file.
+        JournalCarried = "journal.carried",
+        /// When records could not be carried forward.
+        JournalCarryFailed = "journal.carry_failed",
+        /// When a journal file was used again.
+        JournalRecycled = "journal.recycled",
+        /// When a journal file was released.
+        JournalReleased = "journal.released",
+        /// When a lookup waited for the start of its leader's epoch to be committed.
+        ListOffsetsWaitsForEpochStart = "list_offsets.waits_for_epoch_start",
+        /// When the start of a log moved up.
+        LogTrimmed = "log.trimmed",
+        /// When a produce waited for room in memory.
+        ProduceWaitsForRoom = "produce.waits_for_room",
+        /// When a leader of the quorum stood down because no majority heard it.
+        QuorumCheckQuorumFailed = "quorum.check_quorum_failed",
+        /// When a node could not read its snapshot or metadata log.
+        QuorumHollow = "quorum.hollow",
+        /// When a leader of the quorum learned of a later term.
+        QuorumLeaderSteppedDown = "quorum.leader_stepped_down",
+        /// When a listed controller came back as an observer.
+        QuorumListedObserver = "quorum.listed_observer",
+        /// When a founding record was offered to an empty node.
+        QuorumRecordOffered = "quorum.record_offered",
+        /// When a snapshot of the quorum was installed.
+        QuorumSnapshotInstalled = "quorum.snapshot_installed",
+        /// When a snapshot of the quorum was sent.
+        QuorumSnapshotSent = "quorum.snapshot_sent",
+        /// When a diverged tail of the quorum's log was cut.
+        QuorumTruncated = "quorum.truncated",
+        /// When recovery found damage.
+        RecoveryDamage = "recovery.damage",
+        /// When a node started on an empty disk.
+        RecoveryFirstBoot = "recovery.first_boot",
+        /// When recovery handed over a damaged log.
+        RecoveryLogDamaged = "recovery.log_damaged",
+        /// When recovery made room on a full disk.
+        RecoveryMakesRoom = "recovery.makes_room",
+        /// When recovery applied journal records.
+        RecoveryReplayed = "recovery.replayed",
+        /// When recovery changed the number of shards.
+        RecoveryReshard = "recovery.reshard",
+        /// When recovery cut a torn tail.
+        RecoveryTornTail = "recovery.torn_tail",
+        /// When recovery waited for room on a full disk.
+        RecoveryWaitsForRoom = "recovery.waits_for_room",
+        /// When an acknowledgement did not fit the leader's log.
+        ReplicaAcknowledgementDoesNotFit = "replica.acknowledgement_does_not_fit",
+        /// When a follower began again where its leader's log begins.
+        ReplicaBeginAt = "replica.begin_at",
+        /// When a follower was told to begin below its own start.
+        ReplicaBeginLower = "replica.begin_lower",
+        /// When a replica reported its damage.
+        ReplicaDamageReported = "replica.damage_reported",
+        /// When a leader proposed a larger in-sync set.
+        ReplicaExpandProposed = "replica.expand_proposed",
+        /// When a high watermark waited for a proposed member.
+        ReplicaMaximalIsrDiffers = "replica.maximal_isr_differs",
+        /// When a push did not match a follower's log.
+        ReplicaMismatch = "replica.mismatch",
+        /// When a replica took on a new incarnation.
+        ReplicaNewLife = "replica.new_life",
+        /// When a leader proposed the present set again to end a proposal.
+        ReplicaProposalWithdrawn = "replica.proposal_withdrawn",
+        /// When a follower had no room for a push.
+        ReplicaPushWithoutRoom = "replica.push_without_room",
+        /// When a leader read a segment for a follower.
+        ReplicaReadsForFollower = "replica.reads_for_follower",
+        /// When retention moved the start of a log.
+        ReplicaRetained = "replica.retained",
+        /// When a leader proposed a smaller in-sync set.
+        ReplicaShrinkProposed = "replica.shrink_proposed",
+        /// When a follower cut a diverged tail.
+        ReplicaTruncated = "replica.truncated",
+        /// When a read found a damaged segment.
+        SegmentDamaged = "segment.damaged",
+        /// When a log began a new segment.
+        SegmentRolled = "segment.rolled",
+        /// When a log of a topic that was deleted meanwhile was removed.
+        ShardOrphanDeleted = "shard.orphan_deleted",
+    }
 }

@@ -13,7 +13,7 @@ use milena_core::local::{AlterPartition, LocalMessage, Member};
 use milena_core::metadata::{Image, Metadata, Partition};
 use milena_core::peer::{self, PeerMessage};
 use milena_core::storage::Recovery;
-use milena_core::trace::Event;
+use milena_core::trace::{Event, Mark};
 use milena_core::{
     ClientContext, ClientId, Config, Input, Instant, LogId, Machine, NodeId, Now, Offset, OpId,
     Output, Outputs, Place,
@@ -60,7 +60,7 @@ struct World {
     doubled: u32,
     /// What was applied at each offset, by whomever.
     hashes: BTreeMap<Offset, u64>,
-    sometimes: BTreeMap<&'static str, u32>,
+    sometimes: BTreeMap<Mark, u32>,
 }
 
 impl World {
@@ -181,7 +181,7 @@ impl World {
                 Event::SnapshotInstalled { end, hash } => {
                     assert_eq!(self.hashes[&(end - 1)], hash, "a snapshot is what was applied");
                 }
-                Event::Sometimes(name) => *self.sometimes.entry(name).or_default() += 1,
+                Event::Sometimes(mark) => *self.sometimes.entry(mark).or_default() += 1,
                 _ => {}
             }
         }
@@ -422,7 +422,7 @@ fn a_silent_broker_is_fenced_and_let_in_again() {
     world.until("in sync", SECOND, full);
     let back = move |world: &World| world.partition(leader, "t").leader == Some(gone);
     world.until("the preferred replica leads again", 20 * SECOND, back);
-    assert!(world.sometimes["controller.given_back"] > 0);
+    assert!(world.sometimes[&Mark::ControllerGivenBack] > 0);
 }
 
 #[test]
@@ -437,7 +437,7 @@ fn a_quick_restart_with_an_intact_disk_keeps_the_seat() {
     let partition = world.partition(1, "t");
     assert_eq!((partition.leader, partition.leader_epoch), (Some(NodeId(1)), 2));
     assert!(world.image(1).brokers[&NodeId(1)].epoch > epoch);
-    assert!(world.sometimes["controller.elr_election"] > 0);
+    assert!(world.sometimes[&Mark::ControllerElrElection] > 0);
 }
 
 #[test]
@@ -583,7 +583,7 @@ fn journals_of_tiny_files_come_to_rest() {
             world.pass(SECOND);
             assert_eq!(world.writes, before, "seed {seed}: idle after {id} topics");
         }
-        assert!(world.sometimes.contains_key("journal.carried"), "{:?}", world.sometimes);
+        assert!(world.sometimes.contains_key(&Mark::JournalCarried), "{:?}", world.sometimes);
     }
 }
 

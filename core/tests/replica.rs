@@ -252,10 +252,10 @@ impl World {
             }
             Event::Produced { base, next, .. } => format!("confirms {base}..{next}"),
             Event::Served { base, next, .. } => format!("serves {base}..{next}"),
-            Event::Sometimes(what)
-                if what.starts_with("replica.") || what.starts_with("fetch.") =>
+            Event::Sometimes(mark)
+                if mark.name().starts_with("replica.") || mark.name().starts_with("fetch.") =>
             {
-                format!("({what})")
+                format!("({})", mark.name())
             }
             _ => return,
         };

@@ -14,6 +14,7 @@ use milena_core::peer::{FrameError, PeerMessage, decode, encode, joined};
 use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, NodeId, Output, Outputs};
 use milena_wire::{Request, Response};
 
+use crate::check::marks::Seen;
 use crate::check::node::ImageGhost;
 use crate::check::{Checked, Checks, Violation};
 use crate::client::{Admin, Client, ClientLinks, Consumer, Producer, Role, Wake, Wish};
@@ -513,7 +514,7 @@ impl Cluster {
                         self.trace(node, &format!("  log {level:?}: {line}"));
                     }
                     if level == LogLevel::Error {
-                        *self.checks.sometimes.entry("error logged").or_default() += 1;
+                        self.checks.marks.seen(Seen::ErrorLogged);
                     }
                 }
                 Output::Halt(why) => return self.on_halt(node, &why),
@@ -530,7 +531,7 @@ impl Cluster {
                 format!("node {} asks for an operator: {line}", node + 1),
             ));
         }
-        *self.checks.sometimes.entry("halt").or_default() += 1;
+        self.checks.marks.seen(Seen::Halt);
         self.stop(node);
         let pause = self.strike.between(5, 400) * MS;
         self.start_later(node, pause);

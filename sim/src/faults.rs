@@ -4,6 +4,7 @@ use milena_core::NodeId;
 use milena_core::disk::{Command, FileName};
 
 use crate::check::Checked;
+use crate::check::marks::Seen;
 use crate::client::Role;
 use crate::cluster::{Cluster, Happening, Phase, Restore};
 use crate::disk;
@@ -315,7 +316,7 @@ impl Cluster {
         if matches!(fault, Fault::Crash { .. } | Fault::PowerLoss { .. })
             && self.nodes[at].is_booting()
         {
-            *self.checks.sometimes.entry("struck while recovering").or_default() += 1;
+            self.checks.marks.seen(Seen::StruckWhileRecovering);
         }
         match fault {
             Fault::Crash { down_ms, .. } => {

@@ -5,6 +5,7 @@ use milena_core::metadata::Partition;
 use milena_core::shard::Shard;
 use milena_core::{LogId, Machine, NodeId};
 
+use crate::check::marks::Seen;
 use crate::check::{Checked, QUORUM, Violation};
 use crate::client::{Client, Consumer, Role};
 use crate::cluster::{Cluster, Phase};
@@ -110,7 +111,7 @@ impl Cluster {
                 for (index, partition) in topic.partitions.iter().enumerate() {
                     let log = LogId { topic: topic.id, partition: index as i32 };
                     if self.has_lost_too_much(log, partition) {
-                        *self.checks.sometimes.entry("offline for good").or_default() += 1;
+                        self.checks.marks.seen(Seen::OfflineForGood);
                         self.history.give_up(&topic.name, index as i32);
                     }
                 }

@@ -62,7 +62,7 @@ pub struct Report {
     pub power_losses_unsynced: u64,
     /// How often each journal that was written to has used all its files again, from the fewest to the most.
     pub journal_passes: Vec<u64>,
-    /// How often each rare path was taken.
+    /// How often each rare path was taken, those never taken included.
     pub sometimes: BTreeMap<String, u64>,
     /// Hash over every input and output, in hexadecimal.
     pub fingerprint: String,
@@ -150,7 +150,12 @@ fn summary(cluster: &Cluster, began: (Instant, Option<u64>)) -> Report {
         skipped: cluster.counts.skipped,
         power_losses_unsynced: cluster.counts.power_losses_unsynced,
         journal_passes: passes,
-        sometimes: cluster.checks.sometimes.iter().map(owned).collect(),
+        sometimes: cluster
+            .checks
+            .marks
+            .iter()
+            .map(|(name, count)| (name.to_owned(), count))
+            .collect(),
         fingerprint: format!("{:016x}", cluster.fingerprint.value()),
         again: format!(
             "cargo sim run {} --seed {}",
@@ -192,12 +197,9 @@ impl Report {
     /// One screen for a person.
     pub fn human(&self) -> String {
         let list = |counts: &BTreeMap<String, u64>| {
-            if counts.is_empty() {
-                return "none".to_owned();
-            }
-            let each: Vec<String> =
-                counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
-            each.join(", ")
+            let some = counts.iter().filter(|(_, count)| **count > 0);
+            let each: Vec<String> = some.map(|(name, count)| format!("{name} {count}")).collect();
+            if each.is_empty() { "none".to_owned() } else { each.join(", ") }
         };
         let verdict = match self.verdict {
             Verdict::Held => "all properties held".to_owned(),

@@ -17,7 +17,7 @@ use ghost::{Batch, Change, Log, State};
 use milena_core::config::*;
 use milena_core::disk::{Command, Directory, FileName, Success};
 use milena_core::storage::{Lsn, Read, ReadError, Recovered, Recovery, Store, StoreEvent, Ticket};
-use milena_core::trace::Event;
+use milena_core::trace::{Event, Mark};
 use milena_core::{
     Config, Halt, Incarnation, Input, Instant, LogId, NodeId, Now, Offset, OpId, Output, Outputs,
     Timestamp, TopicId,
@@ -193,8 +193,8 @@ impl World {
 
     fn note(&mut self) {
         for event in self.out.events.drain(..) {
-            if let Event::Sometimes(name) = event {
-                *self.seen.entry(name).or_default() += 1;
+            if let Event::Sometimes(mark) = event {
+                *self.seen.entry(mark.name()).or_default() += 1;
             }
         }
     }
@@ -993,7 +993,7 @@ fn a_start_on_a_full_disk_needs_one_whole_slot() {
         let mut out = Outputs::traced();
         let again = recover(&config, &mut disk, &mut random, &mut out, usize::MAX).unwrap();
         assert_eq!(&again.shards[0].log(log).unwrap().state()[..], [199; 900]);
-        let seen = |name| out.events.contains(&Event::Sometimes(name));
-        assert!(seen("recovery.makes_room") && !seen("recovery.waits_for_room"), "slot {slot}");
+        let seen = |mark| out.events.contains(&Event::Sometimes(mark));
+        assert!(seen(Mark::RecoveryMakesRoom) && !seen(Mark::RecoveryWaitsForRoom), "slot {slot}");
     }
 }

@@ -12,6 +12,7 @@ use super::{Image, Record};
 use crate::controller::message::{AdminRequest, ControllerMessage, Damage, Registration};
 use crate::controller::{self, Preferred, Refusal};
 use crate::local::AlterPartition;
+use crate::trace::Mark;
 use crate::{BrokerEpoch, Config, Epoch, Instant, LogId, NodeId, Offset};
 
 /// Requests that wait at most; past it they are dropped, and asked again.
@@ -46,7 +47,7 @@ pub(super) struct Decided {
     /// To be sent, once the entry is committed if there is one.
     pub answers: Vec<Answer>,
     /// What happened that is rare.
-    pub sometimes: Vec<&'static str>,
+    pub sometimes: Vec<Mark>,
     registered: Vec<(NodeId, u64)>,
 }
 
@@ -269,19 +270,19 @@ impl Active {
             Ask::AlterPartition(from, request) => {
                 match controller::alter_partition(draft, from, &request) {
                     Ok(record) => take(draft, vec![record]),
-                    Err(_) => decided.sometimes.push("controller.proposal_refused"),
+                    Err(_) => decided.sometimes.push(Mark::ControllerProposalRefused),
                 }
             }
             Ask::Damaged(from, report) => {
                 if let Ok(record) = controller::damaged(draft, from, &report) {
                     take(draft, vec![record]);
-                    decided.sometimes.push("controller.damaged_replica");
+                    decided.sometimes.push(Mark::ControllerDamagedReplica);
                 }
             }
             Ask::GiveBack(log) => {
                 if let Some(record) = controller::give_back(draft, log) {
                     take(draft, vec![record]);
-                    decided.sometimes.push("controller.given_back");
+                    decided.sometimes.push(Mark::ControllerGivenBack);
                 }
             }
             Ask::Administer { from, epoch, id, request } => {
@@ -372,18 +373,18 @@ fn beyond(config: &Config) -> Refusal {
 }
 
 /// Names what the simulator should have seen now and then.
-fn note_rare_paths(image: &Image, records: &[Record], sometimes: &mut Vec<&'static str>) {
+fn note_rare_paths(image: &Image, records: &[Record], sometimes: &mut Vec<Mark>) {
     for record in records {
         let Record::Partition { log, partition: new } = record else { continue };
         let Some((_, old)) = image.partition(*log) else { continue };
         if new.leader.is_some_and(|leader| old.elr.contains(&leader)) {
-            sometimes.push("controller.elr_election");
+            sometimes.push(Mark::ControllerElrElection);
         }
         if old.leader.is_some() && new.leader.is_none() {
-            sometimes.push("controller.offline_partition");
+            sometimes.push(Mark::ControllerOfflinePartition);
         }
         if new.isr.is_empty() && new.elr.is_empty() {
-            sometimes.push("controller.no_member_left");
+            sometimes.push(Mark::ControllerNoMemberLeft);
         }
     }
 }

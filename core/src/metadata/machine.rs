@@ -29,7 +29,7 @@ use crate::local::LocalMessage;
 use crate::peer::PeerMessage;
 use crate::quorum::{self, Committed, Quorum};
 use crate::storage::{Store, StoreEvent, Superblock};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{
     BrokerEpoch, Config, Epoch, Halt, Input, Instant, LogId, LogLevel, Machine, NodeId, Now,
     Offset, Outputs, Place, Timer, TopicId,
@@ -236,7 +236,7 @@ impl Metadata {
             }
             Some(Turn::Stop) => {
                 out.log(LogLevel::Warn, "another registration of this broker is in force");
-                out.event(|| Event::Sometimes("broker.registration_lost"));
+                out.event(|| Event::Sometimes(Mark::BrokerRegistrationLost));
                 self.tell_serving(None, out);
             }
             None => {}
@@ -367,7 +367,7 @@ impl Metadata {
     fn say_decided(
         &mut self,
         answers: Vec<(NodeId, ControllerMessage)>,
-        sometimes: Vec<&'static str>,
+        sometimes: Vec<Mark>,
         out: &mut Outputs,
     ) {
         for name in sometimes {

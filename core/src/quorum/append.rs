@@ -13,7 +13,7 @@ use super::message::{QuorumBody, Voter};
 use super::progress::{Pace, Progress};
 use super::{Quorum, Role};
 use crate::storage::Store;
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{Epoch, Instant, LogId, LogLevel, Offset, Outputs};
 
 /// A snapshot larger than this is refused.
@@ -146,7 +146,7 @@ impl Quorum {
                         ),
                     );
                 }
-                out.event(|| Event::Sometimes("quorum.truncated"));
+                out.event(|| Event::Sometimes(Mark::QuorumTruncated));
                 store.truncate(LogId::METADATA, offset, out);
                 self.log.truncate(offset);
             }
@@ -288,7 +288,7 @@ impl Quorum {
             is_voter(peer) && now.ms_since(progress.heard) <= quorum.election_timeout_ms
         });
         if !is_majority(heard.count() + usize::from(is_voter(&self.me)), voters.len()) {
-            out.event(|| Event::Sometimes("quorum.check_quorum_failed"));
+            out.event(|| Event::Sometimes(Mark::QuorumCheckQuorumFailed));
             out.log(LogLevel::Warn, "no majority of the controllers is heard: leads no more");
             return self.detach(out);
         }
@@ -368,7 +368,7 @@ impl Quorum {
             return;
         }
         *waiting = true;
-        out.event(|| Event::Sometimes("quorum.snapshot_sent"));
+        out.event(|| Event::Sometimes(Mark::QuorumSnapshotSent));
         let length = file.len() as u64;
         let from = (*position).min(length) as usize;
         let upto = file

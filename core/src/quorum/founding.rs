@@ -21,7 +21,7 @@ use super::log::MemoryLog;
 use super::message::{AnswerNumber, FoundingMessage, FoundingRecord, Holding, LIST_MAX, Voters};
 use super::{Quorum, Then};
 use crate::storage::{Lsn, Store};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{Halt, Incarnation, Instant, LogLevel, NodeId, Outputs, cluster_id};
 
 /// Nodes that disagree about the list are given this many election timeouts to hear of the others.
@@ -225,7 +225,7 @@ impl Quorum {
         let record = record.clone();
         if self.may_offer(from, list, out) {
             let (founded, list) = (self.founding.acts, self.list.clone());
-            out.event(|| Event::Sometimes("quorum.record_offered"));
+            out.event(|| Event::Sometimes(Mark::QuorumRecordOffered));
             out.send(
                 from,
                 FoundingMessage::Offer { number, to: incarnation, record, founded, list },
@@ -369,7 +369,7 @@ impl Quorum {
         let cluster = cluster_id(self.cluster().expect("it is shown"));
         out.log(LogLevel::Info, format!("belongs to cluster {cluster} as {kind}"));
         if !voter && self.is_listed() {
-            out.event(|| Event::Sometimes("quorum.listed_observer"));
+            out.event(|| Event::Sometimes(Mark::QuorumListedObserver));
         }
         self.ask(store, out);
     }

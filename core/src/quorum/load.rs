@@ -14,7 +14,7 @@ use super::state::State;
 use super::{Phase, Quorum};
 use crate::disk::{Command, Directory, FileName, Outcome, Success};
 use crate::storage::{Lsn, Read, ReadError, Store, Ticket};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{Halt, LogId, LogLevel, Offset, OpId, Outputs};
 
 /// Bytes read at once.
@@ -257,7 +257,7 @@ impl Quorum {
             LogLevel::Error,
             format!("{what} is damaged: this node does not vote until a leader has given it everything below offset {until} again"),
         );
-        out.event(|| Event::Sometimes("quorum.hollow"));
+        out.event(|| Event::Sometimes(Mark::QuorumHollow));
         let voters = self.state.founding.as_ref().map(|record| record.voters.clone());
         self.log = MemoryLog::new(0, -1, Lsn(0), voters.unwrap_or_default());
         self.commit = 0;

@@ -52,7 +52,7 @@ use self::state::State;
 pub use self::state::{cluster, term_and_vote};
 pub use self::view::{FollowerDescription, QuorumDescription, QuorumView};
 use crate::storage::{Lsn, Store, StoreEvent};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{
     Config, Epoch, Halt, Incarnation, Instant, LogId, LogLevel, NodeId, Now, Offset, Outputs,
     Timer, cluster_id,
@@ -635,7 +635,7 @@ impl Quorum {
     /// A leader, candidate or follower is so no more.
     fn detach(&mut self, out: &mut Outputs) {
         if self.is_leader() {
-            out.event(|| Event::Sometimes("quorum.leader_stepped_down"));
+            out.event(|| Event::Sometimes(Mark::QuorumLeaderSteppedDown));
         }
         self.role = Role::Unattached;
         self.leader_heard = None;

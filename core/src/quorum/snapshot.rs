@@ -18,7 +18,7 @@ use super::state::SnapshotName;
 use super::{Quorum, Role, Then};
 use crate::disk::{Command, Directory, DiskError, FileName, Outcome};
 use crate::storage::Store;
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{Epoch, Halt, LogId, LogLevel, Offset, OpId, Outputs};
 
 /// First bytes of every snapshot.
@@ -284,7 +284,7 @@ impl Quorum {
                 self.store_stale = false;
             }
             self.move_commit(end, out);
-            out.event(|| Event::Sometimes("quorum.snapshot_installed"));
+            out.event(|| Event::Sometimes(Mark::QuorumSnapshotInstalled));
             if let Role::Follower(following) = &mut self.role {
                 // Committed, so the leader of any later term has it too.
                 following.verified = following.verified.max(end);

@@ -14,7 +14,7 @@ use super::batches;
 use super::message::{Acknowledge, Answer, Push};
 use super::{Context, Replica, Role, epoch_before};
 use crate::local::Member;
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{Epoch, LogLevel, NodeId, Offset};
 
 /// What a follower knows in one leader epoch.
@@ -71,7 +71,7 @@ impl Replica {
             Ok(()) => self.take_records(cx, &push),
             Err(None) => {}
             Err(Some((hint, last_epoch))) => {
-                cx.out.event(|| Event::Sometimes("replica.mismatch"));
+                cx.out.event(|| Event::Sometimes(Mark::ReplicaMismatch));
                 self.answer(cx, Answer::Mismatch { base: push.base, hint, last_epoch });
             }
         }
@@ -109,7 +109,7 @@ impl Replica {
         let id = self.log;
         if !push.records.is_empty() && !cx.host.store.has_room() {
             // The leader sends it again.
-            cx.out.event(|| Event::Sometimes("replica.push_without_room"));
+            cx.out.event(|| Event::Sometimes(Mark::ReplicaPushWithoutRoom));
             return;
         }
         let Ok(batches) = batches::split(&push.records) else { return self.refuse(cx, push) };
@@ -191,7 +191,7 @@ impl Replica {
             follower.acknowledged = None;
             self.barrier = cx.host.store.reset(self.log, push.base, cx.out);
             self.high_watermark = push.base;
-            cx.out.event(|| Event::Sometimes("replica.begin_at"));
+            cx.out.event(|| Event::Sometimes(Mark::ReplicaBeginAt));
         }
         let Role::Follower(follower) = &mut self.role else { return };
         follower.owes = true;
@@ -215,7 +215,7 @@ impl Replica {
         }
         self.barrier = cx.host.store.reset(self.log, push.base, cx.out);
         self.high_watermark = push.base;
-        cx.out.event(|| Event::Sometimes("replica.begin_lower"));
+        cx.out.event(|| Event::Sometimes(Mark::ReplicaBeginLower));
     }
 
     /// Acknowledges if there is something to say: only what is synced and matched in this epoch, and only once every

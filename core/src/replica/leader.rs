@@ -16,7 +16,7 @@ use super::{Context, Host, Replica, Role, epoch_before, watermark};
 use crate::local::{AlterPartition, LocalMessage};
 use crate::metadata::Partition;
 use crate::storage::{Log, Read, ReadError, Ticket};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{Epoch, Instant, NodeId, Now, Offset, Place};
 
 /// What a leader knows in its epoch.
@@ -161,7 +161,7 @@ impl Replica {
             partition_epoch: leader.partition_epoch,
         });
         if leader.maximal() != leader.isr {
-            cx.out.event(|| Event::Sometimes("replica.maximal_isr_differs"));
+            cx.out.event(|| Event::Sometimes(Mark::ReplicaMaximalIsrDiffers));
         }
     }
 
@@ -200,7 +200,7 @@ impl Replica {
                         self.advance(cx);
                     }
                 } else {
-                    cx.out.event(|| Event::Sometimes("replica.acknowledgement_does_not_fit"));
+                    cx.out.event(|| Event::Sometimes(Mark::ReplicaAcknowledgementDoesNotFit));
                     return;
                 }
             }
@@ -329,7 +329,7 @@ impl Replica {
             Read::Later(ticket) => {
                 progress.reading = Some(ticket);
                 cx.host.reads.push((ticket, self.log, node));
-                cx.out.event(|| Event::Sometimes("replica.reads_for_follower"));
+                cx.out.event(|| Event::Sometimes(Mark::ReplicaReadsForFollower));
                 false
             }
         }
@@ -415,11 +415,11 @@ impl Replica {
             return;
         }
         if wanted == leader.isr {
-            cx.out.event(|| Event::Sometimes("replica.proposal_withdrawn"));
+            cx.out.event(|| Event::Sometimes(Mark::ReplicaProposalWithdrawn));
         } else if wanted.len() < leader.isr.len() {
-            cx.out.event(|| Event::Sometimes("replica.shrink_proposed"));
+            cx.out.event(|| Event::Sometimes(Mark::ReplicaShrinkProposed));
         } else {
-            cx.out.event(|| Event::Sometimes("replica.expand_proposed"));
+            cx.out.event(|| Event::Sometimes(Mark::ReplicaExpandProposed));
         }
         leader.standing.extend_from_slice(&wanted);
         leader.standing.sort_unstable();

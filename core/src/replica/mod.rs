@@ -266,7 +266,7 @@ impl Replica {
             self.begin_life(cx, expected);
             self.high_watermark = 0;
             self.report_at = None;
-            cx.out.event(|| crate::trace::Event::Sometimes("replica.new_life"));
+            cx.out.event(|| crate::trace::Event::Sometimes(crate::trace::Mark::ReplicaNewLife));
             return true;
         }
         if damaged {
@@ -291,7 +291,7 @@ impl Replica {
 
     fn report_damage(&mut self, cx: &mut Context) {
         let Some(replica) = self.life else { return };
-        cx.out.event(|| crate::trace::Event::Sometimes("replica.damage_reported"));
+        cx.out.event(|| crate::trace::Event::Sometimes(crate::trace::Mark::ReplicaDamageReported));
         cx.out.local(Place::Metadata, LocalMessage::Damaged { log: self.log, replica });
         self.report_at = Some(cx.now.mono.after_ms(cx.host.config.replication.push_retry_ms));
     }
@@ -369,7 +369,7 @@ impl Replica {
         let to = store.retention_start(log, cx.now.wall, ms, bytes, upto).min(upto);
         if store.log(log).is_some_and(|log| to > log.start()) {
             store.trim(log, to, cx.out);
-            cx.out.event(|| crate::trace::Event::Sometimes("replica.retained"));
+            cx.out.event(|| crate::trace::Event::Sometimes(crate::trace::Mark::ReplicaRetained));
         }
     }
 
@@ -428,7 +428,7 @@ impl Replica {
             return false;
         }
         self.barrier = cx.host.store.truncate(self.log, to, cx.out);
-        cx.out.event(|| crate::trace::Event::Sometimes("replica.truncated"));
+        cx.out.event(|| crate::trace::Event::Sometimes(crate::trace::Mark::ReplicaTruncated));
         true
     }
 }

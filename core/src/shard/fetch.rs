@@ -20,7 +20,7 @@ use super::timers::Key;
 use super::{Part, ReadFor, Shard, Standing};
 use crate::replica::batches;
 use crate::storage::{Read, ReadError};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{Instant, LogId, Offset, Outputs, Timer};
 
 /// First version that asks for and is told of diverging epochs and leaders.
@@ -153,7 +153,7 @@ impl Shard {
         }
         let last = waiting.is_last_chance(self.now.mono);
         if waiting.items.iter().any(|item| matches!(item.found, Found::NotYet)) {
-            out.event(|| Event::Sometimes("fetch.waits_for_epoch_start"));
+            out.event(|| Event::Sometimes(Mark::FetchWaitsForEpochStart));
         }
         let any = waiting.items.iter().any(|item| matches!(item.found, Found::Available));
         if !any && !last && !waiting.has_news() && waiting.min_bytes > 0 {
@@ -192,7 +192,7 @@ impl Shard {
                     waiting.promised += item.limit;
                     waiting.reading += 1;
                     self.reads.insert(ticket, ReadFor::Fetch(origin, place));
-                    out.event(|| Event::Sometimes("fetch.reads_segment"));
+                    out.event(|| Event::Sometimes(Mark::FetchReadsSegment));
                 }
             }
         }

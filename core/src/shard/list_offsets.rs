@@ -21,7 +21,7 @@ use super::scatter::Origin;
 use super::timers::Key;
 use super::{Part, ReadFor, Shard};
 use crate::storage::ReadError;
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{Epoch, Instant, LogId, Offset, Outputs, Timer, Timestamp};
 
 /// First version that knows `OFFSET_NOT_AVAILABLE`.
@@ -134,7 +134,7 @@ impl Shard {
         let epoch = self.check_epoch(log, asked.current_leader_epoch)?;
         let replica = self.replicas.get(&log).expect("it leads");
         if !replica.reached_epoch_start() {
-            out.event(|| Event::Sometimes("list_offsets.waits_for_epoch_start"));
+            out.event(|| Event::Sometimes(Mark::ListOffsetsWaitsForEpochStart));
             return Ok(Found::NotYet);
         }
         let high_watermark = replica.high_watermark();

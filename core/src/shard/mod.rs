@@ -269,7 +269,7 @@ impl Shard {
         };
         let deleted: Vec<LogId> = self.orphans.iter().copied().filter(deleted).collect();
         for log in deleted {
-            out.event(|| crate::trace::Event::Sometimes("shard.orphan_deleted"));
+            out.event(|| crate::trace::Event::Sometimes(crate::trace::Mark::ShardOrphanDeleted));
             self.delete(log, out);
         }
     }

@@ -20,7 +20,7 @@ use super::timers::Key;
 use super::{Part, Shard};
 use crate::controller::configs::TopicSettings;
 use crate::replica::Context;
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{Epoch, Instant, LogId, NodeId, Offset, Outputs, Timer};
 
 /// First version with topic ids instead of names.
@@ -106,7 +106,7 @@ impl Shard {
             let refused = refuse_all(&request, ErrorCode::REQUEST_TIMED_OUT, why);
             return self.answer_part(origin, Some(Response::Produce(refused)), out);
         }
-        out.event(|| Event::Sometimes("produce.waits_for_room"));
+        out.event(|| Event::Sometimes(Mark::ProduceWaitsForRoom));
         self.stalled.bytes += bytes;
         self.stalled.queue.push_back(origin);
         self.parts.insert(origin, Part::Stalled { version, request, at });

@@ -10,7 +10,7 @@ use super::record::Kind;
 use super::segment::{Segment, encode_groups};
 use super::{Lsn, RETRY_MS, Store, Waiting};
 use crate::disk::{Command, DiskError, FileName, Outcome};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{LogId, Now, Outputs};
 
 /// Logs that are written behind at once.
@@ -73,7 +73,7 @@ impl Store {
         let Some((commands, action)) = commands else { return };
         self.behind += 1;
         if let Effect::Appended { begun: Some(_), .. } = &action.effect {
-            out.event(|| Event::Sometimes("segment.rolled"));
+            out.event(|| Event::Sometimes(Mark::SegmentRolled));
         }
         if let Some(log) = self.logs.get_mut(&id) {
             log.action = Some(action);

@@ -45,7 +45,7 @@ pub use superblock::Superblock;
 
 use crate::config::StorageConfig;
 use crate::disk::{Command, DiskError, Outcome, Success};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{Epoch, Halt, Instant, LogId, Now, Offset, OpId, Outputs, Timer, Timestamp};
 use checkpoint::Entry;
 use codec::Pieces;
@@ -350,7 +350,7 @@ impl Store {
             return log.last_lsn;
         }
         out.event(|| Event::Trimmed { log: id, start });
-        out.event(|| Event::Sometimes("log.trimmed"));
+        out.event(|| Event::Sometimes(Mark::LogTrimmed));
         self.change(id, Kind::Trim, start, Pieces::None)
     }
 
@@ -472,7 +472,7 @@ impl Store {
 
     /// Something found no room on the disk: until it is measured again, there is none.
     fn on_full(&mut self, now: Now, out: &mut Outputs) {
-        out.event(|| Event::Sometimes("disk.full"));
+        out.event(|| Event::Sometimes(Mark::DiskFull));
         self.free = Some(0);
         self.measure_at = Some(now.mono.after_ms(RETRY_MS));
     }
@@ -532,7 +532,7 @@ impl Store {
             let (journal, files) = (self.journal.number, self.journal.files.len() as u32);
             out.event(|| Event::JournalTurned { journal, files, again });
             if again {
-                out.event(|| Event::Sometimes("journal.recycled"));
+                out.event(|| Event::Sometimes(Mark::JournalRecycled));
             }
         }
         let (file, offset, data) = (group.file, group.offset, group.data);

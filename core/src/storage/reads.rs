@@ -14,7 +14,7 @@ use super::log::Log;
 use super::segment::{Batch, ENTRY, Group, Segment, Span, decode_groups, plan, verify};
 use super::{Read, ReadError, Store, StoreEvent, Ticket, Waiting};
 use crate::disk::{Command, FileName, Outcome, Success};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{Epoch, LogId, Offset, Outputs, Timestamp};
 
 /// Bytes of indexes kept after they were needed.
@@ -232,7 +232,7 @@ impl Store {
         };
         let Some(batches) = good else {
             if job.tried {
-                out.event(|| Event::Sometimes("segment.damaged"));
+                out.event(|| Event::Sometimes(Mark::SegmentDamaged));
                 self.damage(job.log, out);
                 self.answer_error(ticket, &job, ReadError::Damaged);
             } else {

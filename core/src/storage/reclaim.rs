@@ -20,7 +20,7 @@ use super::journal::zeros;
 use super::record::{BLOCK, Kind, Record, Stopped, scan};
 use super::{Lsn, RETRY_MS, Store, Waiting};
 use crate::disk::{Command, Directory, FileName, Outcome, Success};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{LogId, Now, Outputs};
 
 /// A file whose remainder is carried is read in so many parts, about.
@@ -282,7 +282,7 @@ impl Store {
                 // It does not read back. The segments have all of it.
                 self.journal.files[carry.file].no_carry = true;
                 gathering.carry = None;
-                out.event(|| Event::Sometimes("journal.carry_failed"));
+                out.event(|| Event::Sometimes(Mark::JournalCarryFailed));
                 return;
             }
         }
@@ -293,7 +293,7 @@ impl Store {
             self.journal.push(log, seq, kind, at, body);
         }
         carry.last = Some(self.journal.last_data);
-        out.event(|| Event::Sometimes("journal.carried"));
+        out.event(|| Event::Sometimes(Mark::JournalCarried));
         self.on_carried();
     }
 
@@ -390,7 +390,7 @@ impl Store {
         self.journal.marked = self.journal.marked.max(self.head.mark);
         self.on_marked();
         if self.journal.release(self.head.low) > 0 {
-            out.event(|| Event::Sometimes("journal.released"));
+            out.event(|| Event::Sometimes(Mark::JournalReleased));
         }
         self.forget_deleted();
     }

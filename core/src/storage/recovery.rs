@@ -25,7 +25,7 @@ use super::restore;
 use super::superblock::{self, Copy, Stored, Superblock};
 use super::{RETRY_MS, Store};
 use crate::disk::{Command, Directory, DiskError, FileName, Success};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{
     Config, Halt, Incarnation, Input, Instant, LogId, LogLevel, Now, OpId, Outputs, Timer,
 };
@@ -218,12 +218,12 @@ impl Recovery {
         self.script.push_front(std::mem::take(&mut self.batch));
         let spare = std::mem::take(&mut self.spare);
         if !spare.is_empty() {
-            out.event(|| Event::Sometimes("recovery.makes_room"));
+            out.event(|| Event::Sometimes(Mark::RecoveryMakesRoom));
             let removes = spare.into_iter().map(|file| Command::Remove { file }).collect();
             self.script.push_front(removes);
             return;
         }
-        out.event(|| Event::Sometimes("recovery.waits_for_room"));
+        out.event(|| Event::Sometimes(Mark::RecoveryWaitsForRoom));
         self.retry_at = Some(now.mono.after_ms(RETRY_MS));
         if !std::mem::replace(&mut self.has_waited, true) {
             let line = "the disk is full, and a start needs room for files of its own: waiting until there is some";
@@ -291,7 +291,7 @@ impl Recovery {
             Some(Copy::Good(stored)) => self.stored = stored.clone(),
             _ if self.names.iter().all(is_superblock) => {
                 // A first boot, or one that was cut short before it had shown itself to anyone.
-                out.event(|| Event::Sometimes("recovery.first_boot"));
+                out.event(|| Event::Sometimes(Mark::RecoveryFirstBoot));
                 self.stored.superblock.incarnation = self.draw_incarnation();
                 self.random.fill_bytes(&mut self.stored.superblock.secret);
             }
@@ -393,19 +393,19 @@ impl Recovery {
         let spare = reading.spare();
         let merged = replay::merge(reading.images, old.shards, &self.names);
         if merged.torn {
-            out.event(|| Event::Sometimes("recovery.torn_tail"));
+            out.event(|| Event::Sometimes(Mark::RecoveryTornTail));
         }
         if merged.quorum_damaged || merged.logs.values().any(|log| log.damaged) {
-            out.event(|| Event::Sometimes("recovery.damage"));
+            out.event(|| Event::Sometimes(Mark::RecoveryDamage));
         } else if !merged.suspect {
             self.spare = spare;
         }
         if merged.logs.values().any(|log| !log.replay.is_empty()) {
-            out.event(|| Event::Sometimes("recovery.replayed"));
+            out.event(|| Event::Sometimes(Mark::RecoveryReplayed));
         }
         let shards = self.config.shards.max(1);
         if old.layout > 0 && shards != old.shards {
-            out.event(|| Event::Sometimes("recovery.reshard"));
+            out.event(|| Event::Sometimes(Mark::RecoveryReshard));
         }
         let was_lost = self.stored.quorum_lost && !merged.logs.contains_key(&LogId::METADATA);
         self.quorum_damaged = merged.quorum_damaged || was_lost;

@@ -15,7 +15,7 @@ use super::superblock::Superblock;
 use super::{Lsn, Store};
 use crate::config::StorageConfig;
 use crate::disk::{Command, FileName};
-use crate::trace::Event;
+use crate::trace::{Event, Mark};
 use crate::{LogId, Now, Outputs};
 
 /// The engines: the quorum's, then those of the shards.
@@ -92,7 +92,7 @@ impl Store {
             log.submit(op);
         }
         if damaged {
-            out.event(|| Event::Sometimes("recovery.log_damaged"));
+            out.event(|| Event::Sometimes(Mark::RecoveryLogDamaged));
             (log.visible.damaged, log.applied.damaged) = (true, true);
             let at = if damaged_now { log.seq } else { log.visible.damaged_at };
             (log.visible.damaged_at, log.applied.damaged_at) = (at, at);

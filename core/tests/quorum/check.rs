@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use milena_core::quorum::Quorum;
 use milena_core::storage::Store;
-use milena_core::trace::Event;
+use milena_core::trace::{Event, Mark};
 use milena_core::{Epoch, Incarnation, LogId, NodeId, Offset};
 
 /// The truth that no node knows.
@@ -24,7 +24,7 @@ pub struct Ghost {
     pub destroyed: BTreeSet<NodeId>,
     nodes: usize,
     /// Rare paths taken.
-    pub sometimes: BTreeMap<&'static str, u64>,
+    pub sometimes: BTreeMap<Mark, u64>,
 }
 
 /// Where a node stood before the call that is judged.
@@ -147,7 +147,7 @@ impl Ghost {
                     let excused = self.destroyed.len() >= self.nodes;
                     assert!(self.clusters.len() <= 1 || excused, "R16: a second cluster");
                 }
-                Event::Sometimes(what) => *self.sometimes.entry(what).or_default() += 1,
+                Event::Sometimes(mark) => *self.sometimes.entry(*mark).or_default() += 1,
                 _ => {}
             }
         }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use milena_core::quorum::message::{LogEnd, QuorumBody};
+use milena_core::trace::Mark;
 use milena_core::{Config, Halt, NodeId};
 use milena_wire::batch::{BatchBuilder, Compression};
 
@@ -81,7 +82,7 @@ fn a_new_leader_cuts_what_the_old_one_had_alone() {
     world.run_to("the old leader follows", |world| {
         world.running(old).is_some_and(|run| run.applied > offset)
     });
-    assert_eq!(world.ghost.sometimes.get("quorum.truncated"), Some(&1));
+    assert_eq!(world.ghost.sometimes.get(&Mark::QuorumTruncated), Some(&1));
     insta::assert_snapshot!(world.transcript);
 }
 
@@ -173,7 +174,7 @@ fn far_behind_joins_by_a_snapshot() {
     world.start(late);
     let offset = world.running(leader).expect("it leads").quorum.log_end() - 1;
     world.run_to("it has all", |world| world.running(late).is_some_and(|run| run.applied > offset));
-    assert!(world.ghost.sometimes.contains_key("quorum.snapshot_installed"));
+    assert!(world.ghost.sometimes.contains_key(&Mark::QuorumSnapshotInstalled));
     let chain = |id| world.running(id).map(|run| run.chain);
     assert_eq!(chain(late), chain(leader));
     insta::assert_snapshot!(world.transcript);
@@ -228,10 +229,10 @@ fn hollow_then_whole(world: &mut World, hurt: NodeId) {
 fn votes_at_once(world: &mut World, id: NodeId) {
     world.run_ms(100);
     world.crash(id);
-    let hollow = world.ghost.sometimes.get("quorum.hollow").copied();
+    let hollow = world.ghost.sometimes.get(&Mark::QuorumHollow).copied();
     world.start(id);
     world.run_to("it votes", |world| is_voter(world, id));
-    assert_eq!(world.ghost.sometimes.get("quorum.hollow").copied(), hollow);
+    assert_eq!(world.ghost.sometimes.get(&Mark::QuorumHollow).copied(), hollow);
 }
 
 #[test]

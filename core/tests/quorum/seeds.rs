@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use milena_core::NodeId;
+use milena_core::trace::Mark;
 
 use crate::world::{CALM, MS, Weather, World};
 use crate::{cluster, config};
 
 /// Runs one seed; the rare paths that it took.
-fn run(seed: u64) -> BTreeMap<&'static str, u64> {
+fn run(seed: u64) -> BTreeMap<Mark, u64> {
     let draw = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let ids: Vec<i32> = if draw.is_multiple_of(5) { (1..=5).collect() } else { (1..=3).collect() };
     let mut configs = cluster(&ids);
@@ -153,27 +154,27 @@ fn setting(name: &str) -> Option<u64> {
 fn nothing_that_may_never_happen_does() {
     let count = setting("SEEDS").unwrap_or(200);
     let first = setting("SEED").unwrap_or(0);
-    let mut sometimes = BTreeMap::<&str, u64>::new();
+    let mut sometimes = BTreeMap::<Mark, u64>::new();
     for seed in first..first + count {
         let outcome = std::panic::catch_unwind(|| run(seed));
         let taken = outcome.unwrap_or_else(|_| panic!("SEED={seed} SEEDS=1 shows it again"));
-        for (what, times) in taken {
-            *sometimes.entry(what).or_default() += times;
+        for (mark, times) in taken {
+            *sometimes.entry(mark).or_default() += times;
         }
     }
     println!("{sometimes:#?}");
     if count >= 200 {
         // A sweep that never came by here proves nothing about it.
-        for what in [
-            "quorum.truncated",
-            "quorum.snapshot_sent",
-            "quorum.snapshot_installed",
-            "quorum.check_quorum_failed",
-            "quorum.record_offered",
-            "quorum.listed_observer",
-            "quorum.hollow",
+        for mark in [
+            Mark::QuorumTruncated,
+            Mark::QuorumSnapshotSent,
+            Mark::QuorumSnapshotInstalled,
+            Mark::QuorumCheckQuorumFailed,
+            Mark::QuorumRecordOffered,
+            Mark::QuorumListedObserver,
+            Mark::QuorumHollow,
         ] {
-            assert!(sometimes.contains_key(what), "never {what}");
+            assert!(sometimes.contains_key(&mark), "never {}", mark.name());
         }
     }
 }

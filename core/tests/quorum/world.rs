@@ -445,7 +445,6 @@ impl World {
                     running.applied = end;
                     running.last_epoch = epoch;
                     running.chain = u64::from_le_bytes(payload[..8].try_into().expect("a chain"));
-                    *self.ghost.sometimes.entry("snapshot applied").or_default() += 1;
                 }
             }
         }
@@ -540,7 +539,7 @@ impl World {
             Event::QuorumCommitted { end, .. } => format!("hears that {end} is committed"),
             Event::Truncated { to, .. } => format!("cuts its log at {to}"),
             Event::Reset { start, .. } => format!("begins its log again at {start}"),
-            Event::Sometimes(what) => format!("({what})"),
+            Event::Sometimes(mark) => format!("({})", mark.name()),
             Event::Damaged { .. } => "finds its log damaged".into(),
             Event::Recovered { damaged, .. } if *damaged => "recovers a damaged log".into(),
             _ => return,

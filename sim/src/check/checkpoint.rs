@@ -13,6 +13,7 @@ use milena_core::disk::{Command, Directory, DiskError, FileName, Outcome};
 use milena_core::{LogId, Offset, TopicId};
 
 use super::locations::{AsItIs, Locations};
+use super::marks::Seen;
 use super::replica::Batch;
 use super::{Checked, Checks, QUORUM, Violation};
 use crate::disk::Disk;
@@ -208,7 +209,7 @@ impl Checks {
                 }
             }
         }
-        *self.sometimes.entry("checkpoint judged").or_default() += 1;
+        self.marks.seen(Seen::CheckpointJudged);
         Ok(claims.version)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use milena_core::metadata::{Image, Partition};
 use milena_core::{BrokerEpoch, Epoch, LogId, NodeId};
 
+use super::marks::Seen;
 use super::{Checked, Checks, Violation};
 
 impl Checks {
@@ -192,15 +193,17 @@ impl Checks {
     }
 
     fn counters(&mut self, before: &Partition, partition: &Partition) {
-        let mut count = |name, taken: bool| {
-            *self.sometimes.entry(name).or_default() += u64::from(taken);
+        let mut count = |seen, taken: bool| {
+            if taken {
+                self.marks.seen(seen);
+            }
         };
         let from_elr = partition.leader.is_some_and(|leader| before.elr.contains(&leader));
-        count("election from ELR", from_elr);
-        count("in-sync set shrunk", partition.isr.len() < before.isr.len());
-        count("in-sync set grown", partition.isr.len() > before.isr.len());
-        count("partition offline", partition.leader.is_none() && before.leader.is_some());
-        count("replica removed as damaged", partition.incarnations != before.incarnations);
+        count(Seen::ElectionFromElr, from_elr);
+        count(Seen::InSyncSetShrunk, partition.isr.len() < before.isr.len());
+        count(Seen::InSyncSetGrown, partition.isr.len() > before.isr.len());
+        count(Seen::PartitionOffline, partition.leader.is_none() && before.leader.is_some());
+        count(Seen::ReplicaRemovedAsDamaged, partition.incarnations != before.incarnations);
     }
 }
 

@@ -10,6 +10,7 @@
 //!   quorum.rs     R rules on events of the metadata log  (R1 to R5, R7 to R10, R16, P18)
 //!   node.rs       starts, disks and recoveries           (D3, D4, D7, D8, P14)
 //!   checkpoint.rs what a checkpoint claims               (D5)
+//!   marks.rs      how often each rare path was taken
 //! ```
 //!
 //! D1 and D6 speak as R3 and P5, which look for what is spoken of on the modelled disk; D2 is asked wherever something leaves
@@ -21,6 +22,7 @@
 pub mod checkpoint;
 mod damage;
 pub mod locations;
+pub mod marks;
 mod metadata;
 pub mod node;
 mod partition;
@@ -39,6 +41,7 @@ use crate::disk::Disk;
 use checkpoint::Checkpoints;
 use damage::Damage;
 use locations::{Locations, Map};
+use marks::{Marks, Seen};
 use replica::{Batch, ReplicaLog};
 
 /// A property that does not hold.
@@ -152,7 +155,7 @@ pub struct Checks {
     /// The newest committed image that any node has shown.
     pub image: Option<Arc<Image>>,
     /// How often each rare path was taken.
-    pub sometimes: BTreeMap<&'static str, u64>,
+    pub marks: Marks,
     /// Of each journal of each node that was written to: how many files it has, and how often it went on in a used one.
     pub journals: BTreeMap<(usize, u16), (u32, u64)>,
     elected: BTreeMap<Epoch, usize>,
@@ -259,8 +262,8 @@ impl Checks {
                 "assertion",
                 format!("node {} refuses what node {from} says: {what}", node + 1),
             )),
-            Event::Sometimes(name) => {
-                *self.sometimes.entry(name).or_default() += 1;
+            Event::Sometimes(mark) => {
+                self.marks.core(*mark);
                 Ok(())
             }
         }
@@ -269,13 +272,15 @@ impl Checks {
     /// D9 is about what goes on while a disk is full: that it did is counted.
     fn count_full_disk(&mut self, disk: &Disk, event: &Event) {
         let what = match event {
-            Event::Voted { .. } => "voted with a full disk",
-            Event::Served { .. } => "served with a full disk",
-            Event::Deleted { .. } => "deleted with a full disk",
-            Event::Recovered { .. } => "recovered with a full disk",
+            Event::Voted { .. } => Seen::VotedWithFullDisk,
+            Event::Served { .. } => Seen::ServedWithFullDisk,
+            Event::Deleted { .. } => Seen::DeletedWithFullDisk,
+            Event::Recovered { .. } => Seen::RecoveredWithFullDisk,
             _ => return,
         };
-        *self.sometimes.entry(what).or_default() += u64::from(disk.is_full());
+        if disk.is_full() {
+            self.marks.seen(what);
+        }
     }
 
     /// Says of whom and what a story speaks.

@@ -6,6 +6,7 @@ use milena_core::{Epoch, Incarnation, LogId, Offset};
 use super::checkpoint::Checkpoints;
 use super::damage::Damage;
 use super::locations::{Locations, Place};
+use super::marks::Seen;
 use super::replica::{RecoveryError, ReplicaLog};
 use super::{Checked, Checks, QUORUM, Violation};
 
@@ -182,7 +183,7 @@ impl Checks {
         if damaged {
             replica.damaged = true;
             replica.recovering = false;
-            *self.sometimes.entry("recovered as damaged").or_default() += 1;
+            self.marks.seen(Seen::RecoveredAsDamaged);
             if !may_be_damaged {
                 return Err(Violation::new(
                     "D4",
@@ -217,7 +218,7 @@ impl Checks {
                 }
             }
         }
-        *self.sometimes.entry("recovered").or_default() += 1;
+        self.marks.seen(Seen::Recovered);
         if log == QUORUM { Ok(()) } else { self.eligible_holds_all(node, log) }
     }
 
@@ -235,7 +236,7 @@ impl Checks {
         let may_be_damaged = self.may_be_damaged(node, log);
         let log = self.log_index(log);
         self.replica(node, log).damaged = true;
-        *self.sometimes.entry("damage found by reading").or_default() += 1;
+        self.marks.seen(Seen::DamageFoundByReading);
         if !may_be_damaged {
             return Err(Violation::new(
                 "D4",

@@ -2,6 +2,7 @@
 
 use milena_core::{Epoch, LogId, NodeId, Offset};
 
+use super::marks::Seen;
 use super::replica::Batch;
 use super::{Checked, Checks, QUORUM, Violation};
 use crate::disk::Disk;
@@ -127,7 +128,7 @@ impl Checks {
         };
         let removed = replica.truncate(to);
         let lost = removed.iter().find(|batch| batch.base < agreed && is_known(batch)).copied();
-        *self.sometimes.entry("truncation").or_default() += 1;
+        self.marks.seen(Seen::Truncation);
         if let Some(lost) = lost
             && !truth.deleted
         {
@@ -158,7 +159,7 @@ impl Checks {
                 format!("{at}, past {committed}, up to which it is committed"),
             ));
         }
-        *self.sometimes.entry("log trimmed").or_default() += 1;
+        self.marks.seen(Seen::LogTrimmed);
         if keeps {
             return Err(Violation::new("P16", format!("{at}, and its topic has no retention")));
         }
@@ -193,7 +194,7 @@ impl Checks {
         let replica = self.replica(node, log);
         let held = replica.end;
         replica.reset(start);
-        *self.sometimes.entry("log begun again").or_default() += 1;
+        self.marks.seen(Seen::LogBegunAgain);
         let truth = &self.logs[log];
         if start > truth.trimmed_to && log != QUORUM && !truth.deleted {
             return Err(Violation::new(

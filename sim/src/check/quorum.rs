@@ -2,6 +2,7 @@
 
 use milena_core::{Epoch, Incarnation, LogId, NodeId, Offset};
 
+use super::marks::Seen;
 use super::{Checked, Checks, QUORUM, Violation};
 use crate::disk::Disk;
 
@@ -288,7 +289,7 @@ impl Checks {
                 ),
             ));
         }
-        *self.sometimes.entry("snapshot installed").or_default() += 1;
+        self.marks.seen(Seen::SnapshotInstalled);
         self.state_hash(node, end, hash)
     }
 

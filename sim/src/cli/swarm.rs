@@ -12,6 +12,9 @@ use super::leave_behind;
 use crate::report::{self, Report, Verdict};
 use crate::scenario::Scenario;
 
+/// A sweep of so many seeds takes every rare path at least once, or it proves too little.
+const MARKS_REACHED_WITHIN: usize = 1_000;
+
 /// What to sweep.
 pub(super) struct Sweep {
     pub(super) scenario: Scenario,
@@ -60,12 +63,16 @@ pub(super) fn run(sweep: &Sweep) -> anyhow::Result<u8> {
     } else {
         print!("{}", figures.human(&sweep.scenario.name));
     }
+    let never = figures.never(&sweep.scenario);
+    if !never.is_empty() {
+        eprintln!("never taken in {} seeds: {}", figures.runs, never.join(", "));
+    }
     let worst = |verdict| reports.iter().any(|report| report.verdict == verdict);
     Ok(if worst(Verdict::Crashed) {
         70
     } else if worst(Verdict::Failed) {
         1
-    } else if worst(Verdict::Vacuous) {
+    } else if worst(Verdict::Vacuous) || !never.is_empty() {
         3
     } else {
         0
@@ -177,6 +184,15 @@ impl Figures {
             unsynced: reports.iter().filter(|report| report.power_losses_unsynced > 0).count(),
             sometimes,
         }
+    }
+
+    /// The marks that a sweep must reach and did not: one that is long enough, of the scenario that draws from every fault.
+    fn never(&self, scenario: &Scenario) -> Vec<&str> {
+        if !scenario.subset || self.runs < MARKS_REACHED_WITHIN {
+            return Vec::new();
+        }
+        let untaken = self.sometimes.iter().filter(|(_, (_, seeds))| *seeds == 0);
+        untaken.map(|(name, _)| name.as_str()).collect()
     }
 
     fn human(&self, scenario: &str) -> String {

@@ -1,0 +1,83 @@
+//! How often each rare path was taken: core's marks and the simulator's own.
+
+use milena_core::marks;
+use milena_core::trace::Mark;
+
+marks! {
+    /// What the simulator itself counts.
+    pub enum Seen {
+        /// When a checkpoint was compared with the disk.
+        CheckpointJudged = "checkpoint judged",
+        /// When damage was found by a read after recovery.
+        DamageFoundByReading = "damage found by reading",
+        /// When a full disk's node deleted a log.
+        DeletedWithFullDisk = "deleted with a full disk",
+        /// When a partition's leader came from the eligible replicas out of the in-sync set.
+        ElectionFromElr = "election from ELR",
+        /// When a node logged an error.
+        ErrorLogged = "error logged",
+        /// When a node stopped itself.
+        Halt = "halt",
+        /// When an in-sync set grew.
+        InSyncSetGrown = "in-sync set grown",
+        /// When an in-sync set shrank.
+        InSyncSetShrunk = "in-sync set shrunk",
+        /// When a log was emptied and begun at another offset.
+        LogBegunAgain = "log begun again",
+        /// When a log's start moved up.
+        LogTrimmed = "log trimmed",
+        /// When a partition stayed offline because its disks were lost.
+        OfflineForGood = "offline for good",
+        /// When recovery handed over a log.
+        Recovered = "recovered",
+        /// When recovery handed over a damaged log.
+        RecoveredAsDamaged = "recovered as damaged",
+        /// When a full disk's node recovered.
+        RecoveredWithFullDisk = "recovered with a full disk",
+        /// When a damaged replica was taken out of its sets.
+        ReplicaRemovedAsDamaged = "replica removed as damaged",
+        /// When a full disk's node served records.
+        ServedWithFullDisk = "served with a full disk",
+        /// When a partition lost its leader.
+        PartitionOffline = "partition offline",
+        /// When a snapshot of the metadata was installed.
+        SnapshotInstalled = "snapshot installed",
+        /// When a fault struck a node that was recovering its disk.
+        StruckWhileRecovering = "struck while recovering",
+        /// When a log's tail was cut.
+        Truncation = "truncation",
+        /// When a full disk's node voted.
+        VotedWithFullDisk = "voted with a full disk",
+    }
+}
+
+/// Counts of all marks.
+#[derive(Debug)]
+pub struct Marks {
+    core: [u64; Mark::ALL.len()],
+    seen: [u64; Seen::ALL.len()],
+}
+
+impl Default for Marks {
+    fn default() -> Marks {
+        Marks { core: [0; Mark::ALL.len()], seen: [0; Seen::ALL.len()] }
+    }
+}
+
+impl Marks {
+    /// Counts a mark of core.
+    pub fn core(&mut self, mark: Mark) {
+        self.core[mark as usize] += 1;
+    }
+
+    /// Counts a mark of the simulator.
+    pub fn seen(&mut self, seen: Seen) {
+        self.seen[seen as usize] += 1;
+    }
+
+    /// All names with their counts, those that were never hit too.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let core = Mark::ALL.iter().zip(self.core).map(|(mark, count)| (mark.name(), count));
+        core.chain(Seen::ALL.iter().zip(self.seen).map(|(seen, count)| (seen.name(), count)))
+    }
+}
