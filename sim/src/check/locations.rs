@@ -27,6 +27,12 @@ impl Hasher for AsItIs {
             self.write_u64(u64::from_le_bytes(word));
         }
     }
+    fn write_i32(&mut self, number: i32) {
+        self.write_u64(u64::from(number.cast_unsigned()));
+    }
+    fn write_i64(&mut self, number: i64) {
+        self.write_u64(number.cast_unsigned());
+    }
     fn write_u32(&mut self, number: u32) {
         self.write_u64(u64::from(number));
     }
@@ -49,7 +55,7 @@ pub struct Place {
     pub offset: u64,
     /// Bytes.
     pub length: u32,
-    /// The batch: its first offset, epoch and checksum. A producer that sends again makes several with one checksum.
+    /// The batch: its first offset, epoch and checksum.
     batch: (Offset, Epoch, u32),
     /// Number of the journal record that it is in; 0 in a segment.
     pub lsn: u64,
@@ -57,7 +63,7 @@ pub struct Place {
 
 impl Place {
     fn holds(&self, batch: &Batch) -> bool {
-        self.batch == (batch.base, batch.epoch, batch.crc)
+        self.batch == key(batch)
     }
 
     fn is_at(&self, other: &Place) -> bool {
@@ -98,7 +104,8 @@ struct Vote {
 #[derive(Clone, Debug, Default)]
 pub struct Locations {
     expected: Set<u32>,
-    places: Map<u32, Vec<Place>>,
+    /// By offset, epoch and checksum: a producer that sends again makes many batches with one checksum.
+    places: Map<(Offset, Epoch, u32), Vec<Place>>,
     /// Copies that were whole until they were damaged on purpose: they count until something else is written there.
     damaged: Vec<Place>,
     /// The latest copies of what the quorum remembers beside its log.
@@ -171,10 +178,11 @@ impl Locations {
         }
         let crc = u32::from_be_bytes([header[17], header[18], header[19], header[20]]);
         if self.expected.contains(&crc) {
-            let places = self.places.entry(crc).or_default();
             let base = header[..8].try_into().map_or(0, Offset::from_be_bytes);
             let epoch = header[12..16].try_into().map_or(0, Epoch::from_be_bytes);
-            let place = Place { file, offset, length, batch: (base, epoch, crc), lsn };
+            let batch = (base, epoch, crc);
+            let place = Place { file, offset, length, batch, lsn };
+            let places = self.places.entry(batch).or_default();
             // Carried again and again, it comes back to the same place of a recycled file.
             places.retain(|known| !known.is_at(&place));
             if places.len() >= COPIES_MAX {
@@ -229,15 +237,14 @@ impl Locations {
 
     /// Whether some copy of a batch is on stable storage, unaltered but by the fault injector.
     pub fn is_durable(&self, disk: &Disk, batch: &Batch) -> bool {
-        let places = self.places.get(&batch.crc).map_or(&[][..], Vec::as_slice);
-        let mut newest_first = places.iter().rev().filter(|place| place.holds(batch));
-        newest_first.any(|place| is_whole(disk, place))
+        let places = self.places.get(&key(batch)).map_or(&[][..], Vec::as_slice);
+        places.iter().rev().any(|place| is_whole(disk, place))
             || self.damaged.iter().any(|place| place.holds(batch))
     }
 
     /// Every place that a batch was written to and is remembered.
     pub fn places_of(&self, batch: &Batch) -> impl Iterator<Item = &Place> {
-        self.places.get(&batch.crc).into_iter().flatten().filter(|place| place.holds(batch))
+        self.places.get(&key(batch)).into_iter().flatten()
     }
 
     /// Whether the copy at a place is on stable storage, unaltered but by the fault injector.
@@ -247,7 +254,7 @@ impl Locations {
 
     /// For a story: where the batch was written, and whether it was seen in any write at all.
     pub fn describe(&self, batch: &Batch) -> String {
-        match self.places.get(&batch.crc) {
+        match self.places.get(&key(batch)) {
             None => "it was in no write command".into(),
             Some(places) => {
                 let names: Vec<String> =
@@ -263,6 +270,11 @@ struct Record {
     kind: u8,
     lsn: u64,
     log: LogId,
+}
+
+/// What tells a batch from others.
+fn key(batch: &Batch) -> (Offset, Epoch, u32) {
+    (batch.base, batch.epoch, batch.crc)
 }
 
 /// What stands for a state in the place of a batch's offset, epoch and checksum.
