@@ -179,6 +179,8 @@ impl Cluster {
                 Client::new(Stream::new(seed, Concern::Client(index)), count, role)
             })
             .collect();
+        let mut checks = Checks::new(count);
+        checks.lag_ms_max = setup.core.lag_ms_max;
         let mut cluster = Cluster {
             now: 0,
             queue: Queue::default(),
@@ -186,7 +188,7 @@ impl Cluster {
             clients,
             connections: Vec::new(),
             client_links: ClientLinks::new(count),
-            checks: Checks::new(count),
+            checks,
             history: History::default(),
             fingerprint: Fingerprint::default(),
             counts: Counts::default(),
@@ -460,6 +462,7 @@ impl Cluster {
     fn step(&mut self, node: usize, machine: usize, input: Input) -> Checked {
         let timer = matches!(input, Input::Timeout);
         let now = self.nodes[node].clocks(self.now);
+        self.checks.clocks = now;
         let mut out = std::mem::take(&mut self.out);
         if self.tracing {
             self.trace(node, &format!("{:?} <- {}", machine_place(machine), brief(&input)));
@@ -493,8 +496,12 @@ impl Cluster {
             match output {
                 Output::Send { to, message } => self.send(node, to, message)?,
                 Output::Local { to, message } => {
-                    if let LocalMessage::Image(image) = &message {
-                        self.checks.on_image(image)?;
+                    match &message {
+                        LocalMessage::Image(image) => self.checks.on_image(image)?,
+                        LocalMessage::AlterPartition(proposal) => {
+                            self.checks.on_proposal(node, proposal)?;
+                        }
+                        _ => {}
                     }
                     let to = machine_index(to);
                     let at = self.nodes[node].local_arrival(self.now, machine, to);
@@ -531,7 +538,7 @@ impl Cluster {
                 format!("node {} asks for an operator: {line}", node + 1),
             ));
         }
-        self.checks.marks.seen(Seen::Halt);
+        self.checks.on_halt(node, why)?;
         self.stop(node);
         let pause = self.strike.between(5, 400) * MS;
         self.start_later(node, pause);

@@ -1,9 +1,8 @@
 //! How a run ends: faults stop, everything is healed, the clients end what they began, all comes right within a bound
 //! (liveness), and everything acknowledged is read once more.
 
-use milena_core::metadata::Partition;
 use milena_core::shard::Shard;
-use milena_core::{LogId, Machine, NodeId};
+use milena_core::{LogId, Machine};
 
 use crate::check::marks::Seen;
 use crate::check::{Checked, QUORUM, Violation};
@@ -110,7 +109,7 @@ impl Cluster {
             for topic in image.topics.values() {
                 for (index, partition) in topic.partitions.iter().enumerate() {
                     let log = LogId { topic: topic.id, partition: index as i32 };
-                    if self.has_lost_too_much(log, partition) {
+                    if self.checks.has_lost_too_much(log, partition) {
                         self.checks.marks.seen(Seen::OfflineForGood);
                         self.history.give_up(&topic.name, index as i32);
                     }
@@ -181,9 +180,8 @@ impl Cluster {
             for (index, partition) in topic.partitions.iter().enumerate() {
                 let name = format!("{}-{index}", topic.name);
                 let Some(leader) = partition.leader else {
-                    if self
-                        .has_lost_too_much(LogId { topic: *id, partition: index as i32 }, partition)
-                    {
+                    let log = LogId { topic: *id, partition: index as i32 };
+                    if self.checks.has_lost_too_much(log, partition) {
                         continue;
                     }
                     return wrong("L12", format!("{name} has no leader: {partition:?}"));
@@ -252,22 +250,6 @@ impl Cluster {
                 waits.isr
             ))
         })
-    }
-
-    /// Whether a partition may be offline for good: nobody is eligible, and as many of its replicas lost their disks as it
-    /// asks to be in sync.
-    fn has_lost_too_much(&mut self, log: LogId, partition: &Partition) -> bool {
-        let index = self.checks.log_index(log);
-        let lost = |id: &&NodeId| {
-            let ghost = &self.checks.nodes[(id.0 - 1) as usize];
-            // Said to be damaged with cause (D4): a node whose journal is damaged, and which gets a new replica before its
-            // next registration, cannot know that nothing of it went with the journal.
-            let damaged = ghost.logs.get(index).and_then(Option::as_ref).is_some_and(|r| r.damaged);
-            damaged || ghost.disks_lost > 0 || ghost.damage.may_unseat(log) || ghost.rolled_back
-        };
-        partition.isr.is_empty()
-            && partition.elr.is_empty()
-            && partition.replicas.iter().filter(lost).count() >= usize::from(partition.min_isr)
     }
 
     fn waits(&self, client: &Client) -> String {

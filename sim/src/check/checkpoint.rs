@@ -113,6 +113,7 @@ impl Checks {
         command: &Command,
         outcome: &Outcome,
     ) -> Checked {
+        self.nodes[node].disk_erred |= matches!(outcome, Err(DiskError::Io(_)));
         let known = &mut self.nodes[node].checkpoints;
         match command {
             Command::Write { file: file @ FileName::Checkpoint { .. }, .. } if outcome.is_ok() => {

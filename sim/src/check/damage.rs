@@ -52,6 +52,11 @@ impl Damage {
         self.reads_may_fail = false;
     }
 
+    /// Whether anything of the disk is damaged.
+    pub fn is_outstanding(&self) -> bool {
+        !self.files.is_empty()
+    }
+
     /// Whether a log may be damaged.
     pub fn touches(&self, log: LogId) -> bool {
         self.files.iter().any(|(file, shards)| covers(file, *shards, log))

@@ -10,6 +10,8 @@ marks! {
         CheckpointJudged = "checkpoint judged",
         /// When damage was found by a read after recovery.
         DamageFoundByReading = "damage found by reading",
+        /// When a replica left its set and was asked why.
+        DepartureJudged = "departure judged",
         /// When a full disk's node deleted a log.
         DeletedWithFullDisk = "deleted with a full disk",
         /// When a partition's leader came from the eligible replicas out of the in-sync set.

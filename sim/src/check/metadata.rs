@@ -11,6 +11,7 @@ use super::{Checked, Checks, Violation};
 impl Checks {
     /// A node shows an image to its shards. Only one newer than any before is looked at.
     pub fn on_image(&mut self, image: &Arc<Image>) -> Checked {
+        self.remember(image)?;
         if self.image.as_ref().is_some_and(|known| known.end >= image.end) {
             return Ok(());
         }
@@ -25,7 +26,7 @@ impl Checks {
             for (index, partition) in topic.partitions.iter().enumerate() {
                 let log = self.log_index(LogId { topic: *id, partition: index as i32 });
                 if self.logs[log].partition.as_ref() != Some(partition) {
-                    self.on_partition(image, log, partition)?;
+                    self.on_partition(image, before.as_deref(), log, partition)?;
                     changed.push(log);
                 }
             }
@@ -54,6 +55,50 @@ impl Checks {
         Ok(())
     }
 
+    /// Takes note of what an image says of each partition, whether or not another node has shown a newer one: a leader may act on
+    /// it. Two images never say different things of one partition epoch.
+    fn remember(&mut self, image: &Image) -> Checked {
+        if !self.shown.insert(image.end) {
+            return Ok(());
+        }
+        for (id, partition) in image.partitions() {
+            let log = self.log_index(id);
+            let epoch = partition.partition_epoch;
+            let known = self.logs[log].records.entry(epoch).or_insert_with(|| partition.clone());
+            if known != partition {
+                return Err(Violation::new(
+                    "R9",
+                    format!(
+                        "{id:?} in partition epoch {epoch} is {partition:?}, and was {known:?}"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Who joins the in-sync set with the disk that it has now holds everything again.
+    fn joined(
+        &mut self,
+        image: &Image,
+        log: usize,
+        before: Option<&Partition>,
+        partition: &Partition,
+    ) {
+        for member in &partition.isr {
+            let node = (member.0 - 1) as usize;
+            let ghost = &self.nodes[node];
+            let registered = image.brokers.get(member).map(|broker| broker.incarnation);
+            let stays = before.is_some_and(|before| before.isr.contains(member));
+            if !stays && registered == ghost.incarnation && !ghost.suspect {
+                self.logs[log].lost.remove(&node);
+            } else if before.is_none() {
+                // Its disk was lost before anybody showed that it was to hold this.
+                self.logs[log].lost.insert(node);
+            }
+        }
+    }
+
     /// Brokers that registered: their leaderships of before are over (P19).
     fn registrations(&mut self, image: &Image, before: Option<&Image>) -> Vec<usize> {
         let mut registered = Vec::new();
@@ -80,6 +125,7 @@ impl Checks {
     pub(super) fn on_serving(&mut self, node: usize, epoch: BrokerEpoch) -> Checked {
         self.speaks(node, "serves")?;
         self.nodes[node].serving = Some(epoch);
+        self.nodes[node].synced = Some(epoch);
         // A registration may be one that its disk asked for before it was put back; who serves has made its own.
         if std::mem::take(&mut self.nodes[node].suspect) {
             for log in 0..self.logs.len() {
@@ -100,7 +146,13 @@ impl Checks {
     }
 
     /// P11, P12.
-    fn on_partition(&mut self, image: &Image, log: usize, partition: &Partition) -> Checked {
+    fn on_partition(
+        &mut self,
+        image: &Image,
+        shown: Option<&Image>,
+        log: usize,
+        partition: &Partition,
+    ) -> Checked {
         let id = self.logs[log].id;
         let name = image.partition(id).map_or_else(String::new, |(topic, _)| {
             format!(
@@ -139,6 +191,7 @@ impl Checks {
             return insane(format!("min.insync.replicas {}", partition.min_isr));
         }
         let before = self.logs[log].partition.replace(partition.clone());
+        self.joined(image, log, before.as_ref(), partition);
         let Some(before) = before else { return Ok(()) };
         if partition.partition_epoch <= before.partition_epoch
             || partition.leader_epoch < before.leader_epoch
@@ -156,6 +209,9 @@ impl Checks {
         }
         self.counters(&before, partition);
         clean_members(&before, partition, &name)?;
+        if let Some(shown) = shown.filter(|shown| shown.end + 1 == image.end) {
+            self.members_have_cause_to_leave((shown, image), log, (&before, partition), &name)?;
+        }
         self.members_have_come(image, log, &before, partition, &name)
     }
 

@@ -6,9 +6,10 @@
 //!   locations.rs  where each batch was written, found in the write commands by its checksum
 //!   partition.rs  P rules on events of partitions        (P1 to P10, P12, P13, P15, P16, P19 to P21, R3)
 //!                 and on appends to the metadata log     (P9, P16, R5 to R7, R10)
-//!   metadata.rs   the committed image and its sets       (P10 to P12)
+//!   metadata.rs   the committed image and its sets       (P10 to P12, R9)
 //!   quorum.rs     R rules on events of the metadata log  (R1 to R5, R7 to R10, R16, P18)
-//!   node.rs       starts, disks and recoveries           (D3, D4, D7, D8, P14)
+//!   departure.rs  who leaves ISR and ELR, and why        (P22)
+//!   node.rs       starts, disks, recoveries and halts    (D3, D4, D7, D8, D10, P14)
 //!   checkpoint.rs what a checkpoint claims               (D5)
 //!   marks.rs      how often each rare path was taken
 //! ```
@@ -21,6 +22,7 @@
 
 pub mod checkpoint;
 mod damage;
+mod departure;
 pub mod locations;
 pub mod marks;
 mod metadata;
@@ -35,7 +37,7 @@ use std::sync::Arc;
 
 use milena_core::metadata::{Image, Partition};
 use milena_core::trace::Event;
-use milena_core::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset};
+use milena_core::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Now, Offset};
 
 use crate::disk::Disk;
 use checkpoint::Checkpoints;
@@ -92,6 +94,8 @@ pub struct NodeGhost {
     pub rolled_back: bool,
     /// Whether a sync or a journal write failed in this run of the node.
     pub disk_failed: bool,
+    /// Whether any command failed in this run of the node, other than for want of room or of the file.
+    pub disk_erred: bool,
     /// What the fault injector damaged in this life of the disk.
     pub damage: Damage,
     /// Shards of its present or last run.
@@ -106,6 +110,8 @@ pub struct NodeGhost {
     pub applied: Option<Offset>,
     /// Disks that this node has lost.
     pub disks_lost: u32,
+    /// The last registration that it served under with this disk, which is synced there.
+    synced: Option<BrokerEpoch>,
     /// Leader epochs in force when the registration was committed that it has not begun to serve under yet.
     pending_barrier: Option<(BrokerEpoch, Vec<(usize, Epoch)>)>,
     /// Epochs, by log, in which it may never append as leader again.
@@ -129,6 +135,10 @@ pub struct LogTruth {
     pub deleted: bool,
     /// The partition as last committed.
     pub partition: Option<Partition>,
+    /// Its record of each partition epoch that some image has shown.
+    pub records: BTreeMap<i32, Partition>,
+    /// Replicas whose disk was lost, or put back to an older image, since they last joined the in-sync set.
+    pub lost: BTreeSet<usize>,
     /// One batch per (epoch, offset), ever, with the epoch of the record before it.
     unique: Map<u64, (u32, Offset, Epoch)>,
     /// Synced ends that followers acknowledged, by node and epoch, and found on their disks.
@@ -154,10 +164,18 @@ pub struct Checks {
     indices: BTreeMap<LogId, usize>,
     /// The newest committed image that any node has shown.
     pub image: Option<Arc<Image>>,
+    /// What the clocks of the node show that is about to tell something.
+    pub clocks: Now,
+    /// For how long a follower may lack something before its leader proposes to remove it, milliseconds.
+    pub lag_ms_max: u64,
     /// How often each rare path was taken.
     pub marks: Marks,
     /// Of each journal of each node that was written to: how many files it has, and how often it went on in a used one.
     pub journals: BTreeMap<(usize, u16), (u32, u64)>,
+    /// Ends of the images that were shown.
+    shown: BTreeSet<Offset>,
+    /// In-sync sets that leaders proposed, by log and partition epoch.
+    proposed: BTreeSet<(usize, i32, Vec<NodeId>)>,
     elected: BTreeMap<Epoch, usize>,
     leaders_named: BTreeMap<Epoch, i32>,
     votes: BTreeMap<(u128, Epoch), (NodeId, Incarnation)>,

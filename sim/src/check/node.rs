@@ -1,7 +1,8 @@
 //! Starts, disks and recoveries: the D rules, and the fault budget.
 
 use milena_core::disk::FileName;
-use milena_core::{Epoch, Incarnation, LogId, Offset};
+use milena_core::metadata::Partition;
+use milena_core::{BrokerEpoch, Epoch, Halt, Incarnation, LogId, NodeId, Offset};
 
 use super::checkpoint::Checkpoints;
 use super::damage::Damage;
@@ -19,6 +20,7 @@ pub struct ImageGhost {
     locations: Locations,
     checkpoints: Checkpoints,
     damage: Damage,
+    synced: Option<BrokerEpoch>,
 }
 
 impl Checks {
@@ -28,6 +30,7 @@ impl Checks {
         ghost.running = true;
         ghost.serving = None;
         ghost.disk_failed = false;
+        ghost.disk_erred = false;
         for replica in ghost.logs.iter_mut().flatten() {
             replica.led.clear();
         }
@@ -93,10 +96,12 @@ impl Checks {
         ghost.checkpoints = Checkpoints::default();
         ghost.incarnation = None;
         ghost.damage = Damage::default();
+        ghost.synced = None;
         ghost.suspect = false;
         ghost.term = 0;
         ghost.disks_lost += 1;
         self.all_disks_lost = self.nodes.iter().all(|node| node.disks_lost > 0);
+        self.on_lost(node);
     }
 
     /// What an image of a node's disk means.
@@ -109,6 +114,7 @@ impl Checks {
             locations: ghost.locations.clone(),
             checkpoints: ghost.checkpoints.clone(),
             damage: ghost.damage.clone(),
+            synced: ghost.synced,
         }
     }
 
@@ -120,6 +126,7 @@ impl Checks {
         ghost.locations.put_back(&image.locations);
         ghost.checkpoints.clone_from(&image.checkpoints);
         ghost.damage.clone_from(&image.damage);
+        ghost.synced = image.synced;
         ghost.suspect = true;
         ghost.rolled_back = true;
         for replica in ghost.logs.iter_mut().flatten() {
@@ -127,6 +134,31 @@ impl Checks {
             // The image was taken of a running node: what it had not synced may be missing.
             replica.leading = None;
         }
+        self.on_lost(node);
+    }
+
+    /// What a node held of each partition is gone, or not what it was.
+    fn on_lost(&mut self, node: usize) {
+        let id = NodeId(node as i32 + 1);
+        for truth in &mut self.logs {
+            if truth.partition.as_ref().is_some_and(|partition| partition.replicas.contains(&id)) {
+                truth.lost.insert(node);
+            }
+        }
+    }
+
+    /// D10: nothing but a failing or damaged disk stops a node.
+    ///
+    /// # Errors
+    /// The property, where its disk is sound.
+    pub fn on_halt(&mut self, node: usize, why: &Halt) -> Checked {
+        self.marks.seen(Seen::Halt);
+        let ghost = &self.nodes[node];
+        if ghost.disk_erred || ghost.damage.is_outstanding() {
+            return Ok(());
+        }
+        let story = format!("node {} stops itself, and its disk is sound: {why:?}", node + 1);
+        Err(Violation::new("D10", story))
     }
 
     /// A sync or a journal write of this node has failed: from now on it must be silent (D2).
@@ -322,6 +354,23 @@ impl Checks {
                 }
             }
         })
+    }
+
+    /// Whether a partition may be offline for good: nobody is eligible, and as many of its replicas lost their disks since they
+    /// were last in sync as it asks to be in sync.
+    pub fn has_lost_too_much(&mut self, id: LogId, partition: &Partition) -> bool {
+        let log = self.log_index(id);
+        let lost = |member: &&NodeId| {
+            let node = (member.0 - 1) as usize;
+            let ghost = &self.nodes[node];
+            // Said to be damaged with cause (D4): a node whose journal is damaged, and which gets a new replica before its
+            // next registration, cannot know that nothing of it went with the journal.
+            let damaged = ghost.logs.get(log).and_then(Option::as_ref).is_some_and(|r| r.damaged);
+            damaged || self.logs[log].lost.contains(&node) || ghost.damage.may_unseat(id)
+        };
+        partition.isr.is_empty()
+            && partition.elr.is_empty()
+            && partition.replicas.iter().filter(lost).count() >= usize::from(partition.min_isr)
     }
 
     /// P14, at the end: each committed record is on some disk.

@@ -76,6 +76,7 @@ impl Checks {
                 ));
             }
         }
+        self.leaves_behind(node, log, leading);
         self.replica(node, log).append(batch);
         let entry = (batch.crc, batch.next, before);
         let known = *self.logs[log].unique.entry(key(batch.epoch, batch.base)).or_insert(entry);
@@ -246,6 +247,7 @@ impl Checks {
         replica.led.push(epoch);
         replica.epoch = replica.epoch.max(epoch);
         replica.high_watermark = 0;
+        replica.followers.clear();
         if damaged {
             return Err(Violation::new(
                 "P12",
@@ -302,18 +304,35 @@ impl Checks {
             return Err(Violation::new("P6", format!("{at} from {}", replica.high_watermark)));
         }
         replica.high_watermark = offset;
-        if sets.isr.len() < usize::from(sets.min_isr) {
+        // What counts is what the controller committed as that partition epoch, whatever the leader says of it.
+        let Some(record) = self.logs[log].records.get(&partition_epoch).cloned() else {
+            return Err(Violation::new(
+                "P5",
+                format!("{at} by partition epoch {partition_epoch}, which nobody committed"),
+            ));
+        };
+        if (sets.isr, sets.min_isr) != (&record.isr, record.min_isr) {
+            return Err(Violation::new(
+                "P5",
+                format!(
+                    "{at} by {:?} and a minimum of {}, where the controller says {:?} and {}",
+                    sets.isr, sets.min_isr, record.isr, record.min_isr
+                ),
+            ));
+        }
+        if record.isr.len() < usize::from(record.min_isr) {
             return Err(Violation::new(
                 "P5",
                 format!(
                     "{at} with in-sync replicas {:?} where {} are needed",
-                    sets.isr, sets.min_isr
+                    record.isr, record.min_isr
                 ),
             ));
         }
         self.must_be_durable(node, disk, log, offset, "P5")?;
         let mut copies = 1_u32 << node;
-        for member in sets.maximal {
+        let others = record.isr.iter().filter(|member| !sets.maximal.contains(member));
+        for member in sets.maximal.iter().chain(others) {
             let index = (member.0 - 1) as usize;
             if index == node {
                 continue;
@@ -477,6 +496,7 @@ impl Checks {
                 ),
             ));
         }
+        self.catches_up(node, log, follower, end);
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! What the simulator knows of one replica's log: the batches it appended, what recovery may bring back, how far its disk
 //! was seen to hold them, and how far it agrees with what is committed.
 
-use milena_core::{Epoch, Offset};
+use std::collections::BTreeMap;
+
+use milena_core::{Epoch, Instant, NodeId, Offset};
 
 /// One batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +63,8 @@ pub struct ReplicaLog {
     pub epoch: Epoch,
     /// Its high watermark in the epoch that it leads.
     pub high_watermark: Offset,
+    /// Of each follower in the epoch that it leads: how far it has come, and when it last had all there was.
+    pub followers: BTreeMap<NodeId, (Offset, Option<Instant>)>,
 }
 
 impl ReplicaLog {

@@ -1,9 +1,9 @@
 //! The D rules, tripped by what disks are told and give back; the fault budget.
 
 use bytes::Bytes;
-use milena_core::disk::{Command, Directory, FileName};
+use milena_core::disk::{Command, Directory, DiskError, FileName};
 use milena_core::trace::Event;
-use milena_core::{BrokerEpoch, Incarnation, Offset};
+use milena_core::{BrokerEpoch, Halt, Incarnation, Offset};
 
 use crate::{JOURNAL, LOG, Stage, TOPIC, recorded, recovered};
 
@@ -186,4 +186,27 @@ fn the_budget_lets_no_last_copy_go() {
     assert!(stage.checks.may_lose(0, &[]), "the third replica has all of it");
     stage.checks.on_destroyed(2);
     assert!(!stage.checks.may_lose(0, &[]));
+}
+
+#[test]
+fn d10_a_node_stops_itself_with_a_sound_disk() {
+    let halts = |stage: &mut Stage| {
+        let halted = stage.checks.on_halt(1, &Halt::Disk("journal".into()));
+        halted.map_err(|violation| violation.property)
+    };
+    let mut stage = Stage::committed();
+    assert_eq!(halts(&mut stage), Err("D10"));
+    let command = Command::Sync { file: JOURNAL };
+    for (error, excused) in [(DiskError::NoSpace, false), (DiskError::Io(5), true)] {
+        let disk = &stage.disks[1];
+        stage.checks.on_done(1, disk, &command, &Err(error)).expect("nobody spoke");
+        assert_eq!(halts(&mut stage).is_ok(), excused);
+    }
+    stage.checks.on_stop(1);
+    stage.checks.on_start(1);
+    assert_eq!(halts(&mut stage), Err("D10"), "that was another life of the node");
+    stage.corrupt(1, JOURNAL);
+    assert_eq!(halts(&mut stage), Ok(()));
+    stage.checks.on_destroyed(1);
+    assert_eq!(halts(&mut stage), Err("D10"), "the damage went with the disk");
 }

@@ -3,6 +3,7 @@
 //! A checker that has never fired proves nothing. Where a planted bug of the catalogue trips one too, this is the short
 //! way to it.
 
+mod departure;
 mod disk;
 mod history;
 mod metadata;
@@ -97,7 +98,8 @@ impl Stage {
         partition: Partition,
         change: impl FnOnce(&mut BTreeMap<NodeId, Broker>),
     ) -> Result<(), String> {
-        self.images += 1;
+        // Other entries lie between: what changed need not have had one cause.
+        self.images += 2;
         let mut brokers: BTreeMap<NodeId, Broker> = (1..=3)
             .map(|id| {
                 let broker = Broker {
@@ -127,6 +129,18 @@ impl Stage {
         };
         let shown = self.checks.on_image(&Arc::new(image));
         shown.map_err(|violation| self.noted(violation))
+    }
+
+    /// The next image follows the present one by a single entry.
+    fn at_once(&mut self) -> &mut Stage {
+        self.images -= 1;
+        self
+    }
+
+    /// The partition as last shown.
+    fn partition(&self) -> Partition {
+        let image = self.checks.image.as_ref().expect("an image was shown");
+        image.partition(LOG).expect("it has the partition").1.clone()
     }
 
     fn tell(&mut self, node: usize, event: Event) -> Result<(), String> {
@@ -285,6 +299,15 @@ fn high_watermark(offset: Offset, isr: &[i32], maximal: &[i32]) -> Event {
         min_isr: 2,
         partition_epoch: 1,
     }
+}
+
+/// The first record is committed by the sets of a partition epoch.
+fn high_watermark_in(of: i32, isr: &[i32], maximal: &[i32]) -> Event {
+    let mut event = high_watermark(1, isr, maximal);
+    if let Event::HighWatermark { partition_epoch, .. } = &mut event {
+        *partition_epoch = of;
+    }
+    event
 }
 
 fn recovered(end: Offset, last_epoch: Epoch, damaged: bool) -> Event {

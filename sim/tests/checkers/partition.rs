@@ -6,7 +6,8 @@ use milena_core::trace::Event;
 use milena_core::{BrokerEpoch, Incarnation, LogId, NodeId};
 
 use crate::{
-    JOURNAL, LOG, Stage, acknowledged, appended, high_watermark, nodes, recorded, recovered,
+    JOURNAL, LOG, Stage, acknowledged, appended, high_watermark, high_watermark_in, nodes,
+    recorded, recovered,
 };
 
 #[test]
@@ -44,21 +45,31 @@ fn p1_a_leader_commits_something_else() {
         isr: nodes(&[3]),
         maximal: nodes(&[3]),
         min_isr: 1,
-        partition_epoch: 1,
+        partition_epoch: 9,
     };
-    let mut stage = Stage::committed();
-    stage.checks.on_destroyed(2);
-    stage.checks.on_incarnation(2, Incarnation(9)).expect("a new disk");
-    stage.ok(2, Event::Leading { log: LOG, epoch: 2, start: 0 });
+    let lost = || {
+        let mut stage = Stage::committed();
+        stage.checks.on_destroyed(2);
+        stage.checks.on_incarnation(2, Incarnation(9)).expect("a new disk");
+        let other = Partition {
+            isr: nodes(&[3]),
+            leader: Some(NodeId(3)),
+            leader_epoch: 2,
+            partition_epoch: 9,
+            min_isr: 1,
+            ..stage.partition()
+        };
+        stage.ok(2, Event::Leading { log: LOG, epoch: 2, start: 0 });
+        stage.show_with(other, |_| {}).expect("not the disk that the controller means");
+        stage
+    };
+    let mut stage = lost();
     let (event, _) = appended(LOG, 0, 2, 9, true);
     stage.ok(2, event);
     // Its own copy is not looked at on the disk here: whoever commits must agree before anything else.
     let told = stage.tell(2, alone());
     assert_eq!(told, Err("P5".into()), "and without a disk not even that");
-    let mut stage = Stage::committed();
-    stage.checks.on_destroyed(2);
-    stage.checks.on_incarnation(2, Incarnation(9)).expect("a new disk");
-    stage.ok(2, Event::Leading { log: LOG, epoch: 2, start: 0 });
+    let mut stage = lost();
     let (event, data) = appended(LOG, 0, 2, 9, true);
     let data = recorded(data, 1);
     stage.ok(2, event);
@@ -82,17 +93,24 @@ fn p3_an_eligible_replica_lacks_something() {
         stage.store(node, LOG, 0, 1, 1, true);
     }
     stage.acknowledge(1, 1, 1).expect("it is on the disk");
-    // The third is in sync for the controller, and the leader did not wait for it; P4 would say so first.
+    stage.show(|partition| partition.isr = nodes(&[1, 2])).expect("one has left");
+    // The third is in sync for the controller again, and the leader did not wait for it; P4 would say so first.
     stage
-        .show(|partition| partition.leader = Some(NodeId(2)))
+        .show(|partition| {
+            (partition.leader, partition.isr) = (Some(NodeId(2)), nodes(&[1, 2, 3]));
+        })
         .expect_err("P11: one epoch, two leaders");
-    stage.trips("P3", 0, high_watermark(1, &[1, 2], &[1, 2]));
+    stage.trips("P3", 0, high_watermark_in(2, &[1, 2], &[1, 2]));
 }
 
 #[test]
 fn p4_the_maximal_set_is_too_small() {
     let mut stage = Stage::replicated();
-    stage.trips("P4", 0, high_watermark(1, &[1, 2], &[1, 2]));
+    stage.show(|partition| partition.isr = nodes(&[1, 2])).expect("one has left");
+    stage.ok(2, Event::Serving { epoch: BrokerEpoch(1) });
+    stage.acknowledge(2, 1, 1).expect("it is on the disk");
+    stage.show(|partition| partition.isr = nodes(&[1, 2, 3])).expect("it is back");
+    stage.trips("P4", 0, high_watermark_in(2, &[1, 2], &[1, 2]));
 }
 
 #[test]
@@ -103,6 +121,34 @@ fn p5_a_high_watermark_without_enough_disks() {
         stage.store(node, LOG, 0, 1, 1, true);
     }
     stage.trips("P5", 0, high_watermark(1, &[1, 2, 3], &[1, 2, 3]));
+}
+
+#[test]
+fn p5_the_leader_believes_in_another_set_than_the_controller() {
+    let mut stage = Stage::replicated();
+    stage.show(|partition| partition.min_isr = 3).expect("a larger minimum");
+    let word = |isr: &[i32], epoch| high_watermark_in(epoch, isr, &[1, 2, 3]);
+    stage.trips_as("P5", "nobody committed", 0, word(&[1, 2, 3], 3));
+    stage.trips_as("P5", "a minimum of 2", 0, word(&[1, 2, 3], 2));
+    stage.trips_as("P5", "the controller says", 0, word(&[1, 2], 1));
+    stage.ok(0, word(&[1, 2, 3], 1));
+}
+
+#[test]
+fn r9_two_images_of_one_partition_epoch() {
+    let mut stage = Stage::with_partition();
+    let mut other = stage.partition();
+    other.isr = nodes(&[1, 2]);
+    assert_eq!(stage.show_with(other, |_| {}), Err("R9".into()));
+}
+
+#[test]
+fn a_batch_sent_again_and_again_is_found_at_each_of_its_offsets() {
+    let mut stage = Stage::with_partition();
+    for base in 0..100 {
+        stage.store(1, LOG, base, 1, 1, true);
+    }
+    stage.acknowledge(1, 100, 1).expect("each is on the disk");
 }
 
 #[test]
@@ -230,14 +276,15 @@ fn p13_acknowledged_and_not_committed() {
 #[test]
 fn p13_acknowledged_on_too_few_disks() {
     let mut stage = Stage::with_partition();
-    stage.show(|partition| partition.isr = nodes(&[1])).expect("two have left");
+    let alone = |partition: &mut Partition| (partition.isr, partition.min_isr) = (nodes(&[1]), 1);
+    stage.show(alone).expect("two have left");
     stage.store(0, LOG, 0, 1, 1, true);
-    // The leader has it that one is enough; the controller does not.
-    let mut moved = high_watermark(1, &[1], &[1]);
+    let mut moved = high_watermark_in(2, &[1], &[1]);
     if let Event::HighWatermark { min_isr, .. } = &mut moved {
         *min_isr = 1;
     }
     stage.ok(0, moved);
+    stage.show(|partition| partition.min_isr = 2).expect("one is not enough any more");
     let produced = Event::Produced { log: LOG, epoch: 1, base: 0, next: 1 };
     stage.trips_as("P13", "on 1 disks where 2 are needed", 0, produced);
 }
