@@ -17,7 +17,7 @@ use milena_wire::{Request, Response};
 use crate::check::marks::Seen;
 use crate::check::node::ImageGhost;
 use crate::check::{Checked, Checks, Violation};
-use crate::client::{Admin, Client, ClientLinks, Consumer, Producer, Role, Wake, Wish};
+use crate::client::{Admin, Client, ClientLinks, Consumer, Producer, Role, Wake, Wish, frames};
 use crate::disk::Disk;
 use crate::faults::JournalGroups;
 use crate::fingerprint::Fingerprint;
@@ -169,7 +169,8 @@ impl Cluster {
             .any(|entry| matches!(entry.action, Action::Fault(Fault::CorruptJournal { .. })));
         let mut roles = Vec::new();
         let mut admin = Admin::default();
-        setup.topics.iter().for_each(|topic| admin.create(topic.clone()));
+        let mut history = History::default();
+        setup.topics.iter().for_each(|topic| admin.create(topic.clone(), &mut history));
         roles.push(Role::Admin(admin));
         roles.extend(setup.producers.iter().cloned().map(|p| Role::Producer(Producer::new(p))));
         roles.extend(setup.consumers.iter().cloned().map(|c| Role::Consumer(Consumer::new(c))));
@@ -189,7 +190,7 @@ impl Cluster {
             connections: Vec::new(),
             client_links: ClientLinks::new(count),
             checks,
-            history: History::default(),
+            history,
             fingerprint: Fingerprint::default(),
             counts: Counts::default(),
             tracing,
@@ -287,7 +288,12 @@ impl Cluster {
                     return Ok(());
                 }
                 let (now, history) = (self.now, &mut self.history);
-                self.clients[client].on_reply(now, id, response.map(|r| *r), history)?;
+                let session = &self.clients[client].session;
+                let response = match (response, session.version(id).filter(|_| session.encoded)) {
+                    (Some(response), Some(version)) => Some(frames::response(version, &response)?),
+                    (response, _) => response.map(|response| *response),
+                };
+                self.clients[client].on_reply(now, id, response, history)?;
                 self.grant(client);
                 Ok(())
             }
@@ -448,11 +454,13 @@ impl Cluster {
         request: Request,
     ) -> Checked {
         // What was sent before its client closed the connection still arrives.
-        let Connection { node, life, shard, .. } = self.connections[connection.0 as usize];
+        let Connection { client, node, life, shard, .. } = self.connections[connection.0 as usize];
         if self.nodes[node].life != life || !self.nodes[node].is_up() {
             self.break_connection(connection);
             return Ok(());
         }
+        let encoded = self.clients[client].session.encoded;
+        let request = if encoded { frames::request(version, &request)? } else { request };
         let context = self.context.clone();
         let input = Input::Request { client: connection, id, version, request, context };
         self.step(node, 1 + usize::from(shard), input)

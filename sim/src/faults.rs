@@ -283,7 +283,7 @@ impl Cluster {
         match action {
             Action::CreateTopic(topic) => {
                 let topic = topic.clone();
-                self.admin(|admin, _| admin.create(topic));
+                self.admin(|admin, history| admin.create(topic, history));
                 true
             }
             Action::DeleteTopic { name } => {

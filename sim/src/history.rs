@@ -2,14 +2,18 @@
 //!
 //! Every record holds a value that is never used twice, so that an offset read or acknowledged names the send that it came
 //! from. Judged at once: two values at one offset, a value under another's partition or with changed bytes, a value whose
-//! send was refused before the append, an acknowledgement at or below one that was given before the send began, a high
-//! watermark below one that was told before it was asked for, a poll that goes backwards or leaves a gap. Judged after the
-//! final read: an acknowledged value that nobody can read.
+//! send was refused before the append, a value sent once that stands twice, an acknowledgement at or below one that was given
+//! before the send began, a high watermark below one that was told before it was asked for, a poll that goes backwards or
+//! leaves a gap. Judged after the final read: an acknowledged value that nobody can read.
+//!
+//! A topic is its id. Who writes or reads by name while the name passes from one topic to another cannot know which of them
+//! answers, so that of such traffic only what the records hold is judged (see [`History::is_contested`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use milena_core::{Epoch, Offset};
+use milena_core::{Epoch, Offset, Timestamp};
+use milena_wire::Uuid;
 
 use crate::check::{Checked, Violation};
 
@@ -37,6 +41,9 @@ struct Value {
     partition: usize,
     attempts: u16,
     fate: Fate,
+    timestamp: Timestamp,
+    /// Where it was seen last.
+    seen: Option<Offset>,
     /// Highest offset acknowledged with acks=all in its partition when the send began.
     floor: Offset,
 }
@@ -44,9 +51,12 @@ struct Value {
 #[derive(Clone, Debug, Default)]
 struct Partition {
     topic: String,
+    id: Uuid,
     index: i32,
     /// Value + 1 by offset; 0 where none was seen.
     seen: Vec<u64>,
+    /// When the records seen are from; [`UNKNOWN`] where none was.
+    times: Vec<Timestamp>,
     acknowledged_max: Option<Offset>,
     /// The highest high watermark that was told of it, by the leader epoch that told it.
     told: BTreeMap<Epoch, Offset>,
@@ -62,8 +72,12 @@ struct Partition {
 pub struct History {
     values: Vec<Value>,
     partitions: Vec<Partition>,
-    names: BTreeMap<(String, i32), usize>,
+    names: BTreeMap<(String, Uuid, i32), usize>,
+    /// Names that were deleted at least once, and those that are not to exist.
+    contested: BTreeSet<String>,
     deleted: BTreeSet<String>,
+    /// Names of topics whose records have the broker's time.
+    stamped: BTreeSet<String>,
     /// Values acknowledged with acks=all.
     pub acknowledged: u64,
     /// Of these, between the first fault and healing.
@@ -74,32 +88,31 @@ pub struct History {
     pub under_faults: bool,
 }
 
+/// Time of a record that nobody has seen.
+const UNKNOWN: Timestamp = Timestamp::MIN;
 /// Bytes of a value's number at the front of its payload.
 const NUMBER_LEN: usize = 8;
 
 impl History {
     /// The partition's place, made where it is new.
-    pub fn partition(&mut self, topic: &str, index: i32) -> usize {
-        if let Some(found) = self.names.get(&(topic.to_owned(), index)) {
+    pub fn partition(&mut self, topic: &str, id: Uuid, index: i32) -> usize {
+        let key = (topic.to_owned(), id, index);
+        if let Some(found) = self.names.get(&key) {
             return *found;
         }
         let place = self.partitions.len();
         let deleted = self.deleted.contains(topic);
-        let topic_name = topic.to_owned();
-        self.partitions.push(Partition {
-            topic: topic_name,
-            index,
-            deleted,
-            ..Partition::default()
-        });
-        self.names.insert((topic.to_owned(), index), place);
+        let topic = topic.to_owned();
+        self.partitions.push(Partition { topic, id, index, deleted, ..Partition::default() });
+        self.names.insert(key, place);
         place
     }
 
-    /// A new value about to be sent to a partition.
-    pub fn invoke(&mut self, partition: usize) -> ValueId {
+    /// A new value about to be sent to a partition, with its record's timestamp.
+    pub fn invoke(&mut self, partition: usize, timestamp: Timestamp) -> ValueId {
         let floor = self.partitions[partition].acknowledged_max.unwrap_or(-1);
-        self.values.push(Value { partition, attempts: 0, fate: Fate::Unknown, floor });
+        let (fate, attempts, seen) = (Fate::Unknown, 0, None);
+        self.values.push(Value { partition, attempts, fate, timestamp, seen, floor });
         self.values.len() as ValueId - 1
     }
 
@@ -135,20 +148,21 @@ impl History {
             .then_some(value)
     }
 
-    /// A send was acknowledged: its values stand from `base` on, if acks=all.
+    /// A send was acknowledged: its values stand from `base` on, if acks=all. `time` is the broker's, where it was told.
     pub fn acknowledge(
         &mut self,
         values: &[ValueId],
         base: Offset,
         all: bool,
-    ) -> Result<(), Violation> {
+        time: Option<Timestamp>,
+    ) -> Checked {
         for (value, offset) in values.iter().zip(base..) {
             let known = &mut self.values[*value as usize];
             known.fate = Fate::Acknowledged { offset, all };
             if !all {
                 continue;
             }
-            let place = known.partition;
+            let (place, time) = (known.partition, time.unwrap_or(known.timestamp));
             if offset <= known.floor {
                 let partition = &self.partitions[place];
                 return Err(Violation::new(
@@ -164,7 +178,7 @@ impl History {
             self.acknowledged_under_faults += u64::from(self.under_faults);
             let partition = &mut self.partitions[place];
             partition.acknowledged_max = partition.acknowledged_max.max(Some(offset));
-            self.see(place, offset, *value)?;
+            self.see(place, offset, *value, time)?;
         }
         Ok(())
     }
@@ -176,65 +190,94 @@ impl History {
         }
     }
 
-    fn see(&mut self, place: usize, offset: Offset, value: ValueId) -> Result<(), Violation> {
+    fn see(&mut self, place: usize, offset: Offset, value: ValueId, time: Timestamp) -> Checked {
         let partition = &mut self.partitions[place];
+        let name = || format!("{}-{}", partition.topic, partition.index);
         let index = usize::try_from(offset).expect("offsets served are not negative");
         if partition.seen.len() <= index {
             partition.seen.resize(index + 1, 0);
+            partition.times.resize(index + 1, UNKNOWN);
         }
         let before = partition.seen[index];
         if before != 0 && before != value + 1 {
             return Err(Violation::new(
                 "inconsistent-offsets",
                 format!(
-                    "{}-{} offset {offset} held value {} and later value {value}",
-                    partition.topic,
-                    partition.index,
+                    "{} offset {offset} held value {} and later value {value}",
+                    name(),
                     before - 1
                 ),
             ));
         }
+        let earlier = partition.times[index];
+        if earlier != UNKNOWN && earlier != time {
+            return Err(Violation::new(
+                "content",
+                format!("{} offset {offset} was of {earlier} and later of {time}", name()),
+            ));
+        }
+        let known = &mut self.values[value as usize];
+        let elsewhere = known.seen.replace(offset).filter(|at| *at != offset);
+        if let Some(at) = elsewhere
+            && known.attempts == 1
+        {
+            return Err(Violation::new(
+                "duplicate",
+                format!("value {value}, sent once, is at {} offsets {at} and {offset}", name()),
+            ));
+        }
         partition.seen[index] = value + 1;
+        partition.times[index] = time;
         Ok(())
     }
 
-    /// A consumer was given a record.
-    pub fn read(&mut self, place: usize, offset: Offset, payload: &Bytes) -> Result<(), Violation> {
+    /// A consumer was given a record, and the broker's time of it where the topic has that.
+    pub fn read(
+        &mut self,
+        place: usize,
+        offset: Offset,
+        (time, stamped): (Timestamp, bool),
+        payload: &Bytes,
+        exact: bool,
+    ) -> Checked {
         self.read += 1;
-        let name = || format!("{}-{}", self.partitions[place].topic, self.partitions[place].index);
+        let partition = &self.partitions[place];
+        let wrong = |property, what: String| {
+            let (topic, index) = (&partition.topic, partition.index);
+            Err(Violation::new(property, format!("{topic}-{index} offset {offset} holds {what}")))
+        };
         let Some(value) = Self::value_of(payload).filter(|v| (*v as usize) < self.values.len())
         else {
-            return Err(Violation::new(
-                "content",
-                format!("{} offset {offset} holds bytes that nobody sent", name()),
-            ));
+            return wrong("content", "bytes that nobody sent".into());
         };
         let known = &self.values[value as usize];
-        if known.partition != place || known.attempts == 0 {
-            return Err(Violation::new(
-                "content",
-                format!("{} offset {offset} holds value {value} of another partition", name()),
-            ));
+        let meant = &self.partitions[known.partition];
+        // What is sent by name goes to whichever topic has the name.
+        let here = known.partition == place
+            || (self.contested.contains(&partition.topic)
+                && (&meant.topic, meant.index) == (&partition.topic, partition.index));
+        if !here || known.attempts == 0 {
+            return wrong("content", format!("value {value} of another partition"));
+        }
+        if known.fate == Fate::Refused {
+            return wrong("aborted-read", format!("value {value}, which was refused"));
+        }
+        if stamped != self.stamped.contains(&partition.topic) {
+            return wrong("content", format!("value {value} with a time of the other type"));
+        }
+        if !stamped && time != known.timestamp {
+            let sent = known.timestamp;
+            return wrong("content", format!("value {value} of {time}, which was of {sent}"));
+        }
+        if !exact || known.partition != place {
+            return Ok(());
         }
         match known.fate {
-            Fate::Refused => {
-                return Err(Violation::new(
-                    "aborted-read",
-                    format!("{} offset {offset} holds value {value}, which was refused", name()),
-                ));
+            Fate::Acknowledged { offset: at, .. } if at != offset && known.attempts == 1 => {
+                wrong("duplicate", format!("value {value}, sent once and acknowledged at {at}"))
             }
-            Fate::Acknowledged { offset: at, all: true } if at != offset && known.attempts == 1 => {
-                return Err(Violation::new(
-                    "duplicate",
-                    format!(
-                        "value {value}, sent once and acknowledged at {at}, is at {} offset {offset} too",
-                        name()
-                    ),
-                ));
-            }
-            Fate::Acknowledged { .. } | Fate::Unknown => {}
+            _ => self.see(place, offset, value, time),
         }
-        self.see(place, offset, value)
     }
 
     /// The highest high watermark that any client was told by now, by a leader of an epoch or of one before: who asks that
@@ -263,12 +306,34 @@ impl History {
         Ok(())
     }
 
-    /// A topic was deleted: nothing of it is owed any more.
+    /// A topic is to be made.
+    pub fn create(&mut self, topic: &str, stamped: bool) {
+        self.deleted.remove(topic);
+        if stamped {
+            self.stamped.insert(topic.to_owned());
+        }
+    }
+
+    /// A topic is to be deleted: nothing of it is owed any more.
     pub fn delete(&mut self, topic: &str) {
         self.deleted.insert(topic.to_owned());
+        self.contested.insert(topic.to_owned());
         for partition in &mut self.partitions {
             partition.deleted |= partition.topic == topic;
         }
+    }
+
+    /// The topics that there are at last: whatever else had a name that was deleted is gone.
+    pub fn remain(&mut self, is_there: impl Fn(&str, Uuid) -> bool) {
+        for partition in &mut self.partitions {
+            partition.deleted |= self.contested.contains(&partition.topic)
+                && !is_there(&partition.topic, partition.id);
+        }
+    }
+
+    /// Whether a name may stand for another topic than one thinks.
+    pub fn is_contested(&self, topic: &str) -> bool {
+        self.contested.contains(topic)
     }
 
     /// Whether a topic was deleted, or its deletion asked for.
@@ -277,8 +342,8 @@ impl History {
     }
 
     /// A partition is offline for good: the loss is seen, and nothing can be read.
-    pub fn give_up(&mut self, topic: &str, index: i32) {
-        let place = self.partition(topic, index);
+    pub fn give_up(&mut self, topic: &str, id: Uuid, index: i32) {
+        let place = self.partition(topic, id, index);
         self.partitions[place].refuses = true;
     }
 
@@ -288,10 +353,10 @@ impl History {
     }
 
     /// Partitions with acknowledged records that the final read must reach.
-    pub fn owed(&self) -> impl Iterator<Item = (&str, i32, usize)> {
+    pub fn owed(&self) -> impl Iterator<Item = (&str, Uuid, i32, usize)> {
         self.partitions.iter().enumerate().filter_map(|(place, partition)| {
             (!partition.deleted && !partition.refuses && partition.acknowledged_max.is_some())
-                .then_some((partition.topic.as_str(), partition.index, place))
+                .then_some((partition.topic.as_str(), partition.id, partition.index, place))
         })
     }
 
@@ -331,9 +396,11 @@ impl History {
 mod tests {
     use super::*;
 
+    const TIME: Timestamp = 5;
+
     fn sent(history: &mut History, count: usize) -> (usize, Vec<ValueId>) {
-        let place = history.partition("t", 0);
-        let values: Vec<_> = (0..count).map(|_| history.invoke(place)).collect();
+        let place = history.partition("t", Uuid::ZERO, 0);
+        let values: Vec<_> = (0..count).map(|_| history.invoke(place, TIME)).collect();
         history.attempt(&values);
         (place, values)
     }
@@ -346,8 +413,8 @@ mod tests {
     fn two_values_at_one_offset_are_noticed() {
         let mut history = History::default();
         let (place, values) = sent(&mut history, 2);
-        history.read(place, 5, &payload(values[0])).expect("first sight");
-        let seen = history.read(place, 5, &payload(values[1]));
+        history.read(place, 5, (TIME, false), &payload(values[0]), true).expect("first sight");
+        let seen = history.read(place, 5, (TIME, false), &payload(values[1]), true);
         assert_eq!(seen.unwrap_err().property, "inconsistent-offsets");
     }
 
@@ -356,7 +423,7 @@ mod tests {
         let mut history = History::default();
         let (place, values) = sent(&mut history, 1);
         history.refuse(&values);
-        let seen = history.read(place, 0, &payload(values[0]));
+        let seen = history.read(place, 0, (TIME, false), &payload(values[0]), true);
         assert_eq!(seen.unwrap_err().property, "aborted-read");
     }
 
@@ -364,15 +431,79 @@ mod tests {
     fn a_value_sent_once_stands_once() {
         let mut history = History::default();
         let (place, values) = sent(&mut history, 1);
-        history.acknowledge(&values, 3, true).expect("acknowledged");
-        history.read(place, 3, &payload(values[0])).expect("where it was acknowledged");
-        let seen = history.read(place, 4, &payload(values[0]));
+        history.acknowledge(&values, 3, true, None).expect("acknowledged");
+        history
+            .read(place, 3, (TIME, false), &payload(values[0]), true)
+            .expect("where it was acknowledged");
+        let seen = history.read(place, 4, (TIME, false), &payload(values[0]), true);
         assert_eq!(seen.unwrap_err().property, "duplicate");
         let mut history = History::default();
         let (place, values) = sent(&mut history, 1);
         history.attempt(&values);
-        history.acknowledge(&values, 3, true).expect("acknowledged");
-        history.read(place, 4, &payload(values[0])).expect("sent twice, it may stand twice");
+        history.acknowledge(&values, 3, true, None).expect("acknowledged");
+        history
+            .read(place, 4, (TIME, false), &payload(values[0]), true)
+            .expect("sent twice, it may stand twice");
+    }
+
+    #[test]
+    fn a_value_sent_once_stands_once_whatever_it_was_told() {
+        let mut history = History::default();
+        let (place, values) = sent(&mut history, 1);
+        history.acknowledge(&values, 3, false, None).expect("acks=1 promises less");
+        let seen = history.read(place, 4, (TIME, false), &payload(values[0]), true);
+        assert_eq!(seen.unwrap_err().property, "duplicate", "it may be lost, but not move");
+        let mut history = History::default();
+        let (place, values) = sent(&mut history, 1);
+        history.read(place, 3, (TIME, false), &payload(values[0]), true).expect("acks=0, or lost");
+        let seen = history.read(place, 4, (TIME, false), &payload(values[0]), true);
+        assert_eq!(seen.unwrap_err().property, "duplicate");
+    }
+
+    #[test]
+    fn a_changed_time_is_noticed() {
+        let seen = |stamped, reads: &[(Timestamp, bool)]| {
+            let mut history = History::default();
+            history.create("t", stamped);
+            let (place, values) = sent(&mut history, 1);
+            reads
+                .iter()
+                .try_for_each(|read| history.read(place, 0, *read, &payload(values[0]), true))
+                .map_err(|violation| violation.property)
+        };
+        assert_eq!(seen(false, &[(TIME, false)]), Ok(()));
+        assert_eq!(seen(false, &[(TIME + 1, false)]), Err("content"));
+        assert_eq!(seen(false, &[(TIME, true)]), Err("content"), "the topic keeps the producer's");
+        assert_eq!(seen(true, &[(TIME, false)]), Err("content"), "the topic has the broker's");
+        assert_eq!(seen(true, &[(7, true), (7, true)]), Ok(()));
+        assert_eq!(seen(true, &[(7, true), (8, true)]), Err("content"));
+    }
+
+    #[test]
+    fn what_goes_by_name_is_judged_by_its_content_alone_where_the_name_is_used_again() {
+        let mut history = History::default();
+        let (old, values) = sent(&mut history, 2);
+        let new = history.partition("t", Uuid([1; 16]), 0);
+        let read = |history: &mut History, place, offset, value: usize, exact| {
+            let payload = payload(values[value]);
+            let read = history.read(place, offset, (TIME, false), &payload, exact);
+            read.map_err(|violation| violation.property)
+        };
+        assert_eq!(read(&mut history, new, 3, 0, true), Err("content"));
+        history.delete("t");
+        history.create("t", false);
+        assert_eq!(read(&mut history, new, 3, 0, true), Ok(()));
+        assert_eq!(read(&mut history, old, 3, 0, false), Ok(()));
+        assert_eq!(read(&mut history, old, 3, 1, false), Ok(()), "of the other topic, perhaps");
+        let other = history.partition("u", Uuid::ZERO, 0);
+        assert_eq!(read(&mut history, other, 3, 0, false), Err("content"));
+        let later = history.partition("t", Uuid([1; 16]), 1);
+        assert!(history.is_deleted(old) && !history.is_deleted(later));
+        history.remain(|_, id| id == Uuid([1; 16]));
+        assert!(!history.is_deleted(later) && !history.is_deleted(other));
+        history.remain(|_, id| id == Uuid([2; 16]));
+        assert!(history.is_deleted(later), "it is not the one that remained");
+        assert!(!history.is_deleted(other), "its name was never deleted");
     }
 
     #[test]
@@ -381,16 +512,19 @@ mod tests {
         let (place, values) = sent(&mut history, 1);
         let mut bytes = History::payload(values[0], 20, true);
         bytes[15] ^= 4;
-        assert_eq!(history.read(place, 0, &bytes.into()).unwrap_err().property, "content");
+        assert_eq!(
+            history.read(place, 0, (TIME, false), &bytes.into(), true).unwrap_err().property,
+            "content"
+        );
     }
 
     #[test]
     fn acknowledgements_follow_real_time() {
         let mut history = History::default();
         let (_, first) = sent(&mut history, 1);
-        history.acknowledge(&first, 7, true).expect("first");
+        history.acknowledge(&first, 7, true, None).expect("first");
         let (_, second) = sent(&mut history, 1);
-        let seen = history.acknowledge(&second, 6, true);
+        let seen = history.acknowledge(&second, 6, true, None);
         assert_eq!(seen.unwrap_err().property, "linearizability");
     }
 
@@ -398,15 +532,15 @@ mod tests {
     fn a_value_under_another_partition_is_noticed() {
         let mut history = History::default();
         let (_, values) = sent(&mut history, 1);
-        let other = history.partition("t", 1);
-        let seen = history.read(other, 0, &payload(values[0]));
+        let other = history.partition("t", Uuid::ZERO, 1);
+        let seen = history.read(other, 0, (TIME, false), &payload(values[0]), true);
         assert_eq!(seen.unwrap_err().property, "content");
     }
 
     #[test]
     fn a_high_watermark_once_told_does_not_fall() {
         let mut history = History::default();
-        let place = history.partition("t", 0);
+        let place = history.partition("t", Uuid::ZERO, 0);
         let told = |history: &mut History, epoch, floor, offset| {
             history.tell(place, epoch, floor, offset).map_err(|violation| violation.property)
         };
@@ -424,7 +558,7 @@ mod tests {
     fn a_lost_write_is_seen_by_the_final_read() {
         let mut history = History::default();
         let (place, values) = sent(&mut history, 2);
-        history.acknowledge(&values, 0, true).expect("acknowledged");
+        history.acknowledge(&values, 0, true, None).expect("acknowledged");
         history.final_read(place, 0, 1);
         assert_eq!(history.judge(false).unwrap_err().property, "lost-write");
         history.final_read(place, 0, 2);

@@ -27,3 +27,4 @@ pub mod rng;
 pub mod scenario;
 pub mod schedule;
 mod script;
+mod workload;

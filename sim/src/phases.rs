@@ -2,7 +2,8 @@
 //! (liveness), and everything acknowledged is read once more.
 
 use milena_core::shard::Shard;
-use milena_core::{LogId, Machine};
+use milena_core::{LogId, Machine, TopicId};
+use milena_wire::Uuid;
 
 use crate::check::marks::Seen;
 use crate::check::{Checked, QUORUM, Violation};
@@ -106,12 +107,15 @@ impl Cluster {
 
     fn begin_reading(&mut self) {
         if let Some(image) = self.checks.image.clone() {
+            self.history.remain(|name, id| {
+                image.topics.get(&TopicId(id.0)).is_some_and(|topic| topic.name == name)
+            });
             for topic in image.topics.values() {
                 for (index, partition) in topic.partitions.iter().enumerate() {
                     let log = LogId { topic: topic.id, partition: index as i32 };
                     if self.checks.has_lost_too_much(log, partition) {
                         self.checks.marks.seen(Seen::OfflineForGood);
-                        self.history.give_up(&topic.name, index as i32);
+                        self.history.give_up(&topic.name, Uuid(topic.id.0), index as i32);
                     }
                 }
             }

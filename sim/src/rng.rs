@@ -26,6 +26,8 @@ pub enum Concern {
     Scheduling(u32),
     /// Entropy of a node at its starts.
     Entropy(u32),
+    /// What clients and topics are like, as written into the schedule.
+    Workload,
 }
 
 impl Concern {
@@ -39,6 +41,7 @@ impl Concern {
             Concern::Disk(index) => (6, index),
             Concern::Scheduling(index) => (7, index),
             Concern::Entropy(index) => (8, index),
+            Concern::Workload => (9, 0),
         };
         (kind << 32) | u64::from(index)
     }

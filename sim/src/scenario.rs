@@ -15,6 +15,7 @@ use crate::schedule::{
     NodeSetup, ProducerSetup, Schedule, Setup, Target, TopicSetup,
 };
 use crate::script;
+use crate::workload;
 
 /// A scenario as its file says it.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
@@ -101,6 +102,7 @@ impl Scenario {
     pub fn expand(&self, seed: u64) -> Schedule {
         let mut draw = Stream::new(seed, Concern::Setup);
         let mut setup = self.setup(&mut draw);
+        workload::characters(&mut setup, &mut Stream::new(seed, Concern::Workload));
         let mut faults = Stream::new(seed, Concern::Faults);
         let mut entries = match self.script {
             Script::Weights => self.weighted(&mut setup, &mut faults),
@@ -147,6 +149,7 @@ impl Scenario {
                 bytes_max: *draw.pick(&[16, 100, 100, 400, 900]),
                 in_flight: draw.between(1, 5) as usize,
                 compress: draw.chance(200_000),
+                ..ProducerSetup::default()
             })
             .collect();
         let consumers = (0..draw.between(1, 2))
@@ -154,6 +157,7 @@ impl Scenario {
                 pause_us: draw.between(5_000, 40_000),
                 sessions: draw.chance(500_000),
                 partition_bytes: draw.between(500, 8_000) as i32,
+                ..ConsumerSetup::default()
             })
             .collect();
         let phase = draw.between(self.faults_ms[0], self.faults_ms[1]);
@@ -223,7 +227,9 @@ fn topic(draw: &mut Stream, name: String, brokers: usize) -> TopicSetup {
         min_insync: min_insync.min(replication) as u16,
         segment_bytes: None,
         retention_bytes: draw.chance(500_000).then(|| draw.between(8_000, 60_000) as i64),
-        retention_ms: draw.chance(150_000).then(|| draw.between(200, 4_000) as i64),
+        // Without a limit it keeps records of every time, as strange as their producers say.
+        retention_ms: Some(if draw.chance(150_000) { draw.between(200, 4_000) as i64 } else { -1 }),
+        log_append_time: false,
     }
 }
 
@@ -393,6 +399,7 @@ fn losing(setup: &Setup) -> Vec<Guard> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::batch::OVERSIZE;
 
     #[test]
     fn every_scenario_expands_the_same_way_twice() {
@@ -400,6 +407,7 @@ mod tests {
             for seed in 0..50 {
                 let schedule = scenario.expand(seed);
                 assert_eq!(schedule, scenario.expand(seed));
+                assert!((schedule.setup.core.batch_bytes_max as usize) < OVERSIZE);
                 assert_eq!(schedule.setup.voters() % 2, 1, "{}: voters are odd", scenario.name);
                 assert!(
                     schedule

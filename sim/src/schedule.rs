@@ -135,6 +135,9 @@ pub struct TopicSetup {
     /// `retention.ms`, if not the default.
     #[serde(default)]
     pub retention_ms: Option<i64>,
+    /// Whether records have the broker's time (`message.timestamp.type`).
+    #[serde(default)]
+    pub log_append_time: bool,
 }
 
 /// A producer.
@@ -152,6 +155,36 @@ pub struct ProducerSetup {
     pub in_flight: usize,
     /// Whether values compress.
     pub compress: bool,
+    /// Partitions of one request at most.
+    #[serde(default = "one")]
+    pub partitions_max: usize,
+    /// Whether batches are of every codec, with timestamps of every strangeness, and some such that they must be refused.
+    #[serde(default)]
+    pub strange: bool,
+    /// What it speaks.
+    #[serde(default)]
+    pub dialect: Dialect,
+}
+
+impl Default for ProducerSetup {
+    /// One that sends small values one by one with acks=all.
+    fn default() -> ProducerSetup {
+        ProducerSetup {
+            acks: -1,
+            pause_us: 1_000,
+            records_max: 1,
+            bytes_max: 10,
+            in_flight: 1,
+            compress: false,
+            partitions_max: 1,
+            strange: false,
+            dialect: Dialect::default(),
+        }
+    }
+}
+
+fn one() -> usize {
+    1
 }
 
 /// A consumer.
@@ -163,6 +196,47 @@ pub struct ConsumerSetup {
     pub sessions: bool,
     /// Bytes per partition and fetch.
     pub partition_bytes: i32,
+    /// Most bytes that an answer waits for; 1 waits for any.
+    #[serde(default = "one")]
+    pub min_bytes: usize,
+    /// Whether it says of which epoch the last record is that it has.
+    #[serde(default)]
+    pub says_epoch: bool,
+    /// What it speaks.
+    #[serde(default)]
+    pub dialect: Dialect,
+}
+
+impl Default for ConsumerSetup {
+    /// One that polls each millisecond for whatever is there.
+    fn default() -> ConsumerSetup {
+        ConsumerSetup {
+            pause_us: 1_000,
+            sessions: false,
+            partition_bytes: 1_000,
+            min_bytes: 1,
+            says_epoch: false,
+            dialect: Dialect::default(),
+        }
+    }
+}
+
+/// What a client speaks: a version of each API, and whether its requests and answers pass through the wire's encoder and
+/// decoder on their way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Dialect {
+    pub produce: i16,
+    pub fetch: i16,
+    pub list_offsets: i16,
+    pub encoded: bool,
+}
+
+impl Default for Dialect {
+    /// What every client spoke before there was a choice.
+    fn default() -> Dialect {
+        Dialect { produce: 10, fetch: 12, list_offsets: 5, encoded: false }
+    }
 }
 
 /// One thing that happens.

@@ -29,7 +29,8 @@ pub struct Admin {
 
 impl Admin {
     /// Wants a topic.
-    pub fn create(&mut self, topic: TopicSetup) {
+    pub fn create(&mut self, topic: TopicSetup, history: &mut History) {
+        history.create(&topic.name, topic.log_append_time);
         self.waiting.push((0, Job::Create(topic)));
     }
 
@@ -121,6 +122,8 @@ fn create(topic: &TopicSetup) -> Request {
     configs.extend(topic.segment_bytes.map(|bytes| ("segment.bytes", bytes.to_string())));
     configs.extend(topic.retention_bytes.map(|bytes| ("retention.bytes", bytes.to_string())));
     configs.extend(topic.retention_ms.map(|ms| ("retention.ms", ms.to_string())));
+    let stamped = topic.log_append_time.then(|| "LogAppendTime".to_owned());
+    configs.extend(stamped.map(|kind| ("message.timestamp.type", kind)));
     CreateTopicsRequest {
         topics: vec![CreatableTopic {
             name: topic.name.clone(),

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use milena_core::{Epoch, Offset};
-use milena_wire::batch::{self, DecompressLimit};
+use milena_wire::batch::{self, DecompressLimit, TimestampType};
 use milena_wire::messages::fetch::{FetchPartition, FetchResponse, FetchTopic, PartitionData};
 use milena_wire::messages::list_offsets::{
     EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, ListOffsetsPartition, ListOffsetsResponse,
@@ -20,7 +20,18 @@ use crate::history::History;
 use crate::queue::Time;
 use crate::schedule::ConsumerSetup;
 
-type Key = (String, i32);
+/// First version of Fetch with sessions, with the leader's epoch, with that of the last record, and with ids instead of names.
+const SESSION_VERSION: i16 = 7;
+const EPOCH_VERSION: i16 = 9;
+const FETCHED_EPOCH_VERSION: i16 = 12;
+const TOPIC_ID_VERSION: i16 = 13;
+/// First version of ListOffsets with the leader's epoch.
+const LIST_EPOCH_VERSION: i16 = 4;
+/// The epoch of who has none to name.
+const NO_EPOCH: Epoch = -1;
+
+/// A partition of a topic: its name, its id, its index.
+type Key = (String, Uuid, i32);
 
 #[derive(Clone, Debug)]
 struct Position {
@@ -28,6 +39,8 @@ struct Position {
     /// Where to read on; none until it was asked for.
     next: Option<Offset>,
     start: Offset,
+    /// Of the last record that it was given.
+    epoch: Epoch,
     asked: bool,
 }
 
@@ -36,15 +49,17 @@ struct FetchSession {
     id: i32,
     epoch: i32,
     /// Offsets and epochs as the broker last heard them.
-    known: BTreeMap<Key, (Offset, Epoch)>,
+    known: BTreeMap<Key, (Offset, Epoch, Epoch)>,
 }
 
 /// What a request asked of one partition.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     offset: Offset,
-    /// Only the leader of this epoch answers.
+    /// Only the leader of this epoch answers, or any for none.
     epoch: Epoch,
+    /// The epoch of the last record that it has, if it says so.
+    fetched: Epoch,
     /// The high watermark that had been told by then.
     floor: Offset,
 }
@@ -62,7 +77,7 @@ enum Sent {
 /// A consumer.
 #[derive(Debug)]
 pub struct Consumer {
-    setup: ConsumerSetup,
+    pub(super) setup: ConsumerSetup,
     positions: BTreeMap<Key, Position>,
     sessions: BTreeMap<usize, FetchSession>,
     sent: BTreeMap<u64, (usize, Sent)>,
@@ -88,10 +103,10 @@ impl Consumer {
 
     /// One that reads everything that is owed, once.
     pub fn final_reader(history: &History) -> Consumer {
-        let setup = ConsumerSetup { pause_us: 1_000, sessions: false, partition_bytes: 32_768 };
+        let setup = ConsumerSetup { partition_bytes: 32_768, ..ConsumerSetup::default() };
         let mut consumer = Consumer { to_the_end: true, ..Consumer::new(setup) };
-        for (topic, index, place) in history.owed() {
-            consumer.positions.insert((topic.to_owned(), index), Position::unknown(place));
+        for (topic, id, index, place) in history.owed() {
+            consumer.positions.insert((topic.to_owned(), id, index), Position::unknown(place));
         }
         consumer
     }
@@ -106,7 +121,7 @@ impl Consumer {
         self.positions
             .keys()
             .filter(|key| !self.finished.contains(*key))
-            .map(|(topic, partition)| format!("{topic}-{partition}"))
+            .map(|(topic, _, partition)| format!("{topic}-{partition}"))
             .collect()
     }
 
@@ -131,13 +146,14 @@ impl Consumer {
         if self.to_the_end {
             return;
         }
-        self.positions.retain(|(topic, _), _| session.topics.contains_key(topic));
-        for (topic, view) in &session.topics {
+        let topics = &session.topics;
+        self.positions.retain(|(name, id, _), _| topics.get(name).is_some_and(|t| t.id == *id));
+        for (topic, view) in topics {
             for partition in 0..view.partitions.len() as i32 {
-                let key = (topic.clone(), partition);
-                self.positions
-                    .entry(key)
-                    .or_insert_with(|| Position::unknown(history.partition(topic, partition)));
+                let key = (topic.clone(), view.id, partition);
+                self.positions.entry(key).or_insert_with(|| {
+                    Position::unknown(history.partition(topic, view.id, partition))
+                });
             }
         }
     }
@@ -151,10 +167,12 @@ impl Consumer {
             .take(2)
             .collect();
         for key in unknown {
-            let Some((node, epoch)) = session.leader(&key.0, key.1) else {
+            let Some((node, epoch)) = session.leader(&key.0, key.2) else {
                 session.want_metadata();
                 continue;
             };
+            let version = self.setup.dialect.list_offsets;
+            let epoch = if version >= LIST_EPOCH_VERSION { epoch } else { NO_EPOCH };
             let earliest = self.to_the_end || session.stream.below(4) > 0;
             let offset = if earliest { EARLIEST_TIMESTAMP } else { LATEST_TIMESTAMP };
             let request = ListOffsetsRequest {
@@ -162,17 +180,18 @@ impl Consumer {
                 topics: vec![ListOffsetsTopic {
                     name: key.0.clone(),
                     partitions: vec![ListOffsetsPartition {
-                        partition_index: key.1,
+                        partition_index: key.2,
                         current_leader_epoch: epoch,
                         timestamp: offset,
                     }],
                 }],
                 ..ListOffsetsRequest::default()
             };
-            let id = session.send(now, node, 5, request.into());
+            let id = session.send(now, node, version, request.into());
             let position = self.positions.get_mut(&key).expect("taken from there");
             position.asked = true;
-            let asked = Asked { offset, epoch, floor: history.told(position.place, epoch) };
+            let floor = history.told(position.place, epoch);
+            let asked = Asked { offset, epoch, fetched: NO_EPOCH, floor };
             self.sent.insert(id, (node, Sent::Offsets(key, asked)));
         }
     }
@@ -184,35 +203,38 @@ impl Consumer {
             .filter(|(_, sent)| matches!(sent, Sent::Fetch { .. }))
             .map(|(node, _)| *node)
             .collect();
-        let mut wanted: BTreeMap<usize, BTreeMap<Key, (Asked, Uuid)>> = BTreeMap::new();
+        let version = self.setup.dialect.fetch;
+        let mut wanted: BTreeMap<usize, BTreeMap<Key, Asked>> = BTreeMap::new();
         for (key, position) in &self.positions {
             let Some(next) = position.next.filter(|_| !self.finished.contains(key)) else {
                 continue;
             };
-            match session.leader(&key.0, key.1) {
+            match session.leader(&key.0, key.2) {
                 Some((node, epoch)) if !busy.contains(&node) => {
-                    let id = session.topics[&key.0].id;
+                    let epoch = if version >= EPOCH_VERSION { epoch } else { NO_EPOCH };
+                    let says = self.setup.says_epoch && version >= FETCHED_EPOCH_VERSION;
+                    let fetched = if says { position.epoch } else { NO_EPOCH };
                     let floor = history.told(position.place, epoch);
-                    let asked = Asked { offset: next, epoch, floor };
-                    wanted.entry(node).or_default().insert(key.clone(), (asked, id));
+                    let asked = Asked { offset: next, epoch, fetched, floor };
+                    wanted.entry(node).or_default().insert(key.clone(), asked);
                 }
                 Some(_) => {}
                 None => session.want_metadata(),
             }
         }
         for (node, partitions) in wanted {
-            let heard: BTreeMap<Key, (Offset, Epoch)> = partitions
+            let heard: BTreeMap<Key, (Offset, Epoch, Epoch)> = partitions
                 .iter()
-                .map(|(key, (asked, _))| (key.clone(), (asked.offset, asked.epoch)))
+                .map(|(key, asked)| (key.clone(), (asked.offset, asked.epoch, asked.fetched)))
                 .collect();
             let mut request = FetchRequest {
                 max_wait_ms: session.stream.between(0, 120) as i32,
-                min_bytes: 1,
+                min_bytes: session.stream.between(1, self.setup.min_bytes as u64) as i32,
                 max_bytes: 32_768,
                 ..FetchRequest::default()
             };
             let mut named: Vec<&Key> = partitions.keys().collect();
-            if self.setup.sessions {
+            if self.uses_sessions() {
                 let known = self.sessions.entry(node).or_default();
                 request.session_id = known.id;
                 request.session_epoch = known.epoch;
@@ -222,8 +244,8 @@ impl Consumer {
                         request.forgotten_topics_data.push(
                             milena_wire::messages::fetch::ForgottenTopic {
                                 topic: key.0.clone(),
-                                topic_id: session.topics.get(&key.0).map_or(Uuid::ZERO, |t| t.id),
-                                partitions: vec![key.1],
+                                topic_id: key.1,
+                                partitions: vec![key.2],
                             },
                         );
                     }
@@ -231,11 +253,12 @@ impl Consumer {
                 known.known = heard;
             }
             for key in named {
-                let (asked, id) = partitions[key];
+                let asked = partitions[key];
                 let partition = FetchPartition {
-                    partition: key.1,
+                    partition: key.2,
                     current_leader_epoch: asked.epoch,
                     fetch_offset: asked.offset,
+                    last_fetched_epoch: asked.fetched,
                     partition_max_bytes: self.setup.partition_bytes,
                     ..FetchPartition::default()
                 };
@@ -243,16 +266,24 @@ impl Consumer {
                     Some(topic) => topic.partitions.push(partition),
                     None => request.topics.push(FetchTopic {
                         topic: key.0.clone(),
-                        topic_id: id,
+                        topic_id: key.1,
                         partitions: vec![partition],
                     }),
                 }
             }
             let session_id = request.session_id;
-            let id = session.send(now, node, 12, request.into());
-            let asked = partitions.into_iter().map(|(key, (asked, _))| (key, asked)).collect();
-            self.sent.insert(id, (node, Sent::Fetch { asked, session_id }));
+            let id = session.send(now, node, version, request.into());
+            self.sent.insert(id, (node, Sent::Fetch { asked: partitions, session_id }));
         }
+    }
+
+    fn uses_sessions(&self) -> bool {
+        self.setup.sessions && self.setup.dialect.fetch >= SESSION_VERSION
+    }
+
+    /// Whether who answers to a partition's name is surely that partition.
+    fn is_exact(&self, key: &Key, by_id: bool, history: &History) -> bool {
+        self.to_the_end || by_id || !history.is_contested(&key.0)
     }
 
     /// A request was never answered.
@@ -306,6 +337,7 @@ impl Consumer {
         session: &mut Session,
         history: &mut History,
     ) -> Checked {
+        let exact = self.is_exact(key, false, history);
         let Some(position) = self.positions.get_mut(key) else { return Ok(()) };
         position.asked = false;
         let found = answer.topics.first().and_then(|topic| topic.partitions.first());
@@ -313,7 +345,8 @@ impl Consumer {
             Some(partition) if partition.error_code.is_none() && partition.offset >= 0 => {
                 position.next = Some(partition.offset);
                 position.start = partition.offset;
-                if asked.offset == LATEST_TIMESTAMP {
+                position.epoch = NO_EPOCH;
+                if asked.offset == LATEST_TIMESTAMP && asked.epoch != NO_EPOCH && exact {
                     history.tell(position.place, asked.epoch, asked.floor, partition.offset)?;
                 }
             }
@@ -335,7 +368,7 @@ impl Consumer {
             self.sessions.remove(&node);
             return Ok(());
         }
-        if self.setup.sessions
+        if self.uses_sessions()
             && let Some(known) = self.sessions.get_mut(&node)
         {
             // A broker that keeps no session answers 0: then each fetch is a full one.
@@ -346,9 +379,18 @@ impl Consumer {
                 known.id = 0;
             }
         }
+        let by_id = self.setup.dialect.fetch >= TOPIC_ID_VERSION;
         for topic in answer.responses {
+            // In one request a name stands for one topic.
+            let named =
+                asked.keys().find(
+                    |(name, id, _)| {
+                        if by_id { *id == topic.topic_id } else { *name == topic.topic }
+                    },
+                );
+            let Some((name, id, _)) = named.cloned() else { continue };
             for partition in topic.partitions {
-                let key = (topic.topic.clone(), partition.partition_index);
+                let key = (name.clone(), id, partition.partition_index);
                 if let Some(asked) = asked.get(&key) {
                     self.on_partition(&key, *asked, partition, session, history)?;
                 }
@@ -365,9 +407,11 @@ impl Consumer {
         session: &mut Session,
         history: &mut History,
     ) -> Result<(), Violation> {
+        let by_id = self.setup.dialect.fetch >= TOPIC_ID_VERSION;
+        let exact = self.is_exact(key, by_id, history);
         let Some(position) = self.positions.get_mut(key) else { return Ok(()) };
         let from = asked.offset;
-        if data.error_code.is_none() {
+        if data.error_code.is_none() && asked.epoch != NO_EPOCH && exact {
             history.tell(position.place, asked.epoch, asked.floor, data.high_watermark)?;
         }
         if position.next != Some(from) {
@@ -384,6 +428,20 @@ impl Consumer {
                 return Ok(());
             }
         }
+        if data.diverging_epoch.end_offset >= 0 {
+            // A leader of the epoch of what was read, or of a later one, has all of it.
+            if exact && asked.fetched <= asked.epoch {
+                return Err(Violation::new(
+                    "divergence",
+                    format!(
+                        "{}-{}: {:?} is said to who read up to {from} in epoch {}",
+                        key.0, key.2, data.diverging_epoch, asked.fetched
+                    ),
+                ));
+            }
+            position.next = None;
+            return Ok(());
+        }
         let bytes = data.records.unwrap_or_default().to_bytes();
         let mut next = from;
         let mut last = None;
@@ -391,11 +449,11 @@ impl Consumer {
             // The last batch of an answer may be cut.
             let Ok((header, bytes)) = item else { break };
             let damaged =
-                |what: String| Violation::new("content", format!("{}-{}: {what}", key.0, key.1));
+                |what: String| Violation::new("content", format!("{}-{}: {what}", key.0, key.2));
             let backwards = |offset: Offset, next: Offset| {
                 Violation::new(
                     "nonmonotonic-poll",
-                    format!("{}-{}: offset {offset} came where {next} was next", key.0, key.1),
+                    format!("{}-{}: offset {offset} came where {next} was next", key.0, key.2),
                 )
             };
             batch::validate(&bytes).map_err(|error| {
@@ -417,7 +475,7 @@ impl Consumer {
                         "poll-skip",
                         format!(
                             "{}-{}: offset {} was followed by {}",
-                            key.0, key.1, next, record.offset
+                            key.0, key.2, next, record.offset
                         ),
                     ));
                 }
@@ -426,12 +484,15 @@ impl Consumer {
                         "P15",
                         format!(
                             "{}-{}: offset {} served with high watermark {}",
-                            key.0, key.1, record.offset, data.high_watermark
+                            key.0, key.2, record.offset, data.high_watermark
                         ),
                     ));
                 }
                 let value = record.value.unwrap_or_default();
-                history.read(position.place, record.offset, &value)?;
+                let stamped = header.timestamp_type() == TimestampType::LogAppendTime;
+                let time = (record.timestamp, stamped);
+                history.read(position.place, record.offset, time, &value, exact)?;
+                position.epoch = header.partition_leader_epoch;
                 next += 1;
             }
             if next == from {
@@ -449,7 +510,7 @@ impl Consumer {
 
 impl Position {
     fn unknown(place: usize) -> Position {
-        Position { place, next: None, start: 0, asked: false }
+        Position { place, next: None, start: 0, epoch: NO_EPOCH, asked: false }
     }
 }
 
@@ -459,11 +520,12 @@ mod tests {
     use crate::rng::{Concern, Stream};
     use milena_wire::Records;
     use milena_wire::batch::{BatchBuilder, Compression, assign};
+    use milena_wire::messages::fetch::EpochEndOffset;
     use milena_wire::messages::list_offsets::{
         ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
     };
 
-    const ASKED: Asked = Asked { offset: 3, epoch: 1, floor: 0 };
+    const ASKED: Asked = Asked { offset: 3, epoch: 1, fetched: NO_EPOCH, floor: 0 };
 
     /// A consumer at offset 3, asked about so, that is given batches of two records from each of `bases` on, and where it
     /// stands then.
@@ -473,12 +535,12 @@ mod tests {
         high_watermark: Offset,
     ) -> Result<Option<Offset>, &'static str> {
         let mut history = History::default();
-        let place = history.partition("t", 0);
+        let place = history.partition("t", Uuid::ZERO, 0);
         let mut records = Vec::new();
         for base in bases {
             let mut builder = BatchBuilder::new(0, -1, Compression::None);
             for _ in 0..2 {
-                let value = history.invoke(place);
+                let value = history.invoke(place, 1);
                 history.attempt(&[value]);
                 builder.append(1, None, Some(&History::payload(value, 9, false)), &[]);
             }
@@ -486,9 +548,9 @@ mod tests {
         }
         let records = Some(Records(records));
         let data = PartitionData { high_watermark, records, ..PartitionData::default() };
-        let setup = ConsumerSetup { pause_us: 1_000, sessions: false, partition_bytes: 1_000 };
+        let setup = ConsumerSetup::default();
         let mut consumer = Consumer::new(setup);
-        let key = ("t".to_owned(), 0);
+        let key = ("t".to_owned(), Uuid::ZERO, 0);
         let position = Position { next: Some(3), ..Position::unknown(place) };
         consumer.positions.insert(key.clone(), position);
         let mut session = Session::new(Stream::new(1, Concern::Client(0)), 1);
@@ -540,13 +602,35 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_parts_from_what_was_read_is_noticed() {
+        let told = |fetched, epoch| {
+            let mut history = History::default();
+            let place = history.partition("t", Uuid::ZERO, 0);
+            let mut consumer = Consumer::new(ConsumerSetup::default());
+            let key = ("t".to_owned(), Uuid::ZERO, 0);
+            let position = Position { next: Some(3), ..Position::unknown(place) };
+            consumer.positions.insert(key.clone(), position);
+            let diverging_epoch = EpochEndOffset { epoch: 1, end_offset: 2 };
+            let data = PartitionData { diverging_epoch, ..PartitionData::default() };
+            let asked = Asked { fetched, epoch, ..ASKED };
+            let mut session = Session::new(Stream::new(1, Concern::Client(0)), 1);
+            consumer
+                .on_partition(&key, asked, data, &mut session, &mut history)
+                .map_err(|violation| violation.property)?;
+            Ok(consumer.positions[&key].next)
+        };
+        assert_eq!(told(2, 2), Err("divergence"));
+        assert_eq!(told(2, 1), Ok(None), "who was deposed may know less");
+    }
+
+    #[test]
     fn a_latest_offset_that_falls_is_noticed() {
         let answered = |asked: Asked, offset| {
             let mut history = History::default();
-            let place = history.partition("t", 0);
-            let setup = ConsumerSetup { pause_us: 1_000, sessions: false, partition_bytes: 1_000 };
+            let place = history.partition("t", Uuid::ZERO, 0);
+            let setup = ConsumerSetup::default();
             let mut consumer = Consumer::new(setup);
-            let key = ("t".to_owned(), 0);
+            let key = ("t".to_owned(), Uuid::ZERO, 0);
             consumer.positions.insert(key.clone(), Position::unknown(place));
             let mut session = Session::new(Stream::new(1, Concern::Client(0)), 1);
             let partition = ListOffsetsPartitionResponse { offset, ..Default::default() };
@@ -555,7 +639,7 @@ mod tests {
             let told = consumer.on_offsets(&key, asked, &answer, &mut session, &mut history);
             told.map_err(|violation| violation.property)
         };
-        let latest = Asked { offset: LATEST_TIMESTAMP, epoch: 1, floor: 9 };
+        let latest = Asked { offset: LATEST_TIMESTAMP, floor: 9, ..ASKED };
         assert_eq!(answered(latest, 9), Ok(()));
         assert_eq!(answered(latest, 8), Err("P6"));
         let earliest = Asked { offset: EARLIEST_TIMESTAMP, ..latest };

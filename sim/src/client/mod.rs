@@ -6,7 +6,9 @@
 //! everything once at the end.
 
 pub mod admin;
+pub mod batch;
 pub mod consumer;
+pub mod frames;
 pub mod links;
 pub mod producer;
 
@@ -93,7 +95,10 @@ pub struct Session {
     pub topics: BTreeMap<String, TopicView>,
     /// Whether the workload is over, and only what was begun is to be ended.
     pub stopping: bool,
-    pending: BTreeMap<u64, usize>,
+    /// Whether what it sends and is sent passes through the wire's encoder and decoder.
+    pub encoded: bool,
+    /// Requests that are not answered: to which broker, in which version.
+    pending: BTreeMap<u64, (usize, i16)>,
     next_id: u64,
     metadata_pending: Option<u64>,
     metadata_after: Time,
@@ -114,6 +119,7 @@ impl Session {
             nodes,
             topics: BTreeMap::new(),
             stopping: false,
+            encoded: false,
             pending: BTreeMap::new(),
             next_id: 0,
             metadata_pending: None,
@@ -128,7 +134,7 @@ impl Session {
     pub fn send(&mut self, now: Time, node: usize, version: i16, request: Request) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.pending.insert(id, node);
+        self.pending.insert(id, (node, version));
         self.wishes.push(Wish::Send { node, id, version, request });
         self.wishes.push(Wish::Wake { at: now + DEADLINE, why: Wake::Deadline(id) });
         id
@@ -194,6 +200,11 @@ impl Session {
         Some((leader.node?, leader.epoch))
     }
 
+    /// The version of a request that waits for its answer.
+    pub fn version(&self, id: u64) -> Option<i16> {
+        self.pending.get(&id).map(|(_, version)| *version)
+    }
+
     /// A short pause before something is tried again.
     pub fn backoff(&mut self) -> Time {
         self.stream.between(10, 60) * MS
@@ -225,7 +236,13 @@ pub struct Client {
 impl Client {
     /// A client that has not begun.
     pub fn new(stream: Stream, nodes: usize, role: Role) -> Client {
-        Client { connections: vec![None; nodes], session: Session::new(stream, nodes), role }
+        let mut session = Session::new(stream, nodes);
+        session.encoded = match &role {
+            Role::Producer(producer) => producer.setup.dialect.encoded,
+            Role::Consumer(consumer) => consumer.setup.dialect.encoded,
+            Role::Admin(_) => false,
+        };
+        Client { connections: vec![None; nodes], session, role }
     }
 
     /// The time has come at which it wanted to act; false where it has planned another one since.
@@ -250,7 +267,7 @@ impl Client {
 
     /// A request was not answered in time: as librdkafka does, the connection is given up, and all that was on it with it.
     pub fn on_deadline(&mut self, now: Time, id: u64) {
-        if let Some(node) = self.session.pending.get(&id).copied() {
+        if let Some(node) = self.session.pending.get(&id).map(|(node, _)| *node) {
             self.session.wishes.push(Wish::Close { node });
             self.on_broken(now, node);
         }
@@ -259,8 +276,13 @@ impl Client {
     /// The connection to a broker is gone.
     pub fn on_broken(&mut self, now: Time, node: usize) {
         self.connections[node] = None;
-        let lost: Vec<u64> =
-            self.session.pending.iter().filter(|(_, n)| **n == node).map(|(id, _)| *id).collect();
+        let lost: Vec<u64> = self
+            .session
+            .pending
+            .iter()
+            .filter(|(_, (n, _))| *n == node)
+            .map(|(id, _)| *id)
+            .collect();
         for id in lost {
             self.session.pending.remove(&id);
             if self.session.metadata_pending == Some(id) {
@@ -289,7 +311,7 @@ impl Client {
         response: Option<Response>,
         history: &mut History,
     ) -> Result<(), Violation> {
-        let Some(node) = self.session.pending.remove(&id) else { return Ok(()) };
+        let Some((node, _)) = self.session.pending.remove(&id) else { return Ok(()) };
         if self.session.metadata_pending == Some(id) {
             self.session.metadata_pending = None;
             if let Some(Response::Metadata(response)) = response {

@@ -1,32 +1,37 @@
-//! A producer: batches of new values to random partitions, again and again until they are answered.
+//! A producer: batches of new values to random partitions, several of them in one request, again and again until each is
+//! answered.
 //!
 //! A batch keeps its values through all attempts, so that a retry after an unanswered one may stand twice in the log, as
 //! with any producer that is not idempotent. It is given up when its topic is gone or after many attempts.
 
 use std::collections::BTreeMap;
 
-use milena_wire::batch::{BatchBuilder, Compression};
 use milena_wire::messages::ProduceRequest;
-use milena_wire::messages::produce::{PartitionProduceData, TopicProduceData};
-use milena_wire::{ErrorCode, Response};
+use milena_wire::messages::produce::{
+    PartitionProduceData, PartitionProduceResponse, ProduceResponse, TopicProduceData,
+};
+use milena_wire::{ErrorCode, Response, Uuid};
 
 use super::Session;
-use crate::check::Violation;
-use crate::history::{History, ValueId};
+use super::batch::{self, Draft, Taken};
+use crate::check::{Checked, Violation};
+use crate::history::History;
 use crate::queue::{MS, Time};
 use crate::schedule::ProducerSetup;
 
 const ATTEMPTS_MAX: u32 = 200;
 /// A batch whose partition has no leader is given up after so long (`message.timeout.ms`).
 const DELIVERY_TIMEOUT: Time = 15_000 * MS;
+/// First version with topic ids instead of names.
+const TOPIC_ID_VERSION: i16 = 13;
 
 #[derive(Debug)]
 struct Batch {
     topic: String,
+    id: Uuid,
     partition: i32,
     place: usize,
-    values: Vec<ValueId>,
-    records: bytes::Bytes,
+    draft: Draft,
     attempts: u32,
     /// Whether some attempt may have been appended.
     maybe_appended: bool,
@@ -37,8 +42,8 @@ struct Batch {
 /// A producer.
 #[derive(Debug)]
 pub struct Producer {
-    setup: ProducerSetup,
-    sent: BTreeMap<u64, Batch>,
+    pub(super) setup: ProducerSetup,
+    sent: BTreeMap<u64, Vec<Batch>>,
     waiting: Vec<Batch>,
     next_send: Time,
 }
@@ -56,23 +61,12 @@ impl Producer {
 
     /// Sends what may be sent.
     pub fn act(&mut self, now: Time, session: &mut Session, history: &mut History) {
-        let mut index = 0;
-        while index < self.waiting.len() && self.sent.len() < self.setup.in_flight {
-            if self.waiting[index].not_before > now {
-                index += 1;
-                continue;
-            }
-            let batch = self.waiting.remove(index);
-            self.try_send(now, batch, session, history);
-        }
+        self.send_waiting(now, session, history);
         let open = self.sent.len() + self.waiting.len();
         if now >= self.next_send && open < self.setup.in_flight && !session.stopping {
             self.next_send = now + session.stream.delay(self.setup.pause_us * 1_000);
-            if let Some(batch) = self.draw(now, session, history) {
-                self.try_send(now, batch, session, history);
-            } else {
-                session.want_metadata();
-            }
+            self.draw(now, session, history);
+            self.send_waiting(now, session, history);
         }
         // Where nothing more may be on its way, an answer or a broken connection is what calls next.
         if self.sent.len() >= self.setup.in_flight {
@@ -86,92 +80,133 @@ impl Producer {
         }
     }
 
-    fn draw(&self, now: Time, session: &mut Session, history: &mut History) -> Option<Batch> {
-        let topics: Vec<(&String, usize)> =
-            session.topics.iter().map(|(name, view)| (name, view.partitions.len())).collect();
-        if topics.is_empty() {
-            return None;
+    /// New batches for different partitions.
+    fn draw(&mut self, now: Time, session: &mut Session, history: &mut History) {
+        let partitions: Vec<(&String, Uuid, i32)> = session
+            .topics
+            .iter()
+            .flat_map(|(name, view)| {
+                (0..view.partitions.len() as i32).map(move |partition| (name, view.id, partition))
+            })
+            .collect();
+        let mut drawn = BTreeMap::new();
+        if !partitions.is_empty() {
+            for _ in 0..session.stream.between(1, self.setup.partitions_max as u64) {
+                let index = session.stream.below(partitions.len() as u64) as usize;
+                let (topic, id, partition) = partitions[index];
+                drawn.insert(index, (topic.clone(), id, partition));
+            }
         }
-        let drawn = session.stream.below(topics.len() as u64) as usize;
-        let (topic, partitions) = (topics[drawn].0.clone(), topics[drawn].1);
-        let partition = session.stream.below(partitions as u64) as i32;
-        let place = history.partition(&topic, partition);
-        if history.is_deleted(place) {
-            return None;
+        let before = self.waiting.len();
+        for (topic, id, partition) in drawn.into_values() {
+            let place = history.partition(&topic, id, partition);
+            if history.is_deleted(place) {
+                continue;
+            }
+            let draft = batch::draw(&self.setup, now, place, &mut session.stream, history);
+            self.waiting.push(Batch {
+                topic,
+                id,
+                partition,
+                place,
+                draft,
+                attempts: 0,
+                maybe_appended: false,
+                not_before: 0,
+                begun: now,
+            });
         }
-        let count = session.stream.between(1, self.setup.records_max);
-        let compression = if self.setup.compress {
-            *session.stream.pick(&[Compression::Lz4, Compression::Snappy, Compression::Gzip])
-        } else {
-            Compression::None
-        };
-        let mut builder = BatchBuilder::new(0, -1, compression);
-        let mut values = Vec::with_capacity(count as usize);
-        for _ in 0..count {
-            let value = history.invoke(place);
-            let filler = session.stream.below(self.setup.bytes_max + 1) as usize;
-            let payload = History::payload(value, filler, self.setup.compress);
-            let timestamp = crate::node::WALL_START + (now / crate::queue::MS) as i64;
-            builder.append(timestamp, None, Some(&payload), &[]);
-            values.push(value);
+        if self.waiting.len() == before {
+            session.want_metadata();
         }
-        Some(Batch {
-            topic,
-            partition,
-            place,
-            values,
-            records: builder.build(),
-            attempts: 0,
-            maybe_appended: false,
-            not_before: 0,
-            begun: now,
-        })
     }
 
-    fn try_send(
+    /// Sends the batches whose time has come, those for one broker together.
+    fn send_waiting(&mut self, now: Time, session: &mut Session, history: &mut History) {
+        let mut requests: Vec<(usize, Vec<Batch>)> = Vec::new();
+        let mut index = 0;
+        while index < self.waiting.len() {
+            let batch = &mut self.waiting[index];
+            if batch.not_before > now {
+                index += 1;
+                continue;
+            }
+            // Where the name has passed to another topic, who names the id finds no leader.
+            let by_id = self.setup.dialect.produce >= TOPIC_ID_VERSION;
+            let known = session.topics.get(&batch.topic).filter(|t| !by_id || t.id == batch.id);
+            let leader = known.and_then(|_| session.leader(&batch.topic, batch.partition));
+            let late = session.stopping && now > batch.begun + DELIVERY_TIMEOUT && leader.is_none();
+            if history.is_deleted(batch.place) || batch.attempts >= ATTEMPTS_MAX || late {
+                let batch = self.waiting.remove(index);
+                if !batch.maybe_appended {
+                    history.refuse(&batch.draft.values);
+                }
+                continue;
+            }
+            let Some((node, _)) = leader else {
+                session.want_metadata();
+                batch.not_before = now + session.backoff();
+                index += 1;
+                continue;
+            };
+            let fits = requests.iter().position(|(to, batches)| {
+                *to == node
+                    && batches.len() < self.setup.partitions_max
+                    && batches.iter().all(|other| !other.is_beside(batch))
+            });
+            if fits.is_none() && self.sent.len() + requests.len() >= self.setup.in_flight {
+                index += 1;
+                continue;
+            }
+            let batch = self.waiting.remove(index);
+            match fits {
+                Some(place) => requests[place].1.push(batch),
+                None => requests.push((node, vec![batch])),
+            }
+        }
+        for (node, batches) in requests {
+            self.send(now, node, batches, session, history);
+        }
+    }
+
+    fn send(
         &mut self,
         now: Time,
-        mut batch: Batch,
+        node: usize,
+        mut batches: Vec<Batch>,
         session: &mut Session,
         history: &mut History,
     ) {
-        let leader = session.leader(&batch.topic, batch.partition);
-        let late = session.stopping && now > batch.begun + DELIVERY_TIMEOUT && leader.is_none();
-        let gone = history.is_deleted(batch.place) || batch.attempts >= ATTEMPTS_MAX || late;
-        if gone {
-            if !batch.maybe_appended {
-                history.refuse(&batch.values);
+        let mut topic_data: Vec<TopicProduceData> = Vec::new();
+        for batch in &mut batches {
+            batch.attempts += 1;
+            history.attempt(&batch.draft.values);
+            let data = PartitionProduceData {
+                index: batch.partition,
+                records: Some(batch.draft.records.clone()),
+            };
+            match topic_data.iter_mut().find(|topic| topic.name == batch.topic) {
+                Some(topic) => topic.partition_data.push(data),
+                None => topic_data.push(TopicProduceData {
+                    name: batch.topic.clone(),
+                    topic_id: batch.id,
+                    partition_data: vec![data],
+                }),
             }
-            return;
         }
-        let Some((node, _)) = leader else {
-            session.want_metadata();
-            batch.not_before = now + session.backoff();
-            self.waiting.push(batch);
-            return;
-        };
-        batch.attempts += 1;
-        history.attempt(&batch.values);
         let request = ProduceRequest {
             acks: self.setup.acks,
             timeout_ms: 1_500,
-            topic_data: vec![TopicProduceData {
-                name: batch.topic.clone(),
-                partition_data: vec![PartitionProduceData {
-                    index: batch.partition,
-                    records: Some(batch.records.clone()),
-                }],
-                ..TopicProduceData::default()
-            }],
+            topic_data,
             ..ProduceRequest::default()
         };
-        let id = session.send(now, node, 10, request.into());
-        self.sent.insert(id, batch);
+        let id = session.send(now, node, self.setup.dialect.produce, request.into());
+        self.sent.insert(id, batches);
     }
 
     /// A request was never answered.
     pub fn on_lost(&mut self, now: Time, id: u64, session: &mut Session) {
-        if let Some(mut batch) = self.sent.remove(&id) {
+        for mut batch in self.sent.remove(&id).unwrap_or_default() {
             batch.maybe_appended = true;
             if self.setup.acks != 0 {
                 batch.not_before = now + session.backoff();
@@ -188,39 +223,182 @@ impl Producer {
         response: Option<Response>,
         session: &mut Session,
         history: &mut History,
-    ) -> Result<(), Violation> {
-        let Some(mut batch) = self.sent.remove(&id) else { return Ok(()) };
-        let answer = match &response {
-            Some(Response::Produce(produce)) => produce
-                .responses
-                .first()
-                .and_then(|topic| topic.partition_responses.first())
-                .map(|partition| (partition.error_code, partition.base_offset)),
-            _ => None,
-        };
-        match answer {
-            Some((ErrorCode::NONE, base)) => {
-                history.acknowledge(&batch.values, base, self.setup.acks == -1)?;
-            }
-            // acks=0 has no answer: it may have been written.
-            None if self.setup.acks == 0 => {}
-            None => {
-                return Err(Violation::new(
-                    "answer",
-                    format!("a produce was answered by {response:?}"),
-                ));
-            }
-            Some((error, _)) => {
-                // Only this one is said before the append and never after.
-                batch.maybe_appended |= error != ErrorCode::NOT_ENOUGH_REPLICAS;
-                if error != ErrorCode::NOT_ENOUGH_REPLICAS {
-                    session.want_metadata();
-                }
-                batch.not_before = now + session.backoff();
-                self.waiting.push(batch);
+    ) -> Checked {
+        let Some(batches) = self.sent.remove(&id) else { return Ok(()) };
+        // acks=0 has no answer: it may have been written.
+        if self.setup.acks != 0 {
+            let Some(Response::Produce(answer)) = &response else {
+                let story = format!("a produce was answered by {response:?}");
+                return Err(Violation::new("answer", story));
+            };
+            for batch in batches {
+                let partition = self.answer_to(&batch, answer)?;
+                self.on_answer(now, batch, partition, session, history)?;
             }
         }
         self.act(now, session, history);
         Ok(())
+    }
+
+    /// What an answer says of a batch: exactly one thing.
+    fn answer_to<'a>(
+        &self,
+        batch: &Batch,
+        answer: &'a ProduceResponse,
+    ) -> Result<&'a PartitionProduceResponse, Violation> {
+        let by_id = self.setup.dialect.produce >= TOPIC_ID_VERSION;
+        let mut found = answer
+            .responses
+            .iter()
+            .filter(|t| if by_id { t.topic_id == batch.id } else { t.name == batch.topic })
+            .flat_map(|topic| &topic.partition_responses)
+            .filter(|partition| partition.index == batch.partition);
+        match (found.next(), found.next()) {
+            (Some(partition), None) => Ok(partition),
+            _ => Err(Violation::new(
+                "answer",
+                format!("{}-{} was answered by {answer:?}", batch.topic, batch.partition),
+            )),
+        }
+    }
+
+    fn on_answer(
+        &mut self,
+        now: Time,
+        mut batch: Batch,
+        answer: &PartitionProduceResponse,
+        session: &mut Session,
+        history: &mut History,
+    ) -> Checked {
+        let (error, Draft { values, taken, .. }) = (answer.error_code, &batch.draft);
+        let wrong = |what: &str| {
+            let (topic, index) = (&batch.topic, batch.partition);
+            Err(Violation::new(
+                "refusal",
+                format!("{topic}-{index}: {what}: {error:?} for {taken:?}"),
+            ))
+        };
+        if error == ErrorCode::NONE {
+            if *taken == Taken::MustNot {
+                return wrong("what must be refused was taken");
+            }
+            let by_id = self.setup.dialect.produce >= TOPIC_ID_VERSION;
+            let owed = self.setup.acks == -1 && (by_id || !history.is_contested(&batch.topic));
+            let time = Some(answer.log_append_time_ms).filter(|time| *time >= 0);
+            return history.acknowledge(values, answer.base_offset, owed, time);
+        }
+        if REFUSALS.contains(&error) {
+            if *taken == Taken::Must {
+                return wrong("what must be taken was refused");
+            }
+            if *taken == Taken::May && !batch.maybe_appended {
+                history.refuse(values);
+            }
+            return Ok(());
+        }
+        // Only this one is said before the append and never after.
+        batch.maybe_appended |= error != ErrorCode::NOT_ENOUGH_REPLICAS;
+        if error != ErrorCode::NOT_ENOUGH_REPLICAS {
+            session.want_metadata();
+        }
+        batch.not_before = now + session.backoff();
+        self.waiting.push(batch);
+        Ok(())
+    }
+}
+
+/// What a broker says of a batch that it will never take.
+const REFUSALS: [ErrorCode; 5] = [
+    ErrorCode::CORRUPT_MESSAGE,
+    ErrorCode::INVALID_RECORD,
+    ErrorCode::INVALID_TIMESTAMP,
+    ErrorCode::MESSAGE_TOO_LARGE,
+    ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
+];
+
+impl Batch {
+    /// Whether both are for the same partition, or for topics that one request cannot tell apart.
+    fn is_beside(&self, other: &Batch) -> bool {
+        self.topic == other.topic && (self.partition == other.partition || self.id != other.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use milena_wire::messages::produce::TopicProduceResponse;
+
+    use super::*;
+    use crate::rng::{Concern, Stream};
+
+    /// What is said of a producer whose one batch was answered so.
+    fn answered(taken: Taken, answers: &[(i32, ErrorCode)]) -> Result<History, &'static str> {
+        let mut history = History::default();
+        let place = history.partition("t", Uuid::ZERO, 0);
+        let values = vec![history.invoke(place, 1)];
+        history.attempt(&values);
+        let draft = Draft { values, records: bytes::Bytes::new(), taken };
+        let mut producer = Producer::new(ProducerSetup::default());
+        let batch = Batch {
+            topic: "t".into(),
+            id: Uuid::ZERO,
+            partition: 0,
+            place,
+            draft,
+            attempts: 1,
+            maybe_appended: false,
+            not_before: 0,
+            begun: 0,
+        };
+        producer.sent.insert(7, vec![batch]);
+        let partition_responses = answers
+            .iter()
+            .map(|(index, error_code)| PartitionProduceResponse {
+                index: *index,
+                error_code: *error_code,
+                ..PartitionProduceResponse::default()
+            })
+            .collect();
+        let topic = TopicProduceResponse {
+            name: "t".into(),
+            partition_responses,
+            ..TopicProduceResponse::default()
+        };
+        let answer = ProduceResponse { responses: vec![topic], ..ProduceResponse::default() };
+        let mut session = Session::new(Stream::new(1, Concern::Client(0)), 1);
+        producer
+            .on_reply(0, 7, Some(answer.into()), &mut session, &mut history)
+            .map_err(|violation| violation.property)?;
+        Ok(history)
+    }
+
+    #[test]
+    fn an_answer_names_each_partition_once() {
+        assert!(answered(Taken::Must, &[(0, ErrorCode::NONE)]).is_ok());
+        assert_eq!(answered(Taken::Must, &[]).err(), Some("answer"));
+        assert_eq!(answered(Taken::Must, &[(1, ErrorCode::NONE)]).err(), Some("answer"));
+        let twice = [(0, ErrorCode::NONE), (0, ErrorCode::NONE)];
+        assert_eq!(answered(Taken::Must, &twice).err(), Some("answer"));
+    }
+
+    #[test]
+    fn what_must_be_refused_is_and_nothing_else() {
+        let said =
+            |taken, error| answered(taken, &[(0, error)]).map(|history| history.acknowledged);
+        assert_eq!(said(Taken::MustNot, ErrorCode::CORRUPT_MESSAGE), Ok(0));
+        assert_eq!(said(Taken::MustNot, ErrorCode::NONE), Err("refusal"));
+        assert_eq!(said(Taken::Must, ErrorCode::NONE), Ok(1));
+        assert_eq!(said(Taken::Must, ErrorCode::INVALID_RECORD), Err("refusal"));
+        assert_eq!(said(Taken::May, ErrorCode::INVALID_TIMESTAMP), Ok(0));
+        assert_eq!(said(Taken::May, ErrorCode::NONE), Ok(1));
+        assert_eq!(said(Taken::Must, ErrorCode::NOT_LEADER_OR_FOLLOWER), Ok(0), "it tries again");
+    }
+
+    #[test]
+    fn a_batch_refused_for_its_time_never_appears() {
+        let mut history =
+            answered(Taken::May, &[(0, ErrorCode::INVALID_TIMESTAMP)]).expect("its clock says so");
+        let payload = History::payload(0, 3, false).into();
+        let read = history.read(0, 0, (1, false), &payload, true);
+        assert_eq!(read.map_err(|violation| violation.property), Err("aborted-read"));
     }
 }

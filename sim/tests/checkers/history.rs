@@ -46,20 +46,9 @@ fn answered(role: Role, response: impl Into<Response>) -> String {
 
 #[test]
 fn an_answer_to_something_else() {
-    let producer = |acks| {
-        Role::Producer(Producer::new(ProducerSetup {
-            acks,
-            pause_us: 1,
-            records_max: 1,
-            bytes_max: 10,
-            in_flight: 1,
-            compress: false,
-        }))
-    };
-    let consumer = || {
-        let setup = ConsumerSetup { pause_us: 1, sessions: false, partition_bytes: 1_000 };
-        Role::Consumer(Consumer::new(setup))
-    };
+    let producer =
+        |acks| Role::Producer(Producer::new(ProducerSetup { acks, ..ProducerSetup::default() }));
+    let consumer = || Role::Consumer(Consumer::new(ConsumerSetup::default()));
     let mut admin = milena_sim::client::Admin::default();
     admin.delete("t", &mut History::default());
     assert_eq!(answered(producer(-1), FetchResponse::default()), "answer");

@@ -1,0 +1,192 @@
+//! Batches as producers in the wild make them: every codec, timestamps of every strangeness, and some that no broker may take.
+
+use bytes::{Bytes, BytesMut};
+use milena_core::Timestamp;
+use milena_wire::batch::{BatchBuilder, Compression};
+
+use crate::history::{History, ValueId};
+use crate::node::WALL_START;
+use crate::queue::{MS, Time};
+use crate::rng::Stream;
+use crate::schedule::ProducerSetup;
+
+/// Larger than the largest batch that any scenario lets a topic take.
+pub const OVERSIZE: usize = 16 << 10;
+/// First version of Produce with Zstandard.
+const ZSTD_VERSION: i16 = 7;
+/// Of so many batches of a strange producer one must be refused, and one has strange timestamps.
+const SPOILT: u64 = 10;
+const STRANGE_TIMES: u64 = 4;
+
+/// Where fields of a batch stand, and where what the checksum covers begins.
+const MAGIC_AT: usize = 16;
+const CHECKSUM_AT: usize = 17;
+const COVERED_FROM: usize = 21;
+const ATTRIBUTES_LOW_AT: usize = 22;
+const MAX_TIMESTAMP_AT: usize = 35;
+const COUNT_AT: usize = 57;
+
+/// What a broker may do with a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// When it must take it.
+    Must,
+    /// When its clock decides: the timestamps lie far ahead.
+    May,
+    /// When it must refuse it.
+    MustNot,
+}
+
+/// A batch as it goes out.
+#[derive(Debug)]
+pub struct Draft {
+    /// Its values, in order.
+    pub values: Vec<ValueId>,
+    /// Its bytes.
+    pub records: Bytes,
+    /// Whether it is to be taken.
+    pub taken: Taken,
+}
+
+/// A wall clock that runs right.
+pub fn wall(now: Time) -> Timestamp {
+    WALL_START + (now / MS) as i64
+}
+
+/// Draws a batch of new values for a partition.
+pub fn draw(
+    setup: &ProducerSetup,
+    now: Time,
+    place: usize,
+    stream: &mut Stream,
+    history: &mut History,
+) -> Draft {
+    let count = stream.between(1, setup.records_max);
+    let compression = match (setup.strange, setup.compress) {
+        (true, _) => *stream.pick(&[
+            Compression::None,
+            Compression::Gzip,
+            Compression::Snappy,
+            Compression::Lz4,
+            Compression::Zstd,
+        ]),
+        (false, true) => *stream.pick(&[Compression::Lz4, Compression::Snappy, Compression::Gzip]),
+        (false, false) => Compression::None,
+    };
+    let times = if setup.strange && stream.below(STRANGE_TIMES) == 0 {
+        Times::draw(stream)
+    } else {
+        Times::Now
+    };
+    let mut builder = BatchBuilder::new(0, -1, compression);
+    let mut values = Vec::with_capacity(count as usize);
+    for index in 0..count {
+        let timestamp = times.at(wall(now), index as i64);
+        let value = history.invoke(place, timestamp);
+        let filler = stream.below(setup.bytes_max + 1) as usize;
+        let payload = History::payload(value, filler, setup.compress);
+        builder.append(timestamp, None, Some(&payload), &[]);
+        values.push(value);
+    }
+    let mut records = builder.build();
+    let mut taken = if times.are_ahead() { Taken::May } else { Taken::Must };
+    if matches!(times, Times::Undeclared) {
+        records = patched(&records, MAX_TIMESTAMP_AT, &(-1i64).to_be_bytes());
+    }
+    if compression == Compression::Zstd && setup.dialect.produce < ZSTD_VERSION {
+        taken = Taken::MustNot;
+    }
+    if setup.strange && stream.below(SPOILT) == 0 {
+        records = spoilt(&records, stream);
+        taken = Taken::MustNot;
+    }
+    if taken == Taken::MustNot {
+        history.refuse(&values);
+    }
+    Draft { values, records, taken }
+}
+
+/// What a producer takes for the time.
+#[derive(Clone, Copy, Debug)]
+enum Times {
+    Now,
+    /// When no record has one.
+    Unset,
+    /// When the records have one and the header's largest is unset.
+    Undeclared,
+    Past(Timestamp),
+    Future(Timestamp),
+    Decreasing,
+    /// When the first record's is far from the others'.
+    Torn,
+}
+
+impl Times {
+    fn draw(stream: &mut Stream) -> Times {
+        match stream.below(7) {
+            0 => Times::Unset,
+            1 => Times::Undeclared,
+            2 => Times::Past(*stream.pick(&[0, 1, 1_000_000_000_000])),
+            3 => Times::Future(*stream.pick(&[WALL_START * 2, i64::MAX - 1, i64::MAX])),
+            4 => Times::Torn,
+            _ => Times::Decreasing,
+        }
+    }
+
+    fn at(self, now: Timestamp, index: i64) -> Timestamp {
+        match self {
+            Times::Now | Times::Undeclared => now,
+            Times::Unset => -1,
+            Times::Past(time) | Times::Future(time) => time,
+            Times::Decreasing => now - 7 * index,
+            Times::Torn if index == 0 => 5,
+            Times::Torn => now,
+        }
+    }
+
+    fn are_ahead(self) -> bool {
+        matches!(self, Times::Future(_))
+    }
+}
+
+/// The batch made such that nobody may take it.
+fn spoilt(records: &Bytes, stream: &mut Stream) -> Bytes {
+    match stream.below(8) {
+        // A bit that the checksum covers.
+        0 => {
+            let mut bytes = BytesMut::from(&records[..]);
+            let at = COVERED_FROM + stream.below((records.len() - COVERED_FROM) as u64) as usize;
+            bytes[at] ^= 1 << stream.below(8);
+            bytes.freeze()
+        }
+        // More records than there are.
+        1 => patched(records, COUNT_AT, &1_000_000i32.to_be_bytes()),
+        // A codec that is not assigned.
+        2 => patched(records, ATTRIBUTES_LOW_AT, &[*stream.pick(&[5, 6, 7])]),
+        // A control batch.
+        3 => patched(records, ATTRIBUTES_LOW_AT, &[records[ATTRIBUTES_LOW_AT] | 0x20]),
+        // A message format of the future.
+        4 => patched(records, MAGIC_AT, &[3]),
+        // Two batches where one is allowed.
+        5 => {
+            let mut bytes = BytesMut::from(&records[..]);
+            bytes.extend_from_slice(records);
+            bytes.freeze()
+        }
+        // The end is missing.
+        6 => records.slice(..records.len() - 1 - stream.below(8) as usize),
+        _ => {
+            let mut builder = BatchBuilder::new(0, -1, Compression::None);
+            builder.append(WALL_START, None, Some(&[7; OVERSIZE]), &[]).build()
+        }
+    }
+}
+
+/// The batch with other bytes at a place, and the checksum that follows.
+fn patched(batch: &Bytes, at: usize, bytes: &[u8]) -> Bytes {
+    let mut batch = BytesMut::from(&batch[..]);
+    batch[at..at + bytes.len()].copy_from_slice(bytes);
+    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch[COVERED_FROM..]) as u32;
+    batch[CHECKSUM_AT..COVERED_FROM].copy_from_slice(&crc.to_be_bytes());
+    batch.freeze()
+}

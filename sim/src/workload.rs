@@ -1,0 +1,44 @@
+//! What clients are like: which versions they speak, how much they put into a request, how strange their batches are.
+//!
+//! It is drawn from a stream of its own, so that a seed's cluster and faults do not depend on it.
+
+use milena_wire::ApiKey;
+
+use crate::rng::Stream;
+use crate::schedule::{Dialect, Setup};
+
+/// Gives each client and topic of a run its character.
+pub fn characters(setup: &mut Setup, draw: &mut Stream) {
+    for producer in &mut setup.producers {
+        producer.partitions_max =
+            if draw.chance(500_000) { 1 } else { draw.between(2, 6) as usize };
+        producer.strange = draw.chance(300_000);
+        producer.dialect = dialect(draw);
+    }
+    for consumer in &mut setup.consumers {
+        consumer.min_bytes = if draw.chance(700_000) { 1 } else { draw.between(2, 4_000) as usize };
+        consumer.says_epoch = draw.chance(500_000);
+        consumer.dialect = dialect(draw);
+    }
+    for topic in &mut setup.topics {
+        topic.log_append_time = draw.chance(150_000);
+    }
+}
+
+/// Mostly what today's libraries speak, and else any version that is advertised.
+fn dialect(draw: &mut Stream) -> Dialect {
+    let usual = Dialect { encoded: draw.chance(500_000), ..Dialect::default() };
+    if draw.chance(300_000) {
+        return usual;
+    }
+    let mut version = |api: ApiKey| {
+        let (first, last) = api.versions();
+        draw.between(first as u64, last as u64) as i16
+    };
+    Dialect {
+        produce: version(ApiKey::Produce),
+        fetch: version(ApiKey::Fetch),
+        list_offsets: version(ApiKey::ListOffsets),
+        ..usual
+    }
+}
