@@ -182,7 +182,8 @@ impl Checks {
         let topic = self.logs[log].id.topic;
         let found = self.image.as_ref().and_then(|image| image.topics.get(&topic));
         let limits = ["retention.bytes", "retention.ms"];
-        found.is_some_and(|topic| !limits.iter().any(|name| topic.configs.contains_key(*name)))
+        let unlimited = |limit: Option<&String>| limit.is_none_or(|limit| limit == "-1");
+        found.is_some_and(|topic| limits.iter().all(|name| unlimited(topic.configs.get(*name))))
     }
 
     /// P21: what is eligible discards nothing; P16: nobody begins past what was trimmed. R5 and R10 for the metadata log.
