@@ -58,6 +58,7 @@ impl Connection {
         let request = ApiVersionsRequest {
             client_software_name: "milena".into(),
             client_software_version: env!("CARGO_PKG_VERSION").into(),
+            ..Default::default()
         };
         let Response::ApiVersions(answer) = self.call(&request.into())? else {
             bail!("the broker answered something else");

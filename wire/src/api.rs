@@ -55,6 +55,15 @@ macro_rules! apis {
                 }
             }
 
+            /// Of what a request and a response consist.
+            #[cfg(feature = "testing")]
+            pub fn shapes(self) -> [crate::shape::Kind; 2] {
+                use crate::shape::Shaped;
+                match self {
+                    $(ApiKey::$name => [$request::kind(), $response::kind()],)*
+                }
+            }
+
             /// Whether `version` has compact lengths and tagged fields.
             pub fn is_flexible(self, version: i16) -> bool {
                 match self {

@@ -14,6 +14,8 @@ pub mod messages;
 mod primitives;
 #[cfg(feature = "testing")]
 pub mod sample;
+#[cfg(feature = "testing")]
+pub mod shape;
 mod uuid;
 
 pub use api::{

@@ -70,7 +70,7 @@ fn unknown_versions_are_told_apart() {
         Bytes::from(frame)
     };
     assert_eq!(
-        decode_request(frame(18, 5)),
+        decode_request(frame(18, 6)),
         Err(RequestError::UnsupportedApiVersions { correlation_id: 77 })
     );
     for (api_key, api_version) in [(0, 2), (0, 14), (4, 0), (1000, 0), (-1, 0), (1, -1)] {
@@ -80,8 +80,8 @@ fn unknown_versions_are_told_apart() {
         );
     }
     let answer = encode_response(77, 0, &unsupported_api_versions_response().into()).concat();
-    // Correlation id, error 35, one API: 18 from 0 to 4.
-    assert_eq!(answer, [0, 0, 0, 77, 0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 4]);
+    // Correlation id, error 35, one API: 18 from 0 to 5.
+    assert_eq!(answer, [0, 0, 0, 77, 0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 5]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use milena_wire::messages::api_versions::ApiVersionsRequest;
 use milena_wire::messages::create_topics::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
 };
@@ -240,9 +241,36 @@ fn coordinators_are_not_available() {
 
 #[test]
 fn produce_is_advertised_from_version_0() {
-    let answer = api_versions();
+    let answer = api_versions(&image(), &config(), &ApiVersionsRequest::default(), 0);
     let produce = answer.api_keys.iter().find(|api| api.api_key == 0).unwrap();
     assert_eq!(produce.min_version, 0);
+}
+
+#[test]
+fn api_versions_says_who_is_meant() {
+    let here = crate::cluster_id(1).to_string();
+    let ask = |name: &str, cluster: Option<&str>, node_id| {
+        let request = ApiVersionsRequest {
+            client_software_name: name.into(),
+            client_software_version: "1.0".into(),
+            cluster_id: cluster.map(String::from),
+            node_id,
+        };
+        let answer = api_versions(&image(), &config(), &request, 5);
+        assert_eq!(answer.api_keys.is_empty(), answer.error_code != ErrorCode::NONE);
+        answer.error_code
+    };
+    assert_eq!(ask("client", None, -1), ErrorCode::NONE);
+    assert_eq!(ask("client", Some(&here), 2), ErrorCode::NONE);
+    for (cluster, node) in [(&*here, 1), ("another", 2), ("", -5)] {
+        assert_eq!(ask("client", Some(cluster), node), ErrorCode::REBOOTSTRAP_REQUIRED);
+    }
+    for (cluster, node) in [(None, 2), (Some(&*here), -1)] {
+        assert_eq!(ask("client", cluster, node), ErrorCode::INVALID_REQUEST);
+    }
+    for name in ["", "-x", "x.", "a b", "\u{e9}"] {
+        assert_eq!(ask(name, None, -1), ErrorCode::INVALID_REQUEST, "{name:?}");
+    }
 }
 
 #[test]

@@ -1,16 +1,49 @@
 //! ApiVersions and FindCoordinator.
 
-use milena_wire::messages::api_versions::{ApiVersion, ApiVersionsResponse};
+use milena_wire::messages::api_versions::{ApiVersion, ApiVersionsRequest, ApiVersionsResponse};
 use milena_wire::messages::find_coordinator::{
     Coordinator, FindCoordinatorRequest, FindCoordinatorResponse,
 };
 use milena_wire::{ErrorCode, supported_versions};
 
+use super::is_unknown;
+use crate::Config;
+use crate::metadata::Image;
+
 /// The first version of FindCoordinator that asks for several keys.
 const MANY_KEYS_FIRST: i16 = 4;
 
-/// Answers ApiVersions, whatever the client says of itself: what this program speaks.
-pub fn api_versions() -> ApiVersionsResponse {
+/// The first version of ApiVersions in which a client says what it is.
+const SOFTWARE_FIRST: i16 = 3;
+/// `node_id` of a client that does not say which broker it means to reach.
+const NO_NODE: i32 = -1;
+
+/// Answers ApiVersions: what this program speaks, or the advice to look for brokers anew, to a client that means to reach
+/// another cluster or another node than this one.
+pub fn api_versions(
+    image: &Image,
+    config: &Config,
+    request: &ApiVersionsRequest,
+    version: i16,
+) -> ApiVersionsResponse {
+    let refuse = |error_code| ApiVersionsResponse { error_code, ..Default::default() };
+    let ApiVersionsRequest { client_software_name, client_software_version, cluster_id, node_id } =
+        request;
+    let named = is_software(client_software_name) && is_software(client_software_version);
+    if version >= SOFTWARE_FIRST && !named {
+        return refuse(ErrorCode::INVALID_REQUEST);
+    }
+    match (cluster_id, *node_id) {
+        (None, NO_NODE) => {}
+        (None, _) | (Some(_), NO_NODE) => return refuse(ErrorCode::INVALID_REQUEST),
+        (Some(cluster), node) => {
+            let here =
+                is_unknown(image) || *cluster == crate::cluster_id(image.cluster).to_string();
+            if !here || node != config.node.0 {
+                return refuse(ErrorCode::REBOOTSTRAP_REQUIRED);
+            }
+        }
+    }
     ApiVersionsResponse {
         error_code: ErrorCode::NONE,
         api_keys: supported_versions()
@@ -22,6 +55,14 @@ pub fn api_versions() -> ApiVersionsResponse {
             .collect(),
         ..Default::default()
     }
+}
+
+/// Whether a client may call its software or its version so: letters and digits, between them dots and hyphens.
+fn is_software(name: &str) -> bool {
+    let inner = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    outer(bytes.first()) && outer(bytes.last()) && bytes.iter().all(inner)
 }
 
 /// Answers FindCoordinator: there are no groups and transactions here, which a client takes as "not yet".

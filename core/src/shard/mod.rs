@@ -365,8 +365,9 @@ impl Shard {
                 let response = api::find_coordinator(&request, version);
                 out.reply(client, id, Response::FindCoordinator(response));
             }
-            Request::ApiVersions(_) => {
-                out.reply(client, id, Response::ApiVersions(api::api_versions()));
+            Request::ApiVersions(request) => {
+                let response = api::api_versions(image, config, &request, version);
+                out.reply(client, id, Response::ApiVersions(response));
             }
             Request::DescribeConfigs(request) => {
                 let response = api::describe_configs(image, config, &request);

@@ -1,7 +1,7 @@
 //! The derive macro behind `milena-wire`.
 //!
 //! `#[derive(Message)]` turns a struct whose fields stand in wire order into a Kafka message: it writes the encoder, the
-//! bounded decoder, the minimum encoded size, `Default` with the schema's defaults, and a sampler for property tests.
+//! bounded decoder, the minimum encoded size, `Default` with the schema's defaults, and for tests a sampler and its shape.
 //! What differs between versions stays beside the field it concerns:
 //!
 //! ```ignore
@@ -153,6 +153,30 @@ impl Field {
             }
         }
     }
+
+    fn shape(&self) -> Tokens {
+        let Field { name, kind, versions, nullable, tag, default, .. } = self;
+        let range = |versions: &Versions| {
+            let Versions { first, last } = versions;
+            quote!((#first, #last))
+        };
+        let option =
+            |value: Option<Tokens>| value.map_or(quote!(None), |value| quote!(Some(#value)));
+        let (name, versions) = (name.to_string(), range(versions));
+        let nullable = option(nullable.as_ref().map(range));
+        let tag = option(tag.map(|tag| quote!(#tag)));
+        quote!({
+            let default: #kind = #default;
+            crate::shape::Field {
+                name: #name,
+                versions: #versions,
+                nullable: #nullable,
+                tag: #tag,
+                default: ::std::format!("{default:?}"),
+                kind: <#kind as crate::shape::Shaped>::kind(),
+            }
+        })
+    }
 }
 
 /// `T` if `kind` is written `Option<T>`.
@@ -242,6 +266,7 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
         let sample = field.sample();
         quote!(if #test { #sample } else { #default })
     });
+    let shapes = fields.iter().map(Field::shape);
     let top_level = top_level(input)?.map(|TopLevel { api_key, versions, flexible }| {
         let (first, last, flexible) = (versions.first, versions.last, flexible.first);
         quote! {
@@ -287,6 +312,13 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
             #[allow(unused_variables)]
             fn sample(source: &mut crate::sample::Source, version: i16) -> Self {
                 Self { #(#names: #samples,)* }
+            }
+        }
+
+        #[cfg(feature = "testing")]
+        impl crate::shape::Shaped for #message {
+            fn kind() -> crate::shape::Kind {
+                crate::shape::Kind::Struct(::std::vec![#(#shapes),*])
             }
         }
 

@@ -5,16 +5,22 @@ use milena_wire_derive::Message;
 use crate::ErrorCode;
 
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
-#[message(api_key = 18, versions = "0-4", flexible = "3+")]
+#[message(api_key = 18, versions = "0-5", flexible = "3+")]
 pub struct ApiVersionsRequest {
     #[field(versions = "3+")]
     pub client_software_name: String,
     #[field(versions = "3+")]
     pub client_software_version: String,
+    /// The cluster that the client means to reach, if it knows.
+    #[field(versions = "5+", nullable = "5+")]
+    pub cluster_id: Option<String>,
+    /// The broker that it means to reach, or -1.
+    #[field(versions = "5+", default = "-1")]
+    pub node_id: i32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
-#[message(api_key = 18, versions = "0-4", flexible = "3+")]
+#[message(api_key = 18, versions = "0-5", flexible = "3+")]
 pub struct ApiVersionsResponse {
     pub error_code: ErrorCode,
     pub api_keys: Vec<ApiVersion>,

@@ -52,7 +52,7 @@ pub struct CreatableTopicResult {
     #[field(versions = "7+")]
     pub topic_id: Uuid,
     pub error_code: ErrorCode,
-    #[field(nullable = "0+")]
+    #[field(nullable = "0+", default = "Some(String::new())")]
     pub error_message: Option<String>,
     /// Why `configs` is missing.
     #[field(versions = "5+", tag = 0)]

@@ -38,7 +38,7 @@ pub struct DescribeConfigsResponse {
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
 pub struct DescribeConfigsResult {
     pub error_code: ErrorCode,
-    #[field(nullable = "0+")]
+    #[field(nullable = "0+", default = "Some(String::new())")]
     pub error_message: Option<String>,
     pub resource_type: i8,
     pub resource_name: String,
@@ -60,7 +60,7 @@ pub struct DescribeConfigsResourceResult {
     /// 1 boolean, 2 string, 3 int, 4 short, 5 long, 6 double, 7 list, 8 class, 9 password.
     #[field(versions = "3+")]
     pub config_type: i8,
-    #[field(versions = "3+", nullable = "3+")]
+    #[field(versions = "3+", nullable = "3+", default = "Some(String::new())")]
     pub documentation: Option<String>,
 }
 

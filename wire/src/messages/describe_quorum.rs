@@ -28,7 +28,7 @@ pub struct DescribeQuorumPartition {
 #[message(api_key = 55, versions = "0-2", flexible = "0+")]
 pub struct DescribeQuorumResponse {
     pub error_code: ErrorCode,
-    #[field(versions = "2+", nullable = "2+")]
+    #[field(versions = "2+", nullable = "2+", default = "Some(String::new())")]
     pub error_message: Option<String>,
     pub topics: Vec<DescribeQuorumResponseTopic>,
     /// The controllers, with the addresses that others reach them by.
@@ -46,7 +46,7 @@ pub struct DescribeQuorumResponseTopic {
 pub struct DescribeQuorumResponsePartition {
     pub partition_index: i32,
     pub error_code: ErrorCode,
-    #[field(versions = "2+", nullable = "2+")]
+    #[field(versions = "2+", nullable = "2+", default = "Some(String::new())")]
     pub error_message: Option<String>,
     /// The leader, or -1 while there is none.
     pub leader_id: i32,

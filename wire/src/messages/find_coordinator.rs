@@ -24,7 +24,7 @@ pub struct FindCoordinatorResponse {
     pub throttle_time_ms: i32,
     #[field(versions = "0-3")]
     pub error_code: ErrorCode,
-    #[field(versions = "1-3", nullable = "1-3")]
+    #[field(versions = "1-3", nullable = "1-3", default = "Some(String::new())")]
     pub error_message: Option<String>,
     #[field(versions = "0-3")]
     pub node_id: i32,
@@ -43,6 +43,6 @@ pub struct Coordinator {
     pub host: String,
     pub port: i32,
     pub error_code: ErrorCode,
-    #[field(nullable = "4+")]
+    #[field(nullable = "4+", default = "Some(String::new())")]
     pub error_message: Option<String>,
 }
