@@ -3,7 +3,9 @@
 //! No node ever sees these. The production driver leaves them switched off. A checker that can see the disk does not
 //! believe these but the disk.
 
-use crate::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation};
+use crate::{
+    BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, Timestamp,
+};
 
 /// Something that a checker may judge.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +22,10 @@ pub enum Event {
         epoch: Epoch,
         /// The batch's own CRC-32C.
         crc: u32,
+        /// Its bytes.
+        size: u32,
+        /// The largest time of its records, as its header has it.
+        max_timestamp: Timestamp,
         /// Whether this node appended it as leader of that epoch, rather than received it.
         leading: bool,
     },

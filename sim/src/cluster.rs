@@ -181,7 +181,8 @@ impl Cluster {
             })
             .collect();
         let mut checks = Checks::new(count);
-        checks.lag_ms_max = setup.core.lag_ms_max;
+        let config = setup.config(0, 1);
+        (checks.storage, checks.replication) = (config.storage, config.replication);
         let mut cluster = Cluster {
             now: 0,
             queue: Queue::default(),

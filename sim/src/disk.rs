@@ -604,6 +604,11 @@ impl Disk {
         self.media_names.keys()
     }
 
+    /// Names that a process sees.
+    pub fn names(&self) -> impl Iterator<Item = &FileName> {
+        self.names.keys()
+    }
+
     /// Bytes in dirty sectors: what a power loss may take.
     pub fn unsynced_bytes(&self) -> usize {
         self.files.iter().map(|file| file.dirty_count * SECTOR).sum()

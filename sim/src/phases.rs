@@ -199,6 +199,10 @@ impl Cluster {
                     );
                 }
                 let log = self.checks.log_index(LogId { topic: *id, partition: index as i32 });
+                let wall = self.nodes[(leader.0 - 1) as usize].clocks(self.now).wall;
+                if let Some(story) = self.checks.kept_too_long(leader, log, wall) {
+                    return wrong("L13", story);
+                }
                 let end_of = |node: i32| {
                     let logs = &self.checks.nodes[(node - 1) as usize].logs;
                     logs.get(log).and_then(Option::as_ref).map_or(0, |replica| replica.end)
@@ -217,6 +221,11 @@ impl Cluster {
                 if committed != end && committed > 0 {
                     return wrong("L7", format!("{name} ends at {end}, committed is {committed}"));
                 }
+            }
+        }
+        for (node, sim) in self.nodes.iter().enumerate() {
+            if let Some(story) = self.checks.left_behind(node, &sim.disk) {
+                return wrong("L14", story);
             }
         }
         if let Some(story) = self.undecided() {

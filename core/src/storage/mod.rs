@@ -326,9 +326,12 @@ impl Store {
         let end = self.log_mut(id).end();
         assert!(base == end && next > base, "{id:?} ends at {end}, not {base}..{next}");
         let epoch = header.partition_leader_epoch;
-        out.event(|| Event::Appended { log: id, base, next, epoch, crc: header.crc, leading });
         let size = header.size() as u64;
-        let max_timestamp = header.max_timestamp;
+        let (crc, max_timestamp) = (header.crc, header.max_timestamp);
+        out.event(|| {
+            let (log, size) = (id, size as u32);
+            Event::Appended { log, base, next, epoch, crc, size, max_timestamp, leading }
+        });
         let (lsn, seq) = (Lsn(0), 0);
         let kind = Kind::Append;
         self.submit(id, Op { lsn, seq, kind, at: base, next, epoch, max_timestamp, body, size })

@@ -114,6 +114,8 @@ impl Checks {
         outcome: &Outcome,
     ) -> Checked {
         self.nodes[node].disk_erred |= matches!(outcome, Err(DiskError::Io(_)));
+        self.nodes[node].removal_failed |=
+            matches!((command, outcome), (Command::Remove { .. }, Err(DiskError::Io(_))));
         let known = &mut self.nodes[node].checkpoints;
         match command {
             Command::Write { file: file @ FileName::Checkpoint { .. }, .. } if outcome.is_ok() => {

@@ -52,7 +52,7 @@ impl Checks {
             for left in record.isr.iter().filter(|member| !isr.contains(member)) {
                 let Some((end, since)) = replica.followers.get(left) else { continue };
                 let lagged = since.map_or(u64::MAX, |since| now.ms_since(since));
-                if *end == replica.end || lagged < self.lag_ms_max {
+                if *end == replica.end || lagged < self.replication.lag_ms_max {
                     return Err(Violation::new(
                         "P22",
                         format!(

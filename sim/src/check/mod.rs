@@ -7,6 +7,7 @@
 //!   partition.rs  P rules on events of partitions        (P1 to P10, P12, P13, P15, P16, P19 to P21, R3)
 //!                 and on appends to the metadata log     (P9, P16, R5 to R7, R10)
 //!   metadata.rs   the committed image and its sets       (P10 to P12, R9)
+//!   retention.rs  what retention may take, and must        (P23, L13, L14)
 //!   quorum.rs     R rules on events of the metadata log  (R1 to R5, R7 to R10, R16, P18)
 //!   departure.rs  who leaves ISR and ELR, and why        (P22)
 //!   node.rs       starts, disks, recoveries and halts    (D3, D4, D7, D8, D10, P14)
@@ -30,11 +31,13 @@ pub mod node;
 mod partition;
 mod quorum;
 pub mod replica;
+mod retention;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use milena_core::config::{ReplicationConfig, StorageConfig};
 use milena_core::metadata::{Image, Partition};
 use milena_core::trace::Event;
 use milena_core::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Now, Offset};
@@ -94,6 +97,8 @@ pub struct NodeGhost {
     pub rolled_back: bool,
     /// Whether a sync or a journal write failed in this run of the node.
     pub disk_failed: bool,
+    /// Whether a file could not be removed in this run of the node.
+    pub removal_failed: bool,
     /// Whether any command failed in this run of the node, other than for want of room or of the file.
     pub disk_erred: bool,
     /// What the fault injector damaged in this life of the disk.
@@ -166,8 +171,10 @@ pub struct Checks {
     pub image: Option<Arc<Image>>,
     /// What the clocks of the node show that is about to tell something.
     pub clocks: Now,
-    /// For how long a follower may lack something before its leader proposes to remove it, milliseconds.
-    pub lag_ms_max: u64,
+    /// What nodes are told of their storage.
+    pub storage: StorageConfig,
+    /// What nodes are told of replicas and clients.
+    pub replication: ReplicationConfig,
     /// How often each rare path was taken.
     pub marks: Marks,
     /// Of each journal of each node that was written to: how many files it has, and how often it went on in a used one.
@@ -223,8 +230,15 @@ impl Checks {
     pub fn on_event(&mut self, node: usize, disk: &Disk, event: &Event) -> Checked {
         self.count_full_disk(disk, event);
         match event {
-            Event::Appended { log, base, next, epoch, crc, leading } => {
-                let batch = Batch { base: *base, next: *next, epoch: *epoch, crc: *crc };
+            Event::Appended { log, base, next, epoch, crc, size, max_timestamp, leading } => {
+                let batch = Batch {
+                    base: *base,
+                    next: *next,
+                    epoch: *epoch,
+                    crc: *crc,
+                    size: *size,
+                    time: *max_timestamp,
+                };
                 self.on_appended(node, *log, batch, *leading)
             }
             Event::Truncated { log, to } => self.on_truncated(node, *log, *to),

@@ -31,6 +31,7 @@ impl Checks {
         ghost.serving = None;
         ghost.disk_failed = false;
         ghost.disk_erred = false;
+        ghost.removal_failed = false;
         for replica in ghost.logs.iter_mut().flatten() {
             replica.led.clear();
         }

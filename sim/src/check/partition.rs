@@ -152,6 +152,11 @@ impl Checks {
         if start < replica.start {
             return Err(Violation::new("P16", format!("{at} from {}", replica.start)));
         }
+        let taken = match replica.leading {
+            Some(_) => self.retention_may_take(node, log, start),
+            None => Ok(()),
+        };
+        let replica = self.replica(node, log);
         replica.start = start;
         let leads = replica.leading.is_some();
         if start > committed && !self.logs[log].deleted && log != QUORUM {
@@ -164,6 +169,7 @@ impl Checks {
         if keeps {
             return Err(Violation::new("P16", format!("{at}, and its topic has no retention")));
         }
+        taken?;
         let truth = &mut self.logs[log];
         if leads || log == QUORUM {
             truth.trimmed_to = truth.trimmed_to.max(start);

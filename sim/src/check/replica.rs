@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use milena_core::{Epoch, Instant, NodeId, Offset};
+use milena_core::{Epoch, Instant, NodeId, Offset, Timestamp};
 
 /// One batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +16,10 @@ pub struct Batch {
     pub epoch: Epoch,
     /// Its CRC-32C, which stands for its content.
     pub crc: u32,
+    /// Bytes.
+    pub size: u32,
+    /// The largest time that its header gives.
+    pub time: Timestamp,
 }
 
 /// A truncation that a power loss may undo, because nothing says yet that it is on disk.
@@ -47,6 +51,8 @@ pub struct ReplicaLog {
     /// Batches from some offset at or below the start on, dense.
     pub batches: Vec<Batch>,
     undo: Vec<Undo>,
+    /// Where truncations cut it, and the bytes that they cut.
+    pub cuts: Vec<(Offset, u64)>,
     /// Everything below was found on the modelled disk when it was acknowledged.
     pub durable_to: Offset,
     /// Everything from the start to here equals what is committed.
@@ -96,6 +102,8 @@ impl ReplicaLog {
         self.end = to.min(self.end);
         self.durable_to = self.durable_to.min(to);
         self.agrees_to = self.agrees_to.min(to);
+        let cut = removed.iter().map(|batch| u64::from(batch.size)).sum();
+        self.cuts.push((to, cut));
         self.undo.push(Undo { to, removed });
         &self.undo.last().expect("just pushed").removed
     }
@@ -103,6 +111,7 @@ impl ReplicaLog {
     /// Begins again, empty, at an offset.
     pub fn reset(&mut self, start: Offset) {
         let removed = std::mem::take(&mut self.batches);
+        self.cuts.clear();
         let keep = Undo { to: Offset::MIN, removed };
         self.undo.push(keep);
         (self.start, self.end) = (start, start);
@@ -191,7 +200,8 @@ mod tests {
     use super::*;
 
     fn batch(base: Offset, epoch: Epoch) -> Batch {
-        Batch { base, next: base + 2, epoch, crc: (base * 100) as u32 + epoch as u32 }
+        let crc = (base * 100) as u32 + epoch as u32;
+        Batch { base, next: base + 2, epoch, crc, size: 100, time: 0 }
     }
 
     fn log(batches: &[Batch]) -> ReplicaLog {

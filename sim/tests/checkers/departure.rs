@@ -34,7 +34,7 @@ impl Stage {
     /// The leader believes that both followers have all there is, at 0 ms, and appends more at 10 ms.
     fn left_behind() -> Stage {
         let mut stage = Stage::committed();
-        stage.checks.lag_ms_max = LAG_MS;
+        stage.checks.replication.lag_ms_max = LAG_MS;
         stage.at_ms(0);
         for follower in [2, 3] {
             let (follower, last_epoch) = (NodeId(follower), 1);

@@ -9,6 +9,7 @@ mod history;
 mod metadata;
 mod partition;
 mod quorum;
+mod retention;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use milena_core::disk::{Command, Directory, FileName};
 use milena_core::metadata::{Broker, Image, Partition, Topic};
 use milena_core::trace::Event;
 use milena_core::{
-    BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, TopicId,
+    BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, Timestamp, TopicId,
 };
 use milena_sim::check::{Checks, Violation};
 use milena_sim::disk::Disk;
@@ -27,6 +28,9 @@ use milena_wire::batch::{BatchBuilder, BatchHeader, Compression, assign};
 
 const TOPIC: TopicId = TopicId([7; 16]);
 const LOG: LogId = LogId { topic: TOPIC, partition: 0 };
+
+/// The time of every record here.
+const WRITTEN_AT: Timestamp = 1;
 
 /// The one file that everything here is written to.
 const JOURNAL: FileName = FileName::Journal { layout: 1, journal: 1, index: 0 };
@@ -50,7 +54,7 @@ impl Stage {
             disks: (0..3).map(|_| Disk::new()).collect(),
             draw: Stream::new(1, Concern::Strike),
             images: 0,
-            configs: [("retention.bytes".into(), "1000".into())].into(),
+            configs: [("retention.bytes".into(), "0".into())].into(),
             story: String::new(),
         };
         for node in 0..3 {
@@ -271,11 +275,12 @@ fn appended(
     leading: bool,
 ) -> (Event, Vec<Bytes>) {
     let mut builder = BatchBuilder::new(0, -1, Compression::None);
-    builder.append(1, None, Some(&[content; 20]), &[]);
+    builder.append(WRITTEN_AT, None, Some(&[content; 20]), &[]);
     let pieces = assign(&builder.build(), base, epoch).to_vec();
     let whole: Vec<u8> = pieces.iter().flatten().copied().collect();
-    let crc = BatchHeader::parse(&whole).expect("a batch").crc;
-    (Event::Appended { log, base, next: base + 1, epoch, crc, leading }, pieces)
+    let BatchHeader { crc, max_timestamp, .. } = BatchHeader::parse(&whole).expect("a batch");
+    let (next, size) = (base + 1, whole.len() as u32);
+    (Event::Appended { log, base, next, epoch, crc, size, max_timestamp, leading }, pieces)
 }
 
 fn acknowledged(end: Offset, epoch: Epoch) -> Event {
