@@ -1,12 +1,14 @@
 //! A small blocking Kafka client, for the command line and the benchmark: our own wire crate over one socket per broker.
 //!
-//! It finds leaders in the metadata and asks again where a leader has moved. It is no library: one thread, no groups, no
-//! idempotence.
+//! It finds leaders in the metadata and outlives restarts: what may pass is tried again for as long as its time lasts. It is
+//! no library: no groups, no idempotence.
+
+mod patience;
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
@@ -19,10 +21,14 @@ use milena_wire::{
     ApiKey, ErrorCode, Request, RequestHeader, Response, decode_response, encode_request,
 };
 
+pub use patience::{Final, Patience, finally};
+
 /// Largest answer taken.
 const RESPONSE_BYTES_MAX: usize = 1 << 30;
-/// Between two attempts.
-const PAUSE: Duration = Duration::from_millis(50);
+/// A broker that is there takes a connection within this.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// One answer may take this long: more than the 10 s that requests give the broker.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// A connection to one broker. Requests may be sent ahead; answers come in order.
 pub struct Connection {
@@ -38,7 +44,7 @@ impl Connection {
         for resolved in
             address.to_socket_addrs().with_context(|| format!("looking up {address}"))?
         {
-            match TcpStream::connect_timeout(&resolved, timeout) {
+            match TcpStream::connect_timeout(&resolved, timeout.min(CONNECT_MAX)) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
                     stream.set_read_timeout(Some(timeout))?;
@@ -83,12 +89,12 @@ impl Connection {
         let (first, last) = *self
             .versions
             .get(&(api as i16))
-            .with_context(|| format!("the broker has no {api:?}"))?;
+            .ok_or_else(|| finally(format!("the broker has no {api:?}")))?;
         let version = ours_last.min(last);
         if version < ours_first.max(first) {
-            bail!(
+            return Err(finally(format!(
                 "the broker speaks {api:?} {first} to {last}, this client {ours_first} to {ours_last}"
-            );
+            )));
         }
         Ok(version)
     }
@@ -156,31 +162,50 @@ fn readable(error: io::Error) -> anyhow::Error {
     }
 }
 
-/// An error for Kafka's error code, if it is one; `detail` is what the broker said beside it.
+/// An error for Kafka's error code, if it is one, and a [`Final`] one if asking again does not help; `detail` is what the
+/// broker said beside it.
 pub fn check(code: ErrorCode, detail: Option<&str>) -> Result<()> {
     if code.is_none() {
         return Ok(());
     }
     let name = code.name().map_or_else(|| format!("error {}", code.0), String::from);
-    match detail {
-        Some(detail) if !detail.is_empty() => bail!("{name}: {detail}"),
-        _ => bail!("{name}"),
+    let line = match detail {
+        Some(detail) if !detail.is_empty() => format!("{name}: {detail}"),
+        _ => name,
+    };
+    Err(if is_passing(code) { anyhow!(line) } else { finally(line) })
+}
+
+/// The same for a topic or partition that was there before: a broker that has just started may not know it yet.
+pub fn check_known(code: ErrorCode, detail: Option<&str>) -> Result<()> {
+    match code {
+        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => bail!("UNKNOWN_TOPIC_OR_PARTITION"),
+        _ => check(code, detail),
     }
 }
 
-/// Whether asking again, perhaps elsewhere, may help.
-pub fn is_passing(code: ErrorCode) -> bool {
+/// Whether asking again, perhaps elsewhere, may help: what Kafka calls retriable, but for topics that may not exist.
+fn is_passing(code: ErrorCode) -> bool {
     [
+        ErrorCode::CORRUPT_MESSAGE,
         ErrorCode::LEADER_NOT_AVAILABLE,
         ErrorCode::NOT_LEADER_OR_FOLLOWER,
         ErrorCode::REQUEST_TIMED_OUT,
+        ErrorCode::BROKER_NOT_AVAILABLE,
+        ErrorCode::REPLICA_NOT_AVAILABLE,
+        ErrorCode::NETWORK_EXCEPTION,
+        ErrorCode::COORDINATOR_NOT_AVAILABLE,
         ErrorCode::NOT_ENOUGH_REPLICAS,
+        ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        ErrorCode::NOT_CONTROLLER,
+        ErrorCode::KAFKA_STORAGE_ERROR,
         ErrorCode::FENCED_LEADER_EPOCH,
         ErrorCode::UNKNOWN_LEADER_EPOCH,
+        ErrorCode::STALE_BROKER_EPOCH,
         ErrorCode::OFFSET_NOT_AVAILABLE,
-        ErrorCode::NOT_CONTROLLER,
-        ErrorCode::COORDINATOR_NOT_AVAILABLE,
-        ErrorCode::BROKER_NOT_AVAILABLE,
+        ErrorCode::UNKNOWN_TOPIC_ID,
+        ErrorCode::INCONSISTENT_TOPIC_ID,
+        ErrorCode::THROTTLING_QUOTA_EXCEEDED,
     ]
     .contains(&code)
 }
@@ -191,17 +216,19 @@ pub struct Client {
     timeout: Duration,
     brokers: BTreeMap<i32, String>,
     connections: BTreeMap<String, Connection>,
+    watch: patience::Watch,
 }
 
 impl Client {
-    /// A client that asks these brokers first. Nothing is connected yet.
+    /// A client that asks these brokers first and waits in silence. Nothing is connected yet.
     pub fn new(bootstrap: Vec<String>, timeout: Duration) -> Client {
-        Client { bootstrap, timeout, brokers: BTreeMap::new(), connections: BTreeMap::new() }
+        Client::telling(bootstrap, timeout, |_| {})
     }
 
-    /// How long a request may take, its repetitions included.
-    pub fn timeout(&self) -> Duration {
-        self.timeout
+    /// A client that tells what it waits for, where that takes more than a second.
+    pub fn telling(bootstrap: Vec<String>, timeout: Duration, tell: fn(&str)) -> Client {
+        let (brokers, connections) = (BTreeMap::new(), BTreeMap::new());
+        Client { bootstrap, timeout, brokers, connections, watch: patience::Watch::new(tell) }
     }
 
     /// A request to one address.
@@ -213,24 +240,30 @@ impl Client {
         result
     }
 
+    /// A request to one address that is not answered.
+    pub fn post(&mut self, address: &str, request: &Request) -> Result<()> {
+        let result = self.connection(address)?.send(request);
+        if result.is_err() {
+            self.connections.remove(address);
+        }
+        result.map(drop)
+    }
+
     /// The connection to an address, made if there is none.
     pub fn connection(&mut self, address: &str) -> Result<&mut Connection> {
         if !self.connections.contains_key(address) {
-            let connection = Connection::open(address, self.timeout)?;
+            let connection = Connection::open(address, self.timeout.min(ANSWER_MAX))?;
             self.connections.insert(address.into(), connection);
         }
         self.connections.get_mut(address).context("just connected")
-    }
-
-    /// Forgets a connection that failed.
-    pub fn forget(&mut self, address: &str) {
-        self.connections.remove(address);
     }
 
     /// A request to whichever broker answers first.
     pub fn any(&mut self, request: &Request) -> Result<Response> {
         let mut addresses = self.bootstrap.clone();
         addresses.extend(self.brokers.values().filter(|a| !self.bootstrap.contains(a)).cloned());
+        // Who answered the last time probably does again.
+        addresses.sort_by_key(|address| !self.connections.contains_key(address));
         let mut why = anyhow!("no broker is known");
         for address in addresses {
             match self.at(&address, request) {
@@ -279,23 +312,20 @@ impl Client {
         Ok(answer)
     }
 
-    /// One topic, all of whose partitions have a leader; waits for that.
-    pub fn topic(&mut self, name: &str) -> Result<MetadataResponseTopic> {
-        self.again(|client| {
-            let answer = client.metadata(Some(&[name]))?;
-            let topic = answer.topics.into_iter().next().context("the broker left the topic out")?;
-            let offline = topic.partitions.iter().find(|partition| partition.leader_id < 0);
-            match offline {
-                _ if topic.error_code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => Ok(Err(anyhow!(
-                    "there is no topic {name}; milena topic create {name} --partitions P --replication-factor R makes it"
-                ))),
-                _ if topic.error_code.is_some() => Ok(Err(check(topic.error_code, None)
-                    .expect_err("there is an error code")
-                    .context(name.to_string()))),
-                Some(partition) => bail!("{name}-{} has no leader", partition.partition_index),
-                None => Ok(Ok(topic)),
-            }
-        })?
+    /// One topic; where there is none of that name, waits for it only if it `exists` for sure.
+    pub fn topic(&mut self, name: &str, exists: bool) -> Result<MetadataResponseTopic> {
+        let answer = self.metadata(Some(&[name]))?;
+        let topic = answer.topics.into_iter().next().context("the broker left the topic out")?;
+        match topic.error_code {
+            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION if !exists => Err(finally(format!(
+                "there is no topic {name}; milena topic create {name} makes it"
+            ))),
+            code => check_known(code, None).with_context(|| format!("topic {name}")),
+        }?;
+        if topic.partitions.is_empty() {
+            bail!("topic {name}: no partition is known yet");
+        }
+        Ok(topic)
     }
 
     /// Address of a broker of the last metadata.
@@ -303,15 +333,44 @@ impl Client {
         self.brokers.get(&broker).cloned().with_context(|| format!("broker {broker} is not known"))
     }
 
-    /// Does something again until it succeeds or the time is over.
-    pub fn again<T>(&mut self, mut attempt: impl FnMut(&mut Client) -> Result<T>) -> Result<T> {
-        let end = Instant::now() + self.timeout;
-        loop {
+    /// Does something again until it succeeds, fails for good, or the time is over; `what` completes "waiting to".
+    pub fn again<T>(
+        &mut self,
+        what: &str,
+        mut attempt: impl FnMut(&mut Client) -> Result<T>,
+    ) -> Result<T> {
+        let mut patience = self.begin(what);
+        let result = loop {
             match attempt(self) {
-                Ok(done) => return Ok(done),
-                Err(error) if Instant::now() + PAUSE > end => return Err(error),
-                Err(_) => crate::runtime::pause(PAUSE),
+                Ok(done) => break Ok(done),
+                Err(error) => match patience.failed(error) {
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
             }
-        }
+        };
+        self.end();
+        result
+    }
+
+    /// A wait that the caller drives, until [`Client::end`].
+    pub fn begin(&mut self, what: &str) -> Patience {
+        Patience::begin(&mut self.watch, what, self.timeout)
+    }
+
+    /// Ends the wait that began last.
+    pub fn end(&mut self) {
+        Patience::ended(&mut self.watch);
+    }
+}
+
+/// The leader of a partition, or what may pass where it has none.
+pub fn leader(topic: &MetadataResponseTopic, partition: i32) -> Result<i32> {
+    let name = topic.name.as_deref().unwrap_or_default();
+    let found = topic.partitions.iter().find(|p| p.partition_index == partition);
+    match found {
+        None => bail!("{name} has no partition {partition}"),
+        Some(found) if found.leader_id < 0 => bail!("{name}-{partition} has no leader"),
+        Some(found) => Ok(found.leader_id),
     }
 }

@@ -181,6 +181,11 @@ pub fn entropy() -> io::Result<[u8; 32]> {
     Ok(bytes)
 }
 
+/// Does something on a thread that nobody waits for; where there can be none, it is left out.
+pub fn aside(work: impl FnOnce() + Send + 'static) {
+    let _ = thread::Builder::new().spawn(work);
+}
+
 /// Blocks this thread.
 pub fn pause(duration: Duration) {
     thread::sleep(duration);

@@ -1,10 +1,11 @@
 //! What those who type commands get to see when something is not as usual.
 
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use milena_tests::{Cluster, free_port, milena};
 
 /// Runs a command whose standard output nobody reads any more, with lines on its standard input.
@@ -240,5 +241,237 @@ fn produce_says_which_line_failed_and_how_many_were_acknowledged() -> Result<()>
         let (code, _, fault) = told(&cluster, &["topic", verb, "nope"], "")?;
         ensure!(code == 1 && fault.contains("there is no such topic"), "{code} {fault}");
     }
+    Ok(())
+}
+
+/// A process with pipes to its three ends.
+fn spawn(cluster: &Cluster, arguments: &[&str]) -> Result<Child> {
+    Ok(Command::new(milena())
+        .args(arguments)
+        .env("MILENA_BOOTSTRAP", cluster.bootstrap())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?)
+}
+
+/// Lines go in and come out while nodes are killed and come back; nobody gives up and no line is lost.
+#[test]
+fn produce_and_consume_outlive_a_restart() -> Result<()> {
+    let mut cluster = Cluster::start(3, &[])?;
+    cluster.must(&["topic", "create", "t", "-p", "3", "-r", "3"])?;
+    // Its only replica may be on any of the nodes: what is there is not read for a while.
+    cluster.must(&["topic", "create", "single", "-p", "3", "-r", "1"])?;
+    let mut pairs = Vec::new();
+    for topic in ["t", "single"] {
+        let mut producer = spawn(&cluster, &["produce", topic])?;
+        let consumer = spawn(&cluster, &["consume", topic, "--follow"])?;
+        let mut input = producer.stdin.take().expect("a pipe");
+        let feeder = std::thread::spawn(move || {
+            for number in 0..250 {
+                writeln!(input, "line {number}").expect("it reads on");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        pairs.push((topic, producer, consumer, feeder));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    // First one node, then all of them.
+    cluster.nodes[0].kill();
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.nodes[0].start()?;
+    std::thread::sleep(Duration::from_millis(500));
+    cluster.nodes.iter_mut().for_each(|node| node.kill());
+    std::thread::sleep(Duration::from_millis(1_500));
+    cluster.nodes.iter_mut().try_for_each(|node| node.start())?;
+    for (topic, producer, mut consumer, feeder) in pairs {
+        feeder.join().expect("all lines are taken");
+        let output = producer.wait_with_output()?;
+        let (said, fault) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "{said} {fault}");
+        ensure!(said.starts_with(&format!("250 records acknowledged in {topic}")), "{said}");
+        let told = fault.lines().filter(|line| line.contains("waiting to send")).count();
+        ensure!((1..=3).contains(&told), "every wait is told once: {fault}");
+        let mut missing: BTreeSet<String> =
+            (0..250).map(|number| format!("line {number}")).collect();
+        let watchdog = Watchdog::new(consumer.id(), Duration::from_secs(60));
+        let mut lines = BufReader::new(consumer.stdout.take().expect("a pipe")).lines();
+        while !missing.is_empty() {
+            match lines.next() {
+                Some(line) => missing.remove(&line?),
+                None => bail!("consume ended without {missing:?}"),
+            };
+        }
+        drop(watchdog);
+        consumer.kill()?;
+        consumer.wait()?;
+    }
+    Ok(())
+}
+
+/// Ends a process that takes too long, so that who reads from it sees its end.
+struct Watchdog {
+    _end: std::sync::mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    fn new(pid: u32, limit: Duration) -> Watchdog {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            if receiver.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            }
+        });
+        Watchdog { _end: sender }
+    }
+}
+
+/// Where nobody answers, a command says so after a second, once, and gives up when its time is over.
+#[test]
+fn a_command_waits_as_long_as_its_timeout() -> Result<()> {
+    let nowhere = format!("--bootstrap=127.0.0.1:{}", free_port());
+    for (arguments, least) in [
+        (vec!["topic", "list"], 1.4),
+        (vec!["topic", "create", "t"], 1.4),
+        (vec!["produce", "t"], 1.4),
+        (vec!["consume", "t"], 1.4),
+        (vec!["cluster", "status"], 0.0),
+    ] {
+        let began = Instant::now();
+        let output = Command::new(milena())
+            .args(&arguments)
+            .args([&nowhere, "--timeout=1.6"])
+            .stdin(Stdio::null())
+            .output()?;
+        let took = began.elapsed().as_secs_f32();
+        let fault = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1), "{arguments:?} {fault}");
+        ensure!((least - 0.4..20.0).contains(&took), "{arguments:?} took {took} s");
+        ensure!(fault.contains("no broker answers"), "{arguments:?} {fault}");
+        let told = fault.lines().filter(|line| line.contains("milena: waiting to ")).count();
+        ensure!(told == usize::from(least > 0.0), "{arguments:?} {fault}");
+    }
+    Ok(())
+}
+
+#[test]
+fn records_are_written_and_read_with_all_their_parts() -> Result<()> {
+    let cluster = Cluster::start(1, &[])?;
+    let made = cluster.must(&["topic", "create", "t", "-p", "2", "--format", "json"])?;
+    let made: serde_json::Value = serde_json::from_str(&made)?;
+    ensure!(made["partitions"] == 2 && made["replication_factor"] == 1, "{made}");
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let arguments = [
+            "produce", "t", "-p", "0", "--header", "a=1", "-H", "b=x=y", "-z", codec, "--key", "k",
+        ];
+        let (code, said, fault) = told(&cluster, &arguments, codec)?;
+        ensure!((code, &*said) == (0, "1 record acknowledged in t\n"), "{code} {said} {fault}");
+    }
+    let (code, said, _) = told(&cluster, &["produce", "t", "-p0", "-Z", "--acks=1"], "\n")?;
+    ensure!(code == 0 && said.starts_with("1 record acknowledged"), "{said}");
+    let (code, said, _) = told(&cluster, &["produce", "t", "-p1", "--acks", "0"], "x\ny\n")?;
+    ensure!((code, &*said) == (0, "2 records sent, unacknowledged, in t\n"), "{said}");
+
+    let read = |arguments: &[&str]| cluster.must(&[&["consume", "t"], arguments].concat());
+    let form = r"%p %o %k/%K %s/%S %t %h\t%%\n";
+    ensure!(
+        read(&["-p", "0", "-f", form])?
+            == "0 0 k/1 none/4 t a=1,b=x=y\t%\n0 1 k/1 gzip/4 t a=1,b=x=y\t%\n\
+                0 2 k/1 snappy/6 t a=1,b=x=y\t%\n0 3 k/1 lz4/3 t a=1,b=x=y\t%\n\
+                0 4 k/1 zstd/4 t a=1,b=x=y\t%\n0 5 (null)/-1 (null)/-1 t \t%\n"
+    );
+    ensure!(read(&["-p", "0", "--from", "-2", "-k", "->"])? == "k->zstd\n(null)->(null)\n");
+    ensure!(read(&["-p", "0", "-o", "-99", "-n", "1"])? == "none\n");
+    ensure!(read(&["-p", "0", "-n", "2", "--follow"])? == "none\ngzip\n");
+    let end = Instant::now() + Duration::from_secs(5);
+    while read(&["-p", "1"])? != "x\ny\n" {
+        ensure!(Instant::now() < end, "what acks=0 sent does not come");
+    }
+
+    // Bytes that are no text are not lost in JSON.
+    let mut process = spawn(&cluster, &["produce", "t", "-p", "0", "-k", ":"])?;
+    process.stdin.take().expect("a pipe").write_all(b"\xff:\xfe\x00\n")?;
+    ensure!(process.wait_with_output()?.status.success());
+    let line = read(&["-p", "0", "-o", "-1", "--format", "json"])?;
+    let line: serde_json::Value = serde_json::from_str(&line)?;
+    ensure!(line["key"]["base64"] == "/w==" && line["value"]["base64"] == "/gA=", "{line}");
+    let line = read(&["-p", "0", "-o", "-2", "-n", "1", "--format", "json"])?;
+    let line: serde_json::Value = serde_json::from_str(&line)?;
+    ensure!(line["key"].is_null() && line["value"].is_null(), "{line}");
+
+    for (arguments, code, words) in [
+        (&["consume", "absent"][..], 1, "there is no topic absent; milena topic create absent"),
+        (&["produce", "t", "-p", "2"], 2, "t has 2 partitions"),
+        (&["consume", "t", "-f", "%q"], 2, "there is no %q"),
+        (&["consume", "t", "--from=yesterday"], 2, "-N for the last N"),
+        (&["consume", "t", "-n", "0"], 2, "--count"),
+        (&["topic", "create", "t", "--timeout", "never"], 2, "give seconds"),
+        (&["produce", "t", "--key", "a", "-k", ":"], 2, "cannot be used with"),
+    ] {
+        let (found, said, fault) = told(&cluster, arguments, "")?;
+        ensure!(found == code && fault.contains(words), "{arguments:?}: {found} {said} {fault}");
+        // A template and JSON exclude each other.
+        if arguments.contains(&"-f") {
+            continue;
+        }
+        let (found, said, fault) =
+            told(&cluster, &[arguments, &["--format", "json"]].concat(), "")?;
+        let fault: serde_json::Value = serde_json::from_str(&fault)?;
+        ensure!(found == code && fault["exit_code"] == code, "{arguments:?}: {said} {fault}");
+        ensure!(fault["error"].as_str().is_some_and(|e| e.contains(words)), "{fault}");
+    }
+    Ok(())
+}
+
+/// Ctrl-C tells what is there for sure.
+#[test]
+fn an_interrupted_produce_says_how_many_were_acknowledged() -> Result<()> {
+    let mut cluster = Cluster::start(1, &[])?;
+    cluster.must(&["topic", "create", "t"])?;
+    let mut producer = spawn(&cluster, &["produce", "t"])?;
+    let mut input = producer.stdin.take().expect("a pipe");
+    writeln!(input, "one\ntwo")?;
+    while cluster.must(&["consume", "t"])?.lines().count() < 2 {}
+    cluster.nodes[0].kill();
+    writeln!(input, "three")?;
+    std::thread::sleep(Duration::from_millis(300));
+    Command::new("kill").args(["-INT", &producer.id().to_string()]).status()?;
+    let output = producer.wait_with_output()?;
+    let fault = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(130), "{} {fault}", output.status);
+    let expected =
+        "interrupted; 2 records acknowledged in t, 1 more read that may or may not be there";
+    ensure!(fault.contains(expected), "{fault}");
+    Ok(())
+}
+
+/// `cluster status --check` is for scripts: 0 well, 1 degraded, 2 unavailable.
+#[test]
+fn the_exit_code_of_a_check_says_how_the_cluster_is() -> Result<()> {
+    let mut cluster = Cluster::start(3, &[])?;
+    cluster.must(&["topic", "create", "t", "-p", "1", "-r", "3"])?;
+    let until = |cluster: &Cluster, code: i32, words: &str| -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let (found, said, fault) = told(cluster, &["cluster", "status", "--check"], "")?;
+            if found == code && (said.contains(words) || fault.contains(words)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "{found} in place of {code}: {said} {fault}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    until(&cluster, 0, "health: well")?;
+    cluster.nodes[2].kill();
+    until(&cluster, 1, "health: degraded: 1 partition under-replicated, 1 broker fenced")?;
+    ensure!(cluster.milena(&["cluster", "status"])?.status.success());
+    cluster.nodes[1].kill();
+    until(&cluster, 2, "health: unavailable: no active controller")?;
+    cluster.nodes[0].kill();
+    until(&cluster, 2, "no broker answers")?;
+    let (code, _, fault) = told(&cluster, &["cluster", "status", "--check", "--format=json"], "")?;
+    let fault: serde_json::Value = serde_json::from_str(&fault)?;
+    ensure!(code == 2 && fault["exit_code"] == 2, "{fault}");
     Ok(())
 }

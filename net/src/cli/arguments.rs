@@ -1,9 +1,11 @@
 //! The grammar of the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::template::Template;
 use crate::config::{HostPort, Start, Tuning};
 
 /// A broker that speaks the Apache Kafka protocol and keeps every acknowledged record
@@ -96,11 +98,22 @@ pub enum Format {
 #[derive(Debug, Args)]
 pub struct ClientOptions {
     /// Brokers to ask first, HOST:PORT,...
-    #[arg(long, env = "MILENA_BOOTSTRAP", default_value = "127.0.0.1:9092", value_delimiter = ',')]
+    #[arg(
+        short,
+        long,
+        env = "MILENA_BOOTSTRAP",
+        default_value = "127.0.0.1:9092",
+        value_delimiter = ','
+    )]
     pub bootstrap: Vec<HostPort>,
-    /// How to write the answer
+    /// How to write the answer; json is one object, or one a line, in which bytes that are not UTF-8 are {"base64": "..."};
+    /// errors are then {"error": "...", "exit_code": N} on standard error
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+    /// Give up when the cluster has not answered for so many seconds: lost connections and errors that may pass are tried again
+    /// until then, and what takes more than a second is said. Without it, 60 for produce and consume, 10 for all others
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
 }
 
 /// What to do with topics.
@@ -110,12 +123,12 @@ pub enum TopicCommand {
     Create {
         /// Its name
         name: String,
-        /// How many partitions
-        #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10_000))]
-        partitions: i32,
-        /// Replicas of each partition
-        #[arg(long, value_parser = clap::value_parser!(i16).range(1..=15))]
-        replication_factor: i16,
+        /// How many partitions; without it, the cluster's default
+        #[arg(short, long, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+        partitions: Option<i32>,
+        /// Replicas of each partition; without it, the cluster's default
+        #[arg(short, long, value_parser = clap::value_parser!(i16).range(1..=15))]
+        replication_factor: Option<i16>,
         /// A configuration, name=value; may be repeated
         #[arg(long = "config", value_parser = name_value)]
         configs: Vec<(String, String)>,
@@ -151,7 +164,15 @@ pub enum TopicCommand {
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// Show controllers, brokers, and partitions that are not well
-    Status(ClientOptions),
+    Status {
+        /// Say it with the exit code too: 0 all is well, 1 degraded (a replica, broker or controller lacks), 2 unavailable (no
+        /// broker answers, there is no active controller, a partition has no leader or fewer replicas than acks=all needs)
+        #[arg(long)]
+        check: bool,
+        /// Where and how.
+        #[command(flatten)]
+        client: ClientOptions,
+    },
 }
 
 /// Flags of `milena produce`.
@@ -160,11 +181,64 @@ pub struct Produce {
     /// The topic, which exists
     pub topic: String,
     /// Split each line at the first of these: key before, value behind
-    #[arg(short = 'k', long = "key-separator")]
+    #[arg(
+        short = 'k',
+        long = "key-separator",
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        conflicts_with = "key"
+    )]
     pub key_separator: Option<String>,
+    /// One key for all records
+    #[arg(long)]
+    pub key: Option<String>,
+    /// One partition for all records; without it, a key decides, and records without a key go wherever there is a leader
+    #[arg(short, long, value_parser = clap::value_parser!(i32).range(0..))]
+    pub partition: Option<i32>,
+    /// A header of each record, NAME=VALUE; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = name_value)]
+    pub headers: Vec<(String, String)>,
+    /// Make an empty value a tombstone (null)
+    #[arg(short = 'Z', long)]
+    pub tombstones: bool,
+    /// How batches are compressed
+    #[arg(short = 'z', long, value_enum, default_value_t = Codec::None)]
+    pub compression: Codec,
+    /// Who has a record on disk when it counts as acknowledged: all in-sync replicas, the leader alone (1), or nobody (0)
+    #[arg(long, value_enum, default_value_t = Acks::All)]
+    pub acks: Acks,
     /// Where and how.
     #[command(flatten)]
     pub client: ClientOptions,
+}
+
+/// Who acknowledges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Acks {
+    /// All replicas in sync.
+    #[value(alias = "-1")]
+    All,
+    /// The leader.
+    #[value(name = "1")]
+    Leader,
+    /// Nobody: the broker does not answer.
+    #[value(name = "0")]
+    Nobody,
+}
+
+/// How batches are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Codec {
+    /// Not at all.
+    None,
+    /// Gzip.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4.
+    Lz4,
+    /// Zstandard.
+    Zstd,
 }
 
 /// Flags of `milena consume`.
@@ -172,16 +246,27 @@ pub struct Produce {
 pub struct Consume {
     /// The topic
     pub topic: String,
-    /// beginning, end, an offset, or a time: YYYY-MM-DD[THH:MM[:SS[.mmm]]], in UTC unless an offset such as +01:00 follows, as
-    /// in 2026-01-31, 2026-01-31T12:00Z or 2026-01-31T13:00:00+01:00
-    #[arg(long, default_value = "beginning")]
+    /// beginning, end, an offset, -N for the last N of each partition, or a time: YYYY-MM-DD[THH:MM[:SS[.mmm]]], in UTC unless
+    /// an offset such as +01:00 follows, as in 2026-01-31, 2026-01-31T12:00Z or 2026-01-31T13:00:00+01:00
+    #[arg(short = 'o', long, default_value = "beginning", allow_negative_numbers = true)]
     pub from: From,
     /// One partition; without it, all
-    #[arg(long, value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(short, long, value_parser = clap::value_parser!(i32).range(0..))]
     pub partition: Option<i32>,
+    /// End after so many records
+    #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
     /// Go on with records that are yet to come
     #[arg(long)]
     pub follow: bool,
+    /// Print keys too, and this between key and value
+    #[arg(short = 'k', long = "key-separator", value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["template", "format"])]
+    pub key_separator: Option<String>,
+    /// Print each record in this form: %k key, %K its length, %s value, %S its length, %t topic, %p partition, %o offset,
+    /// %T timestamp, %h headers, %% percent, and \n \r \t \0 \xHH \\. What is null is (null), its length -1. Without
+    /// it, %s\n
+    #[arg(short = 'f', long, conflicts_with = "format")]
+    pub template: Option<Template>,
     /// Where and how.
     #[command(flatten)]
     pub client: ClientOptions,
@@ -196,6 +281,8 @@ pub enum From {
     End,
     /// A record's offset.
     Offset(i64),
+    /// So many before the end.
+    Last(i64),
     /// The first record at or after it, milliseconds since 1970 UTC.
     Time(i64),
 }
@@ -210,20 +297,26 @@ impl std::str::FromStr for From {
             _ => {}
         }
         if let Ok(offset) = text.parse() {
-            return if offset >= 0 {
-                Ok(From::Offset(offset))
-            } else {
-                Err("offsets begin at 0".into())
+            return match offset {
+                0.. => Ok(From::Offset(offset)),
+                i64::MIN => Err("there are not so many records".into()),
+                before => Ok(From::Last(-before)),
             };
         }
         parse_time(text).map(From::Time).ok_or_else(|| {
-            "give beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00".into()
+            "give beginning, end, an offset, -N for the last N, or a time such as 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00".into()
         })
     }
 }
 
+/// A time of up to a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.001..=86_400.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or("give seconds, from 0.001 to 86400".into())
+}
+
 fn name_value(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("a configuration is name=value")?;
+    let (name, value) = text.split_once('=').ok_or("it is name=value")?;
     Ok((name.into(), value.into()))
 }
 
@@ -295,6 +388,11 @@ mod tests {
             assert_eq!(parse_time(bad), None, "{bad}");
         }
         assert_eq!("7".parse(), Ok(From::Offset(7)));
-        assert!("-7".parse::<From>().is_err());
+        assert_eq!("-7".parse(), Ok(From::Last(7)));
+        assert!(i64::MIN.to_string().parse::<From>().is_err());
+        for bad in ["0", "-1", "nan", "inf", "1e9", ""] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
     }
 }

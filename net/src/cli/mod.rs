@@ -1,5 +1,6 @@
 //! The command line: names that others script against. Exit codes: 0 done, 1 it failed, 2 wrong usage or configuration
-//! (one line says what and what helps), 70 a bug of our own.
+//! (one line says what and what helps), 70 a bug of our own, 130 interrupted; those of `cluster status --check` say how the
+//! cluster is. With `--format json` an error is a JSON object, a line of standard error.
 
 mod arguments;
 mod bench;
@@ -7,6 +8,7 @@ mod consume;
 mod produce;
 mod serve;
 mod status;
+mod template;
 mod topic;
 
 use std::collections::BTreeSet;
@@ -14,8 +16,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use clap::{CommandFactory, Parser};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::config::{self, FromFile};
@@ -28,6 +31,10 @@ pub enum Failure {
     Failed(String),
     /// Exit code 2: the operator or user must change something.
     Usage(String),
+    /// Exit code 2 of `cluster status --check`: nobody answers.
+    Unavailable(String),
+    /// Nothing failed, and the exit code is an answer of its own.
+    Found(u8),
     /// Standard output was closed by who read it, as `head` does: nobody wants more, so the command ends quietly, code 0.
     Unheard,
 }
@@ -50,14 +57,29 @@ impl Failure {
 
 /// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
-    let (line, code) = match parse(std::env::args().collect()).and_then(run) {
+    // What is no text at all is some text that no flag has.
+    let arguments: Vec<String> =
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let format = wanted_format(&arguments);
+    let (line, code) = match parse(arguments).and_then(run) {
         Ok(()) | Err(Failure::Unheard) => return ExitCode::SUCCESS,
+        Err(Failure::Found(code)) => return ExitCode::from(code),
         Err(Failure::Failed(line)) => (line, 1),
-        Err(Failure::Usage(line)) => (line, 2),
+        Err(Failure::Usage(line) | Failure::Unavailable(line)) => (line, 2),
     };
     // Where standard error is closed too, the code alone has to say it.
-    let _ = writeln!(io::stderr(), "milena: {line}");
+    let _ = match format {
+        Format::Human => writeln!(io::stderr(), "milena: {line}"),
+        Format::Json => writeln!(io::stderr(), "{}", json!({"error": line, "exit_code": code})),
+    };
     ExitCode::from(code)
+}
+
+/// The format that errors are to have, those of the arguments among them.
+fn wanted_format(arguments: &[String]) -> Format {
+    let is_json = arguments.iter().any(|argument| argument == "--format=json")
+        || arguments.windows(2).any(|pair| pair == ["--format", "json"]);
+    if is_json { Format::Json } else { Format::Human }
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
@@ -67,7 +89,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Topic(command) => topic::run(&command),
         Command::Produce(command) => produce::run(&command),
         Command::Consume(command) => consume::run(&command),
-        Command::Cluster(ClusterCommand::Status(client)) => status::run(&client),
+        Command::Cluster(ClusterCommand::Status { check, client }) => status::run(&client, check),
         Command::Bench(bench) => bench::run(&bench),
     }
 }
@@ -104,11 +126,31 @@ fn parse(mut arguments: Vec<String>) -> Result<Cli, Failure> {
     })
 }
 
+/// How long produce and consume wait for a cluster that comes back.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long all others do.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
 impl ClientOptions {
-    /// A client with patience for a leader that is just being elected.
-    fn client(&self) -> Client {
+    /// A client that says what it waits for.
+    fn client(&self, default_timeout: Duration) -> Client {
         let bootstrap = self.bootstrap.iter().map(ToString::to_string).collect();
-        Client::new(bootstrap, Duration::from_secs(10))
+        Client::telling(
+            bootstrap,
+            self.timeout.unwrap_or(default_timeout),
+            match self.format {
+                Format::Human => |line| drop(writeln!(io::stderr(), "milena: {line}")),
+                Format::Json => |line| drop(writeln!(io::stderr(), "{}", json!({"waits": line}))),
+            },
+        )
+    }
+}
+
+/// Bytes for JSON: a string where they are UTF-8, else an object with their base64.
+fn bytes_json(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => json!({"base64": BASE64_STANDARD.encode(bytes)}),
     }
 }
 
@@ -183,7 +225,7 @@ mod tests {
         );
         let line = fault(&["dev", "--nodes", "99"]);
         assert!(line.contains("99") && line.contains("--nodes") && !line.contains('\n'), "{line}");
-        let line = fault(&["topic", "create", "x"]);
-        assert!(line.contains("--partitions") && !line.contains('\n'), "{line}");
+        let line = fault(&["topic", "create"]);
+        assert!(line.contains("<NAME>") && !line.contains('\n'), "{line}");
     }
 }

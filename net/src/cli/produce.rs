@@ -1,13 +1,18 @@
-//! `milena produce`: lines of standard input become records, acknowledged with acks=all.
+//! `milena produce`: lines of standard input become records.
 //!
 //! Records with a key go where every client of Kafka would send them (murmur2 of the key); those without fill one batch per
-//! partition in turn. Lines that are there at once travel together; a lone line is not held back.
+//! partition in turn, among the partitions that have a leader. Lines that are there at once travel together; a lone line is
+//! not held back. What may pass is tried again; a batch whose answer was lost is then sent twice and may be there twice,
+//! which is counted and said.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use milena_wire::batch::{BatchBuilder, Compression};
 use milena_wire::messages::{
     ProduceRequest,
@@ -17,40 +22,64 @@ use milena_wire::messages::{
 use milena_wire::{Request, Response};
 use serde_json::json;
 
-use super::arguments::Produce;
+use super::arguments::{Acks, Codec, Format, Produce};
 use super::topic::topic_configs;
-use super::{Failure, count, output};
-use crate::client::{Client, check, is_passing};
+use super::{Failure, STREAM_TIMEOUT, count, output};
+use crate::client::{Client, check_known, finally, leader};
 
 /// A batch is sent at this size, before compression.
 const BATCH_BYTES: usize = 512 << 10;
-/// How long one batch may take, its repetitions included.
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What a record adds to its batch beside key and value, at most.
+/// What a record adds to its batch beside key, value and headers, at most.
 const RECORD_OVERHEAD_MAX: usize = 32;
+/// How often to look whether a partition without a leader has one now.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Exit code of what Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
 
 /// Sends all lines, up to the first that cannot be sent.
 pub fn run(command: &Produce) -> Result<(), Failure> {
-    let client = Client::new(
-        command.client.bootstrap.iter().map(ToString::to_string).collect(),
-        DELIVERY_TIMEOUT,
-    );
-    let mut sender = Sender::new(client, &command.topic)?;
-    let ended = send_all(&mut sender, command.key_separator.as_deref());
-    let (topic, acknowledged) = (&command.topic, sender.acknowledged);
+    let mut sender = Sender::new(command)?;
+    if let Some(wanted) = command.partition
+        && !sender.topic.partitions.iter().any(|p| p.partition_index == wanted)
+    {
+        let partitions = count(sender.topic.partitions.len() as u64, "partition");
+        return Err(Failure::Usage(format!("{} has {partitions}, from 0 on", command.topic)));
+    }
+    let progress = sender.progress.clone();
+    let (topic, format) = (command.topic.clone(), command.client.format);
+    crate::runtime::aside(move || {
+        if crate::runtime::block_on(crate::runtime::asked_to_stop()).is_ok_and(|r| r.is_ok()) {
+            progress.interrupted(&topic, format);
+        }
+    });
+    if std::io::stdin().is_terminal() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "milena: each line becomes a record of {}; end with Ctrl-D",
+            command.topic
+        );
+    }
+    let ended = send_all(&mut sender, command);
+    let topic = &command.topic;
+    let (acknowledged, repeated) = (sender.progress.acknowledged(), sender.repeated);
+    let verb = if command.acks == Acks::Nobody { "sent, unacknowledged," } else { "acknowledged" };
     let shown = count(acknowledged, "record");
+    let mut notes = String::new();
+    if repeated > 0 {
+        notes =
+            format!("; {} may be there twice, since answers were lost", count(repeated, "record"));
+    }
     if let Err(error) = ended {
-        return Err(Failure::Failed(format!("{error:#}; {shown} acknowledged before")));
+        return Err(Failure::Failed(format!("{error:#}; {shown} {verb} before{notes}")));
     }
     output(
         command.client.format,
-        || format!("{shown} acknowledged in {topic}"),
-        || json!({"topic": topic, "acknowledged": acknowledged}),
+        || format!("{shown} {verb} in {topic}{notes}"),
+        || json!({"topic": topic, "acknowledged": acknowledged, "perhaps_twice": repeated}),
     )
 }
 
-fn send_all(sender: &mut Sender, separator: Option<&str>) -> Result<()> {
+fn send_all(sender: &mut Sender, command: &Produce) -> Result<()> {
     let mut input = BufReader::with_capacity(1 << 20, std::io::stdin());
     let (mut line, mut number) = (Vec::new(), 0_u64);
     loop {
@@ -62,7 +91,7 @@ fn send_all(sender: &mut Sender, separator: Option<&str>) -> Result<()> {
         if line.last() == Some(&b'\n') {
             line.pop();
         }
-        let (key, value) = match separator {
+        let (key, value) = match &command.key_separator {
             Some(separator) => {
                 let Some(parts) = split(&line, separator.as_bytes()) else {
                     sender.flush()?;
@@ -73,13 +102,46 @@ fn send_all(sender: &mut Sender, separator: Option<&str>) -> Result<()> {
                 };
                 parts
             }
-            None => (None, &line[..]),
+            None => (command.key.as_ref().map(String::as_bytes), &line[..]),
         };
-        sender.add(number, key, value)?;
+        let is_tombstone = command.tombstones && value.is_empty();
+        sender.add(number, key, (!is_tombstone).then_some(value))?;
         // Nothing more is there at once: what waits must not wait for it.
         if !input.buffer().contains(&b'\n') {
             sender.flush()?;
         }
+    }
+}
+
+/// What Ctrl-C reports, counted by the thread that sends.
+#[derive(Default)]
+struct Progress {
+    read: AtomicU64,
+    acknowledged: AtomicU64,
+}
+
+impl Progress {
+    fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    fn interrupted(&self, topic: &str, format: Format) -> ! {
+        let acknowledged = self.acknowledged();
+        let open = self.read.load(Ordering::SeqCst).saturating_sub(acknowledged);
+        let shown = count(acknowledged, "record");
+        let mut line = format!("interrupted; {shown} acknowledged in {topic}");
+        if open > 0 {
+            line += &format!(", {open} more read that may or may not be there");
+        }
+        let line = match format {
+            Format::Human => format!("milena: {line}"),
+            Format::Json => {
+                json!({"error": line, "exit_code": INTERRUPTED, "acknowledged": acknowledged})
+                    .to_string()
+            }
+        };
+        let _ = writeln!(std::io::stderr(), "{line}");
+        std::process::exit(INTERRUPTED)
     }
 }
 
@@ -88,16 +150,21 @@ fn split<'a>(line: &'a [u8], separator: &[u8]) -> Option<(Option<&'a [u8]>, &'a 
     Some((Some(&line[..at]), &line[at + separator.len()..]))
 }
 
-struct Sender {
+struct Sender<'a> {
+    command: &'a Produce,
     client: Client,
     name: String,
     topic: MetadataResponseTopic,
+    /// When that was asked.
+    looked: Instant,
     /// Largest batch that the topic takes, if its broker says.
     batch_bytes_max: Option<usize>,
     /// By partition.
     waiting: BTreeMap<i32, Batch>,
     turn: usize,
-    acknowledged: u64,
+    progress: Arc<Progress>,
+    /// Records that were sent again when their answer was lost.
+    repeated: u64,
 }
 
 /// Lines that travel together, and their numbers.
@@ -105,26 +172,49 @@ struct Batch {
     records: BatchBuilder,
     first_line: u64,
     last_line: u64,
+    /// Whether neither key nor flag says which partition it is for.
+    anywhere: bool,
 }
 
-impl Sender {
-    fn new(mut client: Client, name: &str) -> Result<Sender> {
-        let topic = client.topic(name)?;
+impl<'a> Sender<'a> {
+    fn new(command: &'a Produce) -> Result<Sender<'a>> {
+        let mut client = command.client.client(STREAM_TIMEOUT);
+        let name = command.topic.clone();
+        let topic =
+            client.again(&format!("find topic {name}"), |client| client.topic(&name, false))?;
         // A broker that does not say will judge the batches itself.
-        let configs = topic_configs(&mut client, name).unwrap_or_default();
+        let configs = topic_configs(&mut client, &name).unwrap_or_default();
         let batch_bytes_max = configs
             .iter()
             .find(|config| config.name == "max.message.bytes")
             .and_then(|config| config.value.as_ref()?.parse().ok());
-        let (waiting, name) = (BTreeMap::new(), name.into());
-        Ok(Sender { client, name, topic, batch_bytes_max, waiting, turn: 0, acknowledged: 0 })
+        Ok(Sender {
+            command,
+            client,
+            name,
+            topic,
+            looked: Instant::now(),
+            batch_bytes_max,
+            waiting: BTreeMap::new(),
+            turn: 0,
+            progress: Arc::default(),
+            repeated: 0,
+        })
     }
 
     /// Takes a line, and sends what waits where it has become enough or would become too much.
-    fn add(&mut self, line: u64, key: Option<&[u8]>, value: &[u8]) -> Result<()> {
+    fn add(&mut self, line: u64, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<()> {
         let enough = self.batch_bytes_max.map_or(BATCH_BYTES, |most| most.min(BATCH_BYTES));
+        let headers: Vec<(&str, Option<&[u8]>)> = (self.command.headers.iter())
+            .map(|(name, value)| (name.as_str(), Some(value.as_bytes())))
+            .collect();
+        let headers_len: usize = (self.command.headers.iter())
+            .map(|(name, value)| name.len() + value.len() + 2 * RECORD_OVERHEAD_MAX)
+            .sum();
+        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        let more = length(key) + length(value) + headers_len + RECORD_OVERHEAD_MAX;
+        self.progress.read.fetch_add(1, Ordering::SeqCst);
         let partition = self.partition(key);
-        let more = key.map_or(0, <[u8]>::len) + value.len() + RECORD_OVERHEAD_MAX;
         if let Some(batch) = self.waiting.get(&partition)
             && batch.records.size() + more > enough
         {
@@ -132,69 +222,109 @@ impl Sender {
         }
         let partition = self.partition(key);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let anywhere = key.is_none() && self.command.partition.is_none();
         let batch = self.waiting.entry(partition).or_insert_with(|| Batch {
-            records: BatchBuilder::new(0, -1, Compression::None),
+            records: BatchBuilder::new(0, -1, codec(self.command.compression)),
             first_line: line,
             last_line: line,
+            anywhere,
         });
-        batch.records.append(now.as_millis() as i64, key, Some(value), &[]);
+        batch.records.append(now.as_millis() as i64, key, value, &headers);
         batch.last_line = line;
         if batch.records.size() >= enough { self.flush() } else { Ok(()) }
     }
 
     fn partition(&self, key: Option<&[u8]>) -> i32 {
-        let count = self.topic.partitions.len();
-        let index = match key {
-            Some(key) => (murmur2(key) & 0x7fff_ffff) as usize % count,
-            None => self.turn % count,
-        };
-        self.topic.partitions[index].partition_index
+        let partitions = &self.topic.partitions;
+        match (self.command.partition, key) {
+            (Some(partition), _) => partition,
+            (None, Some(key)) => ((murmur2(key) & 0x7fff_ffff) as usize % partitions.len()) as i32,
+            (None, None) => led(&self.topic, self.turn).unwrap_or(0),
+        }
     }
 
     /// Sends what waits, what came first before the rest.
     fn flush(&mut self) -> Result<()> {
         self.turn += 1;
+        let has_none = self.topic.partitions.iter().any(|partition| partition.leader_id < 0);
+        if has_none && self.looked.elapsed() > LOOK_AGAIN {
+            look(&mut self.client, &self.name, &mut self.topic);
+            self.looked = Instant::now();
+        }
         let mut batches: Vec<(i32, Batch)> =
             std::mem::take(&mut self.waiting).into_iter().collect();
         batches.sort_by_key(|(_, batch)| batch.first_line);
         for (partition, batch) in batches {
-            self.send(partition, batch.records.build()).with_context(|| {
-                let (name, first, last) = (&self.name, batch.first_line, batch.last_line);
-                match first == last {
-                    true => format!("{name}-{partition}, line {first}"),
-                    false => format!("{name}-{partition}, a batch of lines {first} to {last}"),
-                }
-            })?;
-            self.acknowledged += batch.records.records_count() as u64;
+            let (first, last) = (batch.first_line, batch.last_line);
+            let lines = match first == last {
+                true => format!("line {first}"),
+                false => format!("a batch of lines {first} to {last}"),
+            };
+            self.send(partition, &batch, &lines)
+                .with_context(|| format!("{}-{partition}, {lines}", self.name))?;
+            let records = batch.records.records_count() as u64;
+            self.progress.acknowledged.fetch_add(records, Ordering::SeqCst);
         }
         Ok(())
     }
 
-    fn send(&mut self, partition: i32, records: bytes::Bytes) -> Result<()> {
+    fn send(&mut self, mut partition: i32, batch: &Batch, lines: &str) -> Result<()> {
+        let records = batch.records.build();
         if let Some(most) = self.batch_bytes_max.filter(|most| records.len() > *most) {
             bail!("{} bytes as a batch, max.message.bytes is {most}", records.len());
         }
-        let (name, topic) = (&self.name, &mut self.topic);
-        self.client.again(|client| {
-            let leader = topic
-                .partitions
-                .iter()
-                .find(|p| p.partition_index == partition)
-                .with_context(|| format!("{name} has no partition {partition}"))?
-                .leader_id;
-            let request = request(topic, name, partition, records.clone());
-            let sent = client
-                .address(leader)
-                .and_then(|address| client.at(&address, &request))
-                .and_then(answer);
-            match sent {
-                Ok(done) => Ok(done),
-                Err(error) => {
-                    *topic = client.topic(name)?;
-                    Err(error)
-                }
+        let what = format!("send {}-{partition} {lines}", self.name);
+        let (name, topic, acks, turn) = (&self.name, &mut self.topic, self.command.acks, self.turn);
+        // Attempts that may have reached a log.
+        let mut reached = 0;
+        let sent = self.client.again(&what, |client| {
+            if batch.anywhere && leader(topic, partition).is_err() {
+                partition = led(topic, turn).unwrap_or(partition);
             }
-        })?
+            let sent = leader(topic, partition).and_then(|leader| client.address(leader)).and_then(
+                |address| {
+                    client.connection(&address)?;
+                    reached += 1;
+                    let request = request(topic, name, partition, acks, records.clone());
+                    match acks {
+                        Acks::Nobody => client.post(&address, &request),
+                        _ => client.at(&address, &request).and_then(answer),
+                    }
+                },
+            );
+            if sent.is_err() {
+                look(client, name, topic);
+            }
+            sent
+        });
+        if reached > 1 {
+            self.repeated += batch.records.records_count() as u64;
+        }
+        sent
+    }
+}
+
+/// Looks at the topic again; what is known of it stays where nobody answers.
+fn look(client: &mut Client, name: &str, topic: &mut MetadataResponseTopic) {
+    if let Ok(seen) = client.topic(name, true) {
+        *topic = seen;
+    }
+}
+
+/// The partition whose turn it is, among those that have a leader.
+fn led(topic: &MetadataResponseTopic, turn: usize) -> Option<i32> {
+    let led: Vec<i32> =
+        topic.partitions.iter().filter(|p| p.leader_id >= 0).map(|p| p.partition_index).collect();
+    led.get(turn.checked_rem(led.len())?).copied()
+}
+
+fn codec(codec: Codec) -> Compression {
+    match codec {
+        Codec::None => Compression::None,
+        Codec::Gzip => Compression::Gzip,
+        Codec::Snappy => Compression::Snappy,
+        Codec::Lz4 => Compression::Lz4,
+        Codec::Zstd => Compression::Zstd,
     }
 }
 
@@ -202,11 +332,16 @@ fn request(
     topic: &MetadataResponseTopic,
     name: &str,
     partition: i32,
-    records: bytes::Bytes,
+    acks: Acks,
+    records: Bytes,
 ) -> Request {
     ProduceRequest {
         transactional_id: None,
-        acks: -1,
+        acks: match acks {
+            Acks::All => -1,
+            Acks::Leader => 1,
+            Acks::Nobody => 0,
+        },
         timeout_ms: 10_000,
         topic_data: vec![TopicProduceData {
             name: name.into(),
@@ -217,18 +352,17 @@ fn request(
     .into()
 }
 
-/// Whether it was taken: an error outside for what may pass, inside for what will not.
-fn answer(response: Response) -> Result<Result<()>> {
-    let Response::Produce(answer) = response else { bail!("the broker answered something else") };
+/// Whether it was taken.
+fn answer(response: Response) -> Result<()> {
+    let Response::Produce(answer) = response else {
+        return Err(finally("the broker answered something else"));
+    };
     let partition = answer
         .responses
         .first()
         .and_then(|topic| topic.partition_responses.first())
         .context("the broker left the partition out")?;
-    match check(partition.error_code, partition.error_message.as_deref()) {
-        Err(error) if is_passing(partition.error_code) => Err(error),
-        result => Ok(result),
-    }
+    check_known(partition.error_code, partition.error_message.as_deref())
 }
 
 /// Kafka's hash of keys: Austin Appleby's murmur2, with the seed that the Java client took.

@@ -1,7 +1,5 @@
 //! `milena cluster status`: controllers, brokers, and partitions that are not well.
 
-use std::time::Duration;
-
 use anyhow::bail;
 use milena_wire::Response;
 use milena_wire::messages::{
@@ -16,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::arguments::ClientOptions;
 use super::topic::{partition_json, partitions};
-use super::{Failure, output, table};
+use super::{ASK_TIMEOUT, Failure, count, output, table};
 use crate::client::Client;
 
 /// A controller not heard for this long is not just about to be.
@@ -24,12 +22,23 @@ const SILENT_MS: i64 = 3_000;
 
 type Partition = (String, DescribeTopicPartitionsResponsePartition);
 
-/// Looks once.
-pub fn run(options: &ClientOptions) -> Result<(), Failure> {
-    let mut client = Client::new(
-        options.bootstrap.iter().map(ToString::to_string).collect(),
-        Duration::from_secs(5),
-    );
+/// Exit code of `--check`: something lacks, everything is served.
+const DEGRADED: u8 = 1;
+/// Exit code of `--check`: something is not served.
+const UNAVAILABLE: u8 = 2;
+
+/// Looks once, at what is so now: a broker that is not there is an answer and not waited for.
+pub fn run(options: &ClientOptions, check: bool) -> Result<(), Failure> {
+    match look(options) {
+        Ok(code) if check && code > 0 => Err(Failure::Found(code)),
+        Err(Failure::Failed(line)) if check => Err(Failure::Unavailable(line)),
+        result => result.map(drop),
+    }
+}
+
+/// Prints what there is; the exit code that says how it is.
+fn look(options: &ClientOptions) -> Result<u8, Failure> {
+    let mut client = options.client(ASK_TIMEOUT);
     let cluster = client.cluster()?;
     let quorum = quorum(&mut client)?;
     let (active, controllers) = (quorum.leader_id, &quorum.controllers);
@@ -51,8 +60,45 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
         let min = min_isr.get(topic).copied().unwrap_or(1).min(p.replica_nodes.len());
         p.leader_id >= 0 && p.isr_nodes.len() <= min && p.replica_nodes.len() > min
     });
+    let below_min = of(&|(topic, p)| {
+        let min = min_isr.get(topic).copied().unwrap_or(1).min(p.replica_nodes.len());
+        p.leader_id >= 0 && p.isr_nodes.len() < min
+    });
+    let fenced = cluster.brokers.iter().filter(|broker| broker.is_fenced).count();
+    let (observers, silent) = (
+        controllers.iter().filter(|c| c.observer).count(),
+        controllers.iter().filter(|c| !c.observer && c.silent_ms >= SILENT_MS).count(),
+    );
+    let of_what = |number: usize, what: &str, is: &str| {
+        (number > 0).then(|| format!("{} {is}", count(number as u64, what)))
+    };
+    let unavailable: Vec<String> = [
+        (active < 0).then(|| "no active controller".into()),
+        of_what(offline.len(), "partition", "without a leader"),
+        of_what(below_min.len(), "partition", "with fewer in-sync replicas than acks=all needs"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let degraded = [
+        of_what(under_replicated.len(), "partition", "under-replicated"),
+        of_what(fenced, "broker", "fenced"),
+        of_what(silent, "controller", "silent"),
+        of_what(observers, "controller", "without a vote"),
+    ];
+    let (health, code) = match (unavailable.is_empty(), degraded.iter().any(Option::is_some)) {
+        (false, _) => ("unavailable", UNAVAILABLE),
+        (true, true) => ("degraded", DEGRADED),
+        (true, false) => ("well", 0),
+    };
+    let reasons: Vec<String> =
+        unavailable.into_iter().chain(degraded.into_iter().flatten()).collect();
     let human = || {
         let mut lines = vec![format!("cluster {}", cluster.cluster_id)];
+        lines.push(match reasons.is_empty() {
+            true => format!("health: {health}"),
+            false => format!("health: {health}: {}", reasons.join(", ")),
+        });
         lines.push(match active {
             -1 => "active controller: none; brokers and partitions are as last known".into(),
             id => format!("active controller: node {id}"),
@@ -89,6 +135,8 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
         };
         json!({
             "cluster": cluster.cluster_id,
+            "health": health,
+            "reasons": reasons,
             "controller": (active >= 0).then_some(active),
             "controllers": controllers.iter().map(Controller::json).collect::<Vec<_>>(),
             "metadata": {"epoch": quorum.epoch, "high_watermark": quorum.high_watermark},
@@ -100,7 +148,7 @@ pub fn run(options: &ClientOptions) -> Result<(), Failure> {
             "at_min_isr": json(&at_min),
         })
     };
-    output(options.format, human, json)
+    output(options.format, human, json).map(|()| code)
 }
 
 fn live(cluster: &DescribeClusterResponse, fenced: bool) -> DescribeClusterResponse {

@@ -17,9 +17,11 @@ use milena_wire::{ErrorCode, Request, Response};
 use serde_json::{Value, json};
 
 use super::arguments::{ClientOptions, TopicCommand};
-use super::{Failure, count, output, table};
-use crate::client::{Client, check, is_passing};
+use super::{ASK_TIMEOUT, Failure, count, output, table};
+use crate::client::{Client, check, leader};
 
+/// In the place of a number: the cluster's default.
+const DEFAULT: i16 = -1;
 /// `source` of a configuration that was set on the topic.
 const SET_ON_TOPIC: i8 = 1;
 
@@ -35,26 +37,30 @@ pub fn run(command: &TopicCommand) -> Result<(), Failure> {
     }
 }
 
-/// Asks until the answer is no passing error.
+/// Asks until it is done or refused, and says so where an earlier attempt whose answer was lost may be why.
 fn administer(
     client: &mut Client,
+    what: &str,
     request: &Request,
-    code: impl Fn(&Response) -> anyhow::Result<(ErrorCode, Option<String>)>,
+    result: impl Fn(&Response) -> anyhow::Result<()>,
 ) -> anyhow::Result<Response> {
-    client.again(|client| {
+    let mut attempts = 0;
+    let done = client.again(what, |client| {
         let response = client.any(request)?;
-        let (error, detail) = code(&response)?;
-        if is_passing(error) {
-            check(error, detail.as_deref())?;
-        }
+        attempts += 1;
+        result(&response)?;
         Ok(response)
+    });
+    done.map_err(|error| match attempts {
+        0 | 1 => error,
+        _ => error.context("an earlier attempt may have been carried out"),
     })
 }
 
 fn create(
     name: &str,
-    partitions: i32,
-    replication_factor: i16,
+    partitions: Option<i32>,
+    replication_factor: Option<i16>,
     configs: &[(String, String)],
     options: &ClientOptions,
 ) -> Result<(), Failure> {
@@ -67,27 +73,35 @@ fn create(
         .collect();
     let topic = CreatableTopic {
         name: name.into(),
-        num_partitions: partitions,
-        replication_factor,
+        num_partitions: partitions.unwrap_or(DEFAULT.into()),
+        replication_factor: replication_factor.unwrap_or(DEFAULT),
         configs,
         ..Default::default()
     };
     let request =
         CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
-    let mut client = options.client();
-    let response = administer(&mut client, &request.into(), |response| {
-        let Response::CreateTopics(answer) = response else {
-            bail!("the broker answered something else")
-        };
-        let topic = answer.topics.first().context("the broker left the topic out")?;
-        Ok((topic.error_code, topic.error_message.clone()))
-    })?;
+    let mut client = options.client(ASK_TIMEOUT);
+    let response =
+        administer(&mut client, &format!("create {name}"), &request.into(), |response| {
+            let Response::CreateTopics(answer) = response else {
+                bail!("the broker answered something else")
+            };
+            let topic = answer.topics.first().context("the broker left the topic out")?;
+            check(topic.error_code, topic.error_message.as_deref())
+        })
+        .with_context(|| format!("topic {name}"))?;
     let Response::CreateTopics(answer) = response else { return Ok(()) };
     let Some(topic) = answer.topics.first() else { return Ok(()) };
-    check(topic.error_code, topic.error_message.as_deref())
-        .with_context(|| format!("topic {name}"))?;
     // Made is known to the controller; ready is known to brokers.
-    client.again(|client| client.topic(name))?;
+    let known = client.again(&format!("see leaders of {name}"), |client| {
+        let known = client.topic(name, true)?;
+        for partition in &known.partitions {
+            leader(&known, partition.partition_index)?;
+        }
+        Ok(known)
+    })?;
+    let partitions = known.partitions.len();
+    let replication_factor = known.partitions.first().map_or(0, |p| p.replica_nodes.len());
     output(
         options.format,
         || {
@@ -100,7 +114,8 @@ fn create(
 }
 
 fn list(options: &ClientOptions) -> Result<(), Failure> {
-    let answer = options.client().metadata(None)?;
+    let answer =
+        options.client(ASK_TIMEOUT).again("list topics", |client| client.metadata(None))?;
     let mut topics: Vec<(String, String, usize, usize)> = answer
         .topics
         .into_iter()
@@ -189,13 +204,15 @@ pub fn topic_configs(
 }
 
 fn describe(name: &str, options: &ClientOptions) -> Result<(), Failure> {
-    let mut client = options.client();
-    let topics = partitions(&mut client, Some(name))?;
-    let topic = topics.into_iter().next().context("the broker left the topic out")?;
-    let is_absent = topic.error_code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
-    check(topic.error_code, is_absent.then_some("there is no such topic"))
-        .with_context(|| format!("topic {name}"))?;
-    let configs = topic_configs(&mut client, name)?;
+    let asked = options.client(ASK_TIMEOUT).again(&format!("describe {name}"), |client| {
+        let topics = partitions(client, Some(name))?;
+        let topic = topics.into_iter().next().context("the broker left the topic out")?;
+        let is_absent = topic.error_code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+        check(topic.error_code, is_absent.then_some("there is no such topic"))
+            .with_context(|| format!("topic {name}"))?;
+        Ok((topic, topic_configs(client, name)?))
+    });
+    let (topic, configs) = asked?;
     let human = || {
         let mut lines = vec![format!("topic {name}, id {}", topic.topic_id)];
         let ids = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
@@ -240,19 +257,15 @@ fn delete(name: &str, options: &ClientOptions) -> Result<(), Failure> {
         topic_names: vec![name.into()],
         timeout_ms: 10_000,
     };
-    let response = administer(&mut options.client(), &request.into(), |response| {
+    let mut client = options.client(ASK_TIMEOUT);
+    administer(&mut client, &format!("delete {name}"), &request.into(), |response| {
         let Response::DeleteTopics(answer) = response else {
             bail!("the broker answered something else")
         };
         let topic = answer.responses.first().context("the broker left the topic out")?;
-        Ok((topic.error_code, topic.error_message.clone()))
-    })?;
-    if let Response::DeleteTopics(answer) = response
-        && let Some(topic) = answer.responses.first()
-    {
         check(topic.error_code, topic.error_message.as_deref())
-            .with_context(|| format!("topic {name}"))?;
-    }
+    })
+    .with_context(|| format!("topic {name}"))?;
     output(
         options.format,
         || format!("topic {name} deleted"),

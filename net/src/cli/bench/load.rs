@@ -18,7 +18,7 @@ use milena_wire::messages::{
 use milena_wire::{ApiKey, Request, Response, Uuid};
 
 use super::limits::histogram;
-use crate::client::{Client, Connection, check};
+use crate::client::{Client, Connection, check, leader};
 use crate::runtime;
 
 /// Batches of one partition that are not acknowledged yet.
@@ -74,14 +74,20 @@ impl Target {
         };
         let request =
             CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
-        client.again(|client| {
+        client.again("create a topic", |client| {
             let Response::CreateTopics(answer) = client.any(&request.clone().into())? else {
                 bail!("the broker answered something else");
             };
             let topic = answer.topics.first().context("the broker left the topic out")?;
             check(topic.error_code, topic.error_message.as_deref())
         })?;
-        let topic: MetadataResponseTopic = client.again(|client| client.topic(name))?;
+        let topic: MetadataResponseTopic = client.again("see a topic", |client| {
+            let topic = client.topic(name, true)?;
+            for partition in &topic.partitions {
+                leader(&topic, partition.partition_index)?;
+            }
+            Ok(topic)
+        })?;
         let mut partitions = topic.partitions;
         partitions.sort_by_key(|partition| partition.partition_index);
         let leaders =
