@@ -16,6 +16,7 @@
 //!
 //! There is no clock, file, socket, thread, async or entropy here: `clippy.toml` holds that line.
 
+pub mod addresses;
 pub mod api;
 pub mod config;
 pub mod controller;

@@ -213,14 +213,14 @@ impl Worker {
     async fn listen(&mut self, first: First) -> std::io::Result<()> {
         let (inbox, shared) = (self.inbox.clone(), self.shared.clone());
         let numbers: BTreeMap<Place, usize> = self.numbers();
-        let peers = Peers::new(first.hello, move |from, message| {
+        let peers = Peers::new(first.hello, self.shared.clock, move |from, message| {
             let to = message.place(shared.shards);
             match numbers.get(&to) {
                 Some(number) => inbox.push(*number, Input::Peer { from, message }),
                 None => post(&shared, to, Mail::Peer { to, from, message }),
             }
         });
-        first.peers.iter().for_each(|(node, address)| peers.set_address(*node, address));
+        first.peers.iter().for_each(|(node, address)| peers.given(*node, address));
         runtime::spawn(peers.clone().accept(runtime::listen(first.peer_listener).await?));
         self.peers = Some(peers);
         if let (Some(listener), Some(connections)) = (first.kafka_listener, &self.connections) {
@@ -376,9 +376,7 @@ impl Worker {
         // The image says where brokers are that the configuration does not name.
         if let (LocalMessage::Image(image), Some(peers)) = (&message, &self.peers) {
             peers.set_cluster(image.cluster);
-            for (node, broker) in &image.brokers {
-                peers.set_address(*node, &broker.peer);
-            }
+            peers.on_image(image);
         }
         if let LocalMessage::Serving(epoch) = &message {
             self.shared.serving.store(epoch.is_some(), Ordering::Relaxed);

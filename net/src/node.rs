@@ -90,6 +90,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let node = recover(&config, &files, clock)?;
 
     let cluster = node.metadata.cluster_on_disk().unwrap_or(0);
+    let incarnation = node.superblock.incarnation;
     let mut machines: Vec<Vec<Placed>> = Vec::new();
     let shards = node.shards.len() as u16;
     let mut places = BTreeMap::from([(Place::Metadata, 0)]);
@@ -121,7 +122,13 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         ended: ended_sender,
     };
     let mut first = Some(First {
-        hello: Hello { cluster, from: config.node, to: config.node, address: config.peer.clone() },
+        hello: Hello {
+            cluster,
+            from: config.node,
+            to: config.node,
+            incarnation,
+            address: config.peer.clone(),
+        },
         peers: config.controllers.clone(),
         peer_listener,
         kafka_listener,

@@ -15,24 +15,27 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use milena_core::addresses::{Addresses, Dial, Failure};
+use milena_core::metadata::Image;
 use milena_core::peer::{self, PeerMessage};
-use milena_core::{NodeId, cluster_id};
+use milena_core::{Incarnation, NodeId, cluster_id};
 use tracing::{debug, info, warn};
 
 use crate::frames::{FrameError, FrameReader, push_frame, write_some};
 use crate::runtime::{
-    self, AsyncReadExt, AsyncWriteExt, Notify, OwnedReadHalf, OwnedWriteHalf, TcpListener,
+    self, AsyncReadExt, AsyncWriteExt, Clock, Notify, OwnedReadHalf, OwnedWriteHalf, TcpListener,
     TcpStream, select,
 };
 
 /// First bytes of a connection. Frozen.
 const MAGIC: &[u8; 6] = b"milena";
 /// Version of the hello and of the frames behind it.
-const FORMAT: u16 = 3;
+const FORMAT: u16 = 4;
 /// Largest hello.
 const HELLO_BYTES_MAX: usize = 1 << 10;
 /// Largest frame: a push is bounded by the configuration, far below.
@@ -44,8 +47,6 @@ const QUEUE_UNCONNECTED_MAX: usize = 64;
 /// Bytes handed to the socket before looking again for something more urgent.
 const WRITE_BYTES: usize = 256 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const BACKOFF_MIN: Duration = Duration::from_millis(10);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// An empty frame is sent this often, and answered with one byte. So is each piece of a larger frame, which lets no empty one
 /// through while it is on its way. Nothing else is ever said in that direction, but why the connection is refused.
 const BEAT: Duration = Duration::from_millis(500);
@@ -53,8 +54,6 @@ const BEAT: Duration = Duration::from_millis(500);
 const ALIVE: u8 = 0;
 /// The answer behind which stands why the connection is refused, up to its end.
 const REFUSED: u8 = 1;
-/// A node that was refused waits so long, unless the other one connects by itself.
-const REFUSED_WAIT: Duration = Duration::from_secs(10);
 /// How long a refusal may take to be read.
 const REFUSING: Duration = Duration::from_secs(1);
 /// Longest reason that is listened to.
@@ -79,6 +78,8 @@ pub struct Hello {
     pub from: NodeId,
     /// Whom it wants.
     pub to: NodeId,
+    /// Its disk.
+    pub incarnation: Incarnation,
     /// Where it can be reached.
     pub address: String,
 }
@@ -91,6 +92,7 @@ impl Hello {
         out.put_u128(self.cluster);
         out.put_i32(self.from.0);
         out.put_i32(self.to.0);
+        out.put_u128(self.incarnation.0);
         out.put_slice(self.address.as_bytes());
         vec![out.freeze()]
     }
@@ -104,13 +106,14 @@ impl Hello {
         if format != FORMAT {
             return Err(format!("it speaks format {format}, this version {FORMAT}"));
         }
-        if frame.len() < 16 + 4 + 4 {
+        if frame.len() < 16 + 4 + 4 + 16 {
             return Err("its hello is too short".into());
         }
         Ok(Hello {
             cluster: frame.get_u128(),
             from: NodeId(frame.get_i32()),
             to: NodeId(frame.get_i32()),
+            incarnation: Incarnation(frame.get_u128()),
             address: String::from_utf8(frame.to_vec()).map_err(|_| "its address is no text")?,
         })
     }
@@ -120,6 +123,9 @@ impl Hello {
 pub struct Peers {
     /// What this node says of itself; `to` is filled in.
     hello: RefCell<Hello>,
+    /// Where the others are.
+    book: RefCell<Addresses>,
+    clock: Clock,
     known: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
     /// Connections from peers that are open.
     connections: Cell<usize>,
@@ -129,14 +135,11 @@ pub struct Peers {
 
 struct Peer {
     node: NodeId,
-    address: RefCell<Option<String>>,
-    /// Whether the address came from the configuration or the metadata, and not from a hello.
-    address_is_given: Cell<bool>,
     queue: RefCell<Queue>,
-    /// When there is something to write, or an address.
+    /// When there is something to write.
     wake: Notify,
-    /// When it is worth connecting at once.
-    seen: Notify,
+    /// When there is a new address, or it is worth connecting at once.
+    news: Notify,
 }
 
 #[derive(Default)]
@@ -150,8 +153,14 @@ struct Queue {
 
 impl Peers {
     /// Peers of a node that introduces itself with `hello`.
-    pub fn new(hello: Hello, deliver: impl Fn(NodeId, PeerMessage) + 'static) -> Rc<Peers> {
+    pub fn new(
+        hello: Hello,
+        clock: Clock,
+        deliver: impl Fn(NodeId, PeerMessage) + 'static,
+    ) -> Rc<Peers> {
         Rc::new(Peers {
+            book: RefCell::new(Addresses::new(hello.from)),
+            clock,
             hello: RefCell::new(hello),
             known: RefCell::default(),
             connections: Cell::new(0),
@@ -175,18 +184,17 @@ impl Peers {
         Hello { to: node, ..self.hello.borrow().clone() }.encode()
     }
 
-    /// Says where a node is reached; connects to it.
-    pub fn set_address(self: &Rc<Self>, node: NodeId, address: &str) {
-        if node == self.hello.borrow().from {
-            return;
+    /// Takes where a node is from the configuration; connects to it.
+    pub fn given(self: &Rc<Self>, node: NodeId, address: &str) {
+        if self.book.borrow_mut().given(node, address) {
+            self.peer(node).news.notify_one();
         }
-        let peer = self.peer(node);
-        peer.address_is_given.set(true);
-        if peer.address.borrow().as_deref() != Some(address) {
-            *peer.address.borrow_mut() = Some(address.to_string());
-            peer.wake.notify_one();
-            peer.seen.notify_one();
-        }
+    }
+
+    /// Takes where nodes are from the metadata; connects to them.
+    pub fn on_image(self: &Rc<Self>, image: &Image) {
+        let news = self.book.borrow_mut().on_image(image);
+        news.into_iter().for_each(|node| self.peer(node).news.notify_one());
     }
 
     /// Sends a message, or drops it.
@@ -202,11 +210,9 @@ impl Peers {
         let peer = known.entry(node).or_insert_with(|| {
             let peer = Rc::new(Peer {
                 node,
-                address: RefCell::default(),
-                address_is_given: Cell::new(false),
                 queue: RefCell::default(),
                 wake: Notify::new(),
-                seen: Notify::new(),
+                news: Notify::new(),
             });
             runtime::spawn(self.clone().sending(peer.clone()));
             peer
@@ -216,42 +222,55 @@ impl Peers {
 
     /// Connects to one peer, again and again, and writes what is queued.
     async fn sending(self: Rc<Self>, peer: Rc<Peer>) {
-        let mut backoff = BACKOFF_MIN;
         loop {
-            let address = peer.address.borrow().clone();
+            let (address, again_at) = match self.book.borrow().dial(self.clock.mono(), peer.node) {
+                Dial::Now(address) => (Some(address.to_string()), None),
+                Dial::At(at) => (None, Some(at)),
+                Dial::Nowhere => (None, None),
+            };
             let Some(address) = address else {
-                peer.wake.notified().await;
+                select! {
+                    () = self.clock.sleep_until(again_at) => {}
+                    () = peer.news.notified() => {}
+                }
                 continue;
             };
             let connecting = select! {
                 connected = TcpStream::connect(address.as_str()) => Some(connected),
                 () = runtime::sleep(CONNECT_TIMEOUT) => None,
             };
-            match connecting {
+            let failure = match connecting {
                 Some(Ok(stream)) => {
-                    backoff = BACKOFF_MIN;
                     debug!("connected to node {} at {address}", peer.node);
-                    match self.write(&peer, stream).await {
+                    match self.write(&peer, &address, stream).await {
                         End::Broken(why) => {
                             info!("connection to node {} at {address} ended: {why}", peer.node);
+                            Failure::Unreached
                         }
                         End::Refused(why) => {
                             warn!("{address} refuses to be peer {} of this node: {why}", peer.node);
-                            backoff = REFUSED_WAIT;
+                            Failure::Refused
                         }
                     }
                 }
-                Some(Err(error)) => debug!("node {} at {address}: {error}", peer.node),
-                None => debug!("node {} at {address}: no answer", peer.node),
-            }
-            select! {
-                () = runtime::sleep(backoff) => backoff = BACKOFF_MAX.min(backoff * 2),
-                () = peer.seen.notified() => backoff = BACKOFF_MIN,
+                Some(Err(error)) => {
+                    debug!("node {} at {address}: {error}", peer.node);
+                    Failure::Unreached
+                }
+                None => {
+                    debug!("node {} at {address}: no answer", peer.node);
+                    Failure::Unreached
+                }
+            };
+            let now = self.clock.mono();
+            let warning = self.book.borrow_mut().failed(now, peer.node, &address, failure);
+            if let Some(line) = warning {
+                warn!("{line}");
             }
         }
     }
 
-    async fn write(&self, peer: &Peer, stream: TcpStream) -> End {
+    async fn write(&self, peer: &Peer, address: &str, stream: TcpStream) -> End {
         if let Err(error) = stream.set_nodelay(true) {
             return End::Broken(error.to_string());
         }
@@ -265,7 +284,10 @@ impl Peers {
                 Ok(()) => End::Broken(String::new()),
                 Err(error) => End::Broken(error.to_string()),
             },
-            end = answers(&mut from, &unanswered) => end,
+            end = answers(&mut from, || {
+                unanswered.set(0);
+                self.book.borrow_mut().reached(peer.node, address);
+            }) => end,
             () = peer.beat(&unanswered) => End::Broken("no sign of life".into()),
         };
         *peer.queue.borrow_mut() = Queue::default();
@@ -287,7 +309,7 @@ impl Peers {
                         let _ = stream.set_nodelay(true);
                         let (from, mut to) = stream.into_split();
                         let mut frames = FrameReader::new(from, HELLO_BYTES_MAX);
-                        if let Err(why) = peers.clone().read(&mut frames, &mut to).await {
+                        if let Err(why) = peers.clone().read(address, &mut frames, &mut to).await {
                             warn!("peer connection from {address} is refused: {why}");
                             refuse(&mut frames, &mut to, &why).await;
                         }
@@ -305,10 +327,11 @@ impl Peers {
     /// Delivers what comes on a connection until it ends, or is to be refused.
     async fn read(
         self: Rc<Self>,
+        from: SocketAddr,
         frames: &mut FrameReader,
         to: &mut OwnedWriteHalf,
     ) -> Result<(), String> {
-        let mut hello = select! {
+        let hello = select! {
             frame = frames.next() => match frame {
                 Ok(frame) => Hello::decode(frame)?,
                 // Somebody looked whether the port is open.
@@ -318,14 +341,25 @@ impl Peers {
             () = runtime::sleep(HELLO_TIMEOUT) => return Err("it did not say who it is".into()),
         };
         self.check(&hello)?;
-        let node = hello.from;
-        let peer = self.peer(node);
-        if !peer.address_is_given.get() && !hello.address.is_empty() {
-            *peer.address.borrow_mut() = Some(hello.address.clone());
-            peer.wake.notify_one();
+        let (node, from) = (hello.from, from.to_string());
+        let warning = self.book.borrow_mut().opened(node, &from, hello.incarnation, &hello.address);
+        if let Some(line) = warning {
+            warn!("{line}");
         }
-        peer.seen.notify_one();
+        self.peer(node).news.notify_one();
         frames.set_limit(FRAME_BYTES_MAX);
+        let end = self.deliver_all(hello, frames, to).await;
+        self.book.borrow_mut().closed(node, &from);
+        end
+    }
+
+    async fn deliver_all(
+        &self,
+        mut hello: Hello,
+        frames: &mut FrameReader,
+        to: &mut OwnedWriteHalf,
+    ) -> Result<(), String> {
+        let node = hello.from;
         loop {
             let frame = match next_answered(frames, to).await {
                 Ok(frame) => frame,
@@ -382,9 +416,8 @@ impl Peers {
             ));
         }
         self.check_cluster(hello)?;
-        let known = self.known.borrow();
-        let stranger = |peer: &&Rc<Peer>| !peer.address_is_given.get();
-        if !known.contains_key(&from) && known.values().filter(stranger).count() >= STRANGERS_MAX {
+        let book = self.book.borrow();
+        if !book.knows(from) && book.strangers() >= STRANGERS_MAX {
             return Err(format!("node {from} is one too many of which nothing else is known"));
         }
         Ok(())
@@ -431,8 +464,9 @@ enum End {
     Refused(String),
 }
 
-/// Reads the answers to beats and pieces, until the connection ends. Any of them shows that the other side lives.
-async fn answers(from: &mut OwnedReadHalf, unanswered: &Cell<usize>) -> End {
+/// Reads the answers to beats and pieces, until the connection ends. Any of them shows that the other side lives, and that it is
+/// the peer: nobody else answers a hello with that byte.
+async fn answers(from: &mut OwnedReadHalf, alive: impl Fn()) -> End {
     let mut bytes = [0; 16];
     loop {
         match from.read(&mut bytes).await {
@@ -445,7 +479,8 @@ async fn answers(from: &mut OwnedReadHalf, unanswered: &Cell<usize>) -> End {
                     let reason = String::from_utf8_lossy(&reason);
                     return End::Refused(reason.escape_debug().to_string());
                 }
-                None => unanswered.set(0),
+                None if bytes[..count].contains(&ALIVE) => alive(),
+                None => {}
             },
             Err(error) => return End::Broken(error.to_string()),
         }
@@ -524,16 +559,21 @@ mod tests {
 
     #[test]
     fn a_hello_comes_back_and_bad_ones_are_refused() {
-        let hello =
-            Hello { cluster: 7, from: NodeId(1), to: NodeId(2), address: "localhost:19092".into() };
+        let hello = Hello {
+            cluster: 7,
+            from: NodeId(1),
+            to: NodeId(2),
+            address: "localhost:19092".into(),
+            incarnation: Incarnation(5),
+        };
         let bytes = hello.encode().concat();
         assert_eq!(Hello::decode(bytes.clone().into()), Ok(hello));
-        for length in 0..32 {
+        for length in 0..32 + 16 {
             assert!(Hello::decode(bytes[..length].to_vec().into()).is_err(), "{length}");
         }
         let mut other = bytes;
         other[7] = 1;
-        assert_eq!(Hello::decode(other.into()), Err("it speaks format 1, this version 3".into()));
+        assert_eq!(Hello::decode(other.into()), Err("it speaks format 1, this version 4".into()));
     }
 
     #[test]

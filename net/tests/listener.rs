@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use milena_core::{ClientId, Config, Input, Machine, NodeId, Now, Output, Outputs, Place, Timer};
+use milena_core::{
+    ClientId, Config, Incarnation, Input, Machine, NodeId, Now, Output, Outputs, Place, Timer,
+};
 use milena_net::client::Connection;
 use milena_net::files::{Files, Unsynced};
 use milena_net::host::{self, First, Mail, Mailbox, Shared};
@@ -127,7 +129,13 @@ impl Server {
             ended,
         };
         let first = First {
-            hello: Hello { cluster, from: NodeId(1), to: NodeId(1), address: String::new() },
+            hello: Hello {
+                cluster,
+                from: NodeId(1),
+                to: NodeId(1),
+                incarnation: Incarnation(1),
+                address: String::new(),
+            },
             peers: Vec::new(),
             peer_listener: peer,
             kafka_listener: Some(kafka),
@@ -167,10 +175,11 @@ impl Server {
 /// The frame in which a node says to node 1 who it is.
 fn hello(cluster: u128, from: i32) -> Vec<u8> {
     let mut hello = b"milena".to_vec();
-    hello.extend(3_u16.to_be_bytes());
+    hello.extend(4_u16.to_be_bytes());
     hello.extend(cluster.to_be_bytes());
     hello.extend(from.to_be_bytes());
     hello.extend(1_i32.to_be_bytes());
+    hello.extend(u128::from(from as u32).to_be_bytes());
     [&(hello.len() as u32).to_be_bytes(), &hello[..]].concat()
 }
 

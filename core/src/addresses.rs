@@ -1,0 +1,304 @@
+//! Where the other nodes may be reached, and which of these addresses to try next.
+//!
+//! Three things say where a peer is: its own hello on a connection that it has opened, the cluster's metadata, and the list
+//! that this node was started with. Each may be out of date, because a node may come back at another address while this
+//! one, its list, or all of the cluster sleeps. So none overrides another: all are candidates and are tried in turn, a
+//! failed one later and later.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::metadata::Image;
+use crate::{Incarnation, Instant, NodeId};
+
+/// A candidate that failed is tried again after this many milliseconds, twice as many after each further failure ...
+const BACKOFF_MS_MIN: u64 = 10;
+/// ... and at most after so many.
+const BACKOFF_MS_MAX: u64 = 500;
+/// Who refused this node at a candidate is asked again after this long, unless the peer itself is heard.
+const REFUSED_MS: u64 = 10_000;
+/// A peer that is heard and not reached for this long is worth a warning ...
+const UNREACHED_MS: u64 = 1_000;
+/// ... and another one after this long.
+const WARNING_MS: u64 = 30_000;
+
+/// Who says where a peer is, the one whose word is youngest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Source {
+    /// The peer's own hello.
+    Hello,
+    /// The cluster's metadata.
+    Image,
+    /// The list that this node was started with.
+    Given,
+}
+
+/// What to do about a peer that is not connected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Dial<'a> {
+    /// When this address is to be tried now.
+    Now(&'a str),
+    /// When every candidate has failed, and the first of them is to be tried again then.
+    At(Instant),
+    /// When nobody has said where the peer is.
+    Nowhere,
+}
+
+/// How an attempt to reach a peer ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// When nobody answered as the peer would.
+    Unreached,
+    /// When somebody answered and does not want to be this node's peer.
+    Refused,
+}
+
+/// The address book of one node.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    me: NodeId,
+    peers: BTreeMap<NodeId, Peer>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    candidates: BTreeMap<Source, String>,
+    /// Candidates that failed since they were last good or new.
+    failed: BTreeMap<String, Failed>,
+    /// From where each open connection of the peer comes, and which disk speaks there.
+    heard_from: Vec<(String, Incarnation)>,
+    /// Since when nothing was reached.
+    unreached_since: Option<Instant>,
+    warned_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    backoff_ms: u64,
+    again_at: Instant,
+}
+
+impl Addresses {
+    /// The book of a node that knows nobody yet.
+    pub fn new(me: NodeId) -> Addresses {
+        Addresses { me, peers: BTreeMap::new() }
+    }
+
+    /// Whom to keep a connection to.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.peers.keys().copied()
+    }
+
+    /// Whether anybody has said where a node is.
+    pub fn knows(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node)
+    }
+
+    /// Nodes known by their hello alone.
+    pub fn strangers(&self) -> usize {
+        let only_heard = |peer: &&Peer| peer.candidates.keys().all(|s| *s == Source::Hello);
+        self.peers.values().filter(only_heard).count()
+    }
+
+    /// When this node was started with a list that names a peer. True if that is a new candidate.
+    pub fn given(&mut self, node: NodeId, address: &str) -> bool {
+        self.learn(node, Source::Given, address)
+    }
+
+    /// When the cluster's metadata has changed: the peers of which it says something new.
+    pub fn on_image(&mut self, image: &Image) -> Vec<NodeId> {
+        let says = |(node, broker): (&NodeId, &crate::metadata::Broker)| {
+            self.learn(*node, Source::Image, &broker.peer).then_some(*node)
+        };
+        image.brokers.iter().filter_map(says).collect()
+    }
+
+    /// When a peer has opened a connection, from somewhere, and said where it can be reached: all that failed is worth
+    /// another try, for the peer lives. A line for the log where its id is in use by two processes with a disk each.
+    pub fn opened(
+        &mut self,
+        node: NodeId,
+        from: &str,
+        incarnation: Incarnation,
+        address: &str,
+    ) -> Option<String> {
+        self.learn(node, Source::Hello, address);
+        let peer = self.peers.entry(node).or_default();
+        peer.failed.clear();
+        let other = peer.heard_from.iter().find(|(_, disk)| *disk != incarnation);
+        let line = other.map(|(other, _)| {
+            format!(
+                "two processes call themselves node {node}, one at {other} and one at {from}, each with a directory of its \
+                 own; check --node-id"
+            )
+        });
+        peer.heard_from.push((from.to_string(), incarnation));
+        line
+    }
+
+    /// When a connection that a peer has opened is gone. Where it said it was stays a candidate.
+    pub fn closed(&mut self, node: NodeId, from: &str) {
+        if let Some(peer) = self.peers.get_mut(&node)
+            && let Some(at) = peer.heard_from.iter().position(|(heard, _)| heard == from)
+        {
+            peer.heard_from.remove(at);
+        }
+    }
+
+    fn learn(&mut self, node: NodeId, source: Source, address: &str) -> bool {
+        if node == self.me || address.is_empty() {
+            return false;
+        }
+        let peer = self.peers.entry(node).or_default();
+        if peer.candidates.get(&source).is_some_and(|known| known == address) {
+            return false;
+        }
+        let is_new = !peer.candidates.values().any(|known| known == address);
+        peer.candidates.insert(source, address.to_string());
+        let candidates: BTreeSet<&String> = peer.candidates.values().collect();
+        peer.failed.retain(|failed, _| candidates.contains(failed));
+        is_new
+    }
+
+    /// Where to look for a peer now. Of the candidates that may be tried, the one that failed least, then the youngest word.
+    pub fn dial(&self, now: Instant, node: NodeId) -> Dial<'_> {
+        let Some(peer) = self.peers.get(&node) else { return Dial::Nowhere };
+        let again_at = |address: &&String| {
+            peer.failed.get(*address).map_or(Instant(0), |failed| failed.again_at)
+        };
+        match peer.candidates.values().min_by_key(again_at) {
+            None => Dial::Nowhere,
+            Some(address) if again_at(&address) <= now => Dial::Now(address),
+            Some(address) => Dial::At(again_at(&address)),
+        }
+    }
+
+    /// When the peer itself has answered at an address.
+    pub fn reached(&mut self, node: NodeId, address: &str) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.failed.remove(address);
+            peer.unreached_since = None;
+        }
+    }
+
+    /// When it was not reached at an address. A line for the log where it can be heard all the same, now and then.
+    pub fn failed(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        address: &str,
+        how: Failure,
+    ) -> Option<String> {
+        let peer = self.peers.get_mut(&node)?;
+        let since = *peer.unreached_since.get_or_insert(now);
+        if peer.candidates.values().any(|candidate| candidate == address) {
+            let before = peer.failed.get(address).map_or(0, |failed| failed.backoff_ms);
+            let backoff_ms = (before * 2).clamp(BACKOFF_MS_MIN, BACKOFF_MS_MAX);
+            let pause_ms = if how == Failure::Refused { REFUSED_MS } else { backoff_ms };
+            let again_at = now.after_ms(pause_ms);
+            peer.failed.insert(address.to_string(), Failed { backoff_ms, again_at });
+        }
+        let all_failed = peer.candidates.values().all(|known| peer.failed.contains_key(known));
+        let said_lately = peer.warned_at.is_some_and(|at| now.ms_since(at) < WARNING_MS);
+        let (from, _) = peer.heard_from.last()?;
+        if !all_failed || said_lately || now.ms_since(since) < UNREACHED_MS {
+            return None;
+        }
+        peer.warned_at = Some(now);
+        let tried: BTreeSet<&str> = peer.candidates.values().map(String::as_str).collect();
+        let tried = Vec::from_iter(tried).join(" nor at ");
+        Some(format!(
+            "node {node} is heard from {from} but not reached at {tried}: it cannot be answered; check the address that it \
+             was started with, and the way there from this host"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId(2);
+    const DISK: Incarnation = Incarnation(7);
+
+    fn at(ms: u64) -> Instant {
+        Instant(0).after_ms(ms)
+    }
+
+    /// A book that has the peer's address from all three, as an image that is behind would have it.
+    fn book() -> Addresses {
+        let mut book = Addresses::new(NodeId(1));
+        assert!(book.given(PEER, "given"));
+        assert!(book.learn(PEER, Source::Image, "image"));
+        book
+    }
+
+    #[test]
+    fn every_candidate_is_tried_in_turn_and_the_one_that_answers_is_kept() {
+        let mut book = book();
+        assert_eq!(book.dial(at(0), PEER), Dial::Now("image"));
+        book.failed(at(0), PEER, "image", Failure::Unreached);
+        assert_eq!(book.dial(at(0), PEER), Dial::Now("given"));
+        book.failed(at(0), PEER, "given", Failure::Unreached);
+        assert_eq!(book.dial(at(0), PEER), Dial::At(at(BACKOFF_MS_MIN)));
+        book.failed(at(10), PEER, "image", Failure::Unreached);
+        assert_eq!(book.dial(at(10), PEER), Dial::Now("given"));
+        book.reached(PEER, "given");
+        assert_eq!(book.dial(at(10), PEER), Dial::Now("given"), "the other one has failed");
+    }
+
+    #[test]
+    fn a_hello_is_tried_first_and_one_that_refuses_does_not_hold_up_the_others() {
+        let mut book = book();
+        assert_eq!(book.opened(PEER, "somewhere", DISK, "hello"), None);
+        assert_eq!(book.dial(at(0), PEER), Dial::Now("hello"));
+        for address in ["hello", "image"] {
+            book.failed(at(0), PEER, address, Failure::Refused);
+        }
+        assert_eq!(book.dial(at(0), PEER), Dial::Now("given"));
+        book.failed(at(0), PEER, "given", Failure::Unreached);
+        assert_eq!(book.dial(at(10), PEER), Dial::Now("given"));
+        assert_eq!(book.opened(PEER, "elsewhere", DISK, "hello"), None);
+        assert_eq!(book.dial(at(10), PEER), Dial::Now("hello"), "it lives");
+    }
+
+    #[test]
+    fn who_is_heard_and_not_reached_is_warned_about_once_in_a_while() {
+        let mut book = book();
+        let fail = |book: &mut Addresses, ms| {
+            let first = book.failed(at(ms), PEER, "given", Failure::Unreached);
+            first.or(book.failed(at(ms), PEER, "image", Failure::Unreached))
+        };
+        assert_eq!(fail(&mut book, 0), None);
+        assert_eq!(fail(&mut book, 5_000), None, "it may be down");
+        assert_eq!(book.opened(PEER, "somewhere", DISK, "given"), None);
+        let line = fail(&mut book, 6_000).expect("it lives");
+        assert!(["somewhere", "given", "image"].iter().all(|part| line.contains(part)), "{line}");
+        assert_eq!(fail(&mut book, 7_000), None);
+        assert!(fail(&mut book, 36_000).is_some());
+        book.closed(PEER, "somewhere");
+        assert_eq!(fail(&mut book, 99_000), None);
+    }
+
+    #[test]
+    fn nobody_dials_itself_and_what_is_said_twice_is_no_news() {
+        let mut book = book();
+        assert!(!book.given(NodeId(1), "me") && !book.knows(NodeId(1)));
+        assert!(!book.given(PEER, "given") && !book.learn(PEER, Source::Given, "image"));
+        assert_eq!(book.opened(NodeId(3), "somewhere", DISK, "there"), None);
+        assert_eq!((book.strangers(), book.peers().count()), (1, 2));
+        assert_eq!(book.dial(at(0), NodeId(4)), Dial::Nowhere);
+    }
+
+    #[test]
+    fn a_node_id_in_use_by_two_disks_at_once_is_named_with_both_places() {
+        let mut book = book();
+        assert_eq!(book.opened(PEER, "here", DISK, "hello"), None);
+        assert_eq!(book.opened(PEER, "here again", DISK, "hello"), None);
+        let line = book.opened(PEER, "there", Incarnation(8), "hello").expect("two disks");
+        assert!(line.contains("here") && line.contains("there"), "{line}");
+        book.closed(PEER, "here");
+        book.closed(PEER, "here again");
+        book.closed(PEER, "there");
+        assert_eq!(book.opened(PEER, "there", Incarnation(9), "hello"), None, "a new disk");
+    }
+}
