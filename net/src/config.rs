@@ -76,7 +76,7 @@ pub enum Role {
 }
 
 /// Sizes, times and limits that have good defaults.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, PartialEq, Eq, Debug, Args)]
 pub struct Tuning {
     /// Threads that own partitions; may change at a restart
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]

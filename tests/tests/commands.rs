@@ -475,3 +475,32 @@ fn the_exit_code_of_a_check_says_how_the_cluster_is() -> Result<()> {
     ensure!(code == 2 && fault["exit_code"] == 2, "{fault}");
     Ok(())
 }
+
+/// The completion completes, in a real shell, and there is a man page for each command.
+#[test]
+fn completions_and_man_pages_are_made_from_the_grammar() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().display().to_string();
+    let script = Command::new(milena()).args(["completion", "bash"]).output()?;
+    ensure!(script.status.success());
+    let file = directory.path().join("milena.bash");
+    std::fs::write(&file, script.stdout)?;
+    let shell = "source \"$1\"; COMP_WORDS=(milena produce --comp); COMP_CWORD=2; \
+                 _milena milena --comp produce; echo \"${COMPREPLY[@]}\"";
+    let completed = Command::new("bash").args(["-c", shell, "bash"]).arg(&file).output()?;
+    let completed = String::from_utf8_lossy(&completed.stdout).into_owned();
+    ensure!(completed.trim() == "--compression", "{completed}");
+    for shell in ["zsh", "fish"] {
+        let script = Command::new(milena()).args(["completion", shell]).output()?;
+        ensure!(String::from_utf8_lossy(&script.stdout).contains("compression"), "{shell}");
+    }
+    ensure!(Command::new(milena()).args(["man", &path]).status()?.success());
+    for page in ["milena", "milena-start", "milena-topic-create", "milena-cluster-status"] {
+        let text = std::fs::read_to_string(directory.path().join(format!("{page}.1")))?;
+        ensure!(text.contains(".SH SYNOPSIS"), "{page}: {text}");
+    }
+    let absent = Command::new(milena()).args(["man", "/no/such"]).output()?;
+    let fault = String::from_utf8_lossy(&absent.stderr).into_owned();
+    ensure!(absent.status.code() == Some(1) && fault.contains("/no/such"), "{fault}");
+    Ok(())
+}

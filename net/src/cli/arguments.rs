@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use super::template::Template;
 use crate::config::{HostPort, Start, Tuning};
@@ -36,6 +37,16 @@ pub enum Command {
     Cluster(ClusterCommand),
     /// Measure this machine and clusters on it
     Bench(Box<Bench>),
+    /// Print a shell's completion of these commands
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write the man pages
+    Man {
+        /// A directory that exists
+        directory: PathBuf,
+    },
 }
 
 /// Flags of `milena dev`.

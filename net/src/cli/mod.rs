@@ -5,6 +5,7 @@
 mod arguments;
 mod bench;
 mod consume;
+mod manual;
 mod produce;
 mod serve;
 mod status;
@@ -91,21 +92,28 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Consume(command) => consume::run(&command),
         Command::Cluster(ClusterCommand::Status { check, client }) => status::run(&client, check),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Completion { shell } => manual::completion(shell),
+        Command::Man { directory } => manual::man(&directory),
     }
+}
+
+/// The names that a file of `--config` may have.
+fn file_names() -> BTreeSet<String> {
+    let command = Cli::command();
+    let start = command.find_subcommand("start").expect("there is a command start");
+    start
+        .get_arguments()
+        .filter_map(|argument| argument.get_long())
+        .filter(|name| !["config", "help"].contains(name))
+        .map(String::from)
+        .collect()
 }
 
 /// Reads arguments, with those of `--config` among them.
 fn parse(mut arguments: Vec<String>) -> Result<Cli, Failure> {
     let mut from_file = FromFile::default();
     if arguments.get(1).is_some_and(|command| command == "start") {
-        let command = Cli::command();
-        let start = command.find_subcommand("start").expect("there is a command start");
-        let known: BTreeSet<String> = start
-            .get_arguments()
-            .filter_map(|argument| argument.get_long())
-            .filter(|name| !["config", "help"].contains(name))
-            .map(String::from)
-            .collect();
+        let known = file_names();
         let flags;
         (flags, from_file) =
             config::with_file(arguments.split_off(2), &known).map_err(Failure::Usage)?;
@@ -214,6 +222,41 @@ mod tests {
     #[test]
     fn the_grammar_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// The example has every name, and each value in it is the default.
+    #[test]
+    fn the_example_of_a_configuration_file_is_true() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/milena.toml");
+        let start = |path: &str| match parse(
+            ["milena", "start", "--config", path].map(String::from).into(),
+        ) {
+            Ok(Cli { command: Command::Start(start) }) => start,
+            other => panic!("{other:?}"),
+        };
+        let given = start(path);
+        let defaults = ["--node-id=1", "--cluster=1@a:1", "--data=x"];
+        let arguments = ["milena", "start"].into_iter().chain(defaults).map(String::from);
+        let Ok(Cli { command: Command::Start(defaults) }) = parse(arguments.collect()) else {
+            panic!("it needs no more")
+        };
+        assert_eq!(given.tuning, defaults.tuning);
+        assert!(given.settings().is_ok());
+
+        let example = std::fs::read_to_string(path).unwrap();
+        let name =
+            |line: &str| Some(line.trim_start_matches("# ").split_once(" = ")?.0.to_string());
+        let names: BTreeSet<String> =
+            example.lines().filter_map(name).filter(|name| !name.contains(' ')).collect();
+        let known = file_names();
+        assert_eq!(names, known);
+        // What is commented out can be taken in as it stands.
+        let is_value = |line: &&str| name(line).is_some_and(|name| known.contains(&name));
+        let all: Vec<&str> =
+            example.lines().filter(is_value).map(|line| line.trim_start_matches("# ")).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), all.join("\n")).unwrap();
+        assert!(start(file.path().to_str().unwrap()).settings().is_ok());
     }
 
     #[test]
