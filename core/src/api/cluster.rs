@@ -18,15 +18,10 @@ pub fn describe_cluster(
     config: &Config,
     request: &DescribeClusterRequest,
 ) -> DescribeClusterResponse {
-    let response = DescribeClusterResponse {
-        endpoint_type: request.endpoint_type,
-        cluster_id: cluster_id(image.cluster).to_string(),
-        ..Default::default()
-    };
     let refuse = |error_code, message: &str| DescribeClusterResponse {
         error_code,
         error_message: Some(message.into()),
-        ..response.clone()
+        ..Default::default()
     };
     match request.endpoint_type {
         ENDPOINT_TYPE_BROKERS if is_unknown(image) => {
@@ -41,6 +36,8 @@ pub fn describe_cluster(
         _ => return refuse(ErrorCode::UNSUPPORTED_ENDPOINT_TYPE, "unknown type of endpoint"),
     }
     DescribeClusterResponse {
+        endpoint_type: request.endpoint_type,
+        cluster_id: cluster_id(image.cluster).to_string(),
         controller_id: controller_id(image, config),
         brokers: image
             .brokers
@@ -59,6 +56,6 @@ pub fn describe_cluster(
         } else {
             AUTHORIZED_OPERATIONS_OMITTED
         },
-        ..response
+        ..Default::default()
     }
 }

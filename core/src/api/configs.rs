@@ -12,6 +12,7 @@ use super::{distinct, unknown_topic};
 use crate::Config;
 use crate::controller::Refusal;
 use crate::controller::configs::{Kind, TOPIC_CONFIGS, TopicConfig};
+use crate::controller::is_topic_name;
 use crate::metadata::{Image, Topic};
 
 /// `config_source` of a value that a topic has of its own.
@@ -35,7 +36,7 @@ pub fn describe_configs(
     let describe = |resource: &DescribeConfigsResource| {
         let (error_code, error_message, mut configs) =
             match resource_configs(image, config, resource) {
-                Ok(configs) => (ErrorCode::NONE, None, configs),
+                Ok(configs) => (ErrorCode::NONE, Some(String::new()), configs),
                 Err(refusal) => (refusal.code, Some(refusal.message), Vec::new()),
             };
         if let Some(keys) = &resource.configuration_keys {
@@ -72,6 +73,10 @@ fn resource_configs(
         RESOURCE_TYPE_TOPIC => match image.topic(name) {
             Some(topic) => {
                 Ok(TOPIC_CONFIGS.iter().map(|known| of_topic(known, topic, config)).collect())
+            }
+            None if !is_topic_name(name) => {
+                let message = "no topic can have this name";
+                Err(Refusal::new(ErrorCode::INVALID_TOPIC_EXCEPTION, message))
             }
             None => Err(Refusal::new(unknown_topic(image), format!("no topic {name}"))),
         },

@@ -25,6 +25,14 @@ pub fn describe_topic_partitions(
     } else {
         request.topics.iter().map(|topic| topic.name.as_str()).collect()
     };
+    if let Some(cursor) = &request.cursor
+        && (cursor.partition_index < 0
+            || !request.topics.is_empty() && !asked.contains(&*cursor.topic_name))
+    {
+        // As in Kafka, a cursor that no page of these topics has given spoils each of them.
+        let refused = asked.into_iter().map(|name| refused(name, ErrorCode::INVALID_REQUEST));
+        return DescribeTopicPartitionsResponse { topics: refused.collect(), ..Default::default() };
+    }
     let (from_topic, from_index) = match &request.cursor {
         Some(cursor) => (&*cursor.topic_name, usize::try_from(cursor.partition_index).unwrap_or(0)),
         None => ("", 0),
@@ -65,12 +73,18 @@ pub fn describe_topic_partitions(
 }
 
 fn unknown(image: &Image, name: &str) -> DescribeTopicPartitionsResponseTopic {
+    let error_code =
+        if is_topic_name(name) { unknown_topic(image) } else { ErrorCode::INVALID_TOPIC_EXCEPTION };
+    let topic_authorized_operations = TOPIC_OPERATIONS;
     DescribeTopicPartitionsResponseTopic {
-        error_code: if is_topic_name(name) {
-            unknown_topic(image)
-        } else {
-            ErrorCode::INVALID_TOPIC_EXCEPTION
-        },
+        topic_authorized_operations,
+        ..refused(name, error_code)
+    }
+}
+
+fn refused(name: &str, error_code: ErrorCode) -> DescribeTopicPartitionsResponseTopic {
+    DescribeTopicPartitionsResponseTopic {
+        error_code,
         name: Some(name.into()),
         topic_id: Uuid::ZERO,
         ..Default::default()

@@ -3,7 +3,8 @@
 use milena_wire::messages::DescribeQuorumRequest;
 use milena_wire::messages::describe_quorum::{
     DescribeQuorumListener, DescribeQuorumNode, DescribeQuorumPartition, DescribeQuorumResponse,
-    DescribeQuorumResponsePartition, DescribeQuorumResponseTopic, METADATA_TOPIC, QuorumReplica,
+    DescribeQuorumResponsePartition, DescribeQuorumResponseTopic, DescribeQuorumTopic,
+    METADATA_TOPIC, QuorumReplica,
 };
 use milena_wire::{ErrorCode, Uuid};
 
@@ -40,18 +41,24 @@ pub fn describe_quorum(
             ..Default::default()
         };
     };
+    // As in Kafka, whoever asks for anything beside the one partition is told of none.
+    let only = |topic: &DescribeQuorumTopic| {
+        let partitions = topic.partitions.as_slice();
+        topic.topic_name == METADATA_TOPIC
+            && matches!(partitions, [only] if only.partition_index == 0)
+    };
+    let is_metadata = matches!(request.topics.as_slice(), [topic] if only(topic));
     let topics = request.topics.iter().map(|topic| {
-        let is_metadata = topic.topic_name == METADATA_TOPIC;
         let partition = |asked: &DescribeQuorumPartition| {
-            let partition_index = asked.partition_index;
-            if is_metadata && partition_index == 0 {
-                partition(description)
-            } else {
-                DescribeQuorumResponsePartition {
-                    partition_index,
-                    error_code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-                    ..Default::default()
-                }
+            if is_metadata {
+                return partition(description);
+            }
+            let error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+            DescribeQuorumResponsePartition {
+                partition_index: asked.partition_index,
+                error_code,
+                error_message: error_code.name().map(String::from),
+                ..Default::default()
             }
         };
         DescribeQuorumResponseTopic {
@@ -59,7 +66,10 @@ pub fn describe_quorum(
             partitions: topic.partitions.iter().map(partition).collect(),
         }
     });
-    DescribeQuorumResponse { topics: topics.collect(), nodes, ..Default::default() }
+    let topics = topics.collect();
+    // Nor of the controllers.
+    let nodes = if is_metadata { nodes } else { Vec::new() };
+    DescribeQuorumResponse { topics, nodes, ..Default::default() }
 }
 
 fn partition(description: &QuorumDescription) -> DescribeQuorumResponsePartition {

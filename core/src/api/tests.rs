@@ -9,9 +9,11 @@ use milena_wire::messages::create_topics::{
 use milena_wire::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use milena_wire::messages::describe_cluster::DescribeClusterRequest;
 use milena_wire::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
-use milena_wire::messages::describe_quorum::DescribeQuorumNode;
+use milena_wire::messages::describe_quorum::{
+    DescribeQuorumNode, DescribeQuorumPartition, DescribeQuorumRequest, DescribeQuorumTopic,
+};
 use milena_wire::messages::describe_topic_partitions::{
-    DescribeTopicPartitionsRequest, TopicRequest,
+    Cursor, DescribeTopicPartitionsRequest, TopicRequest,
 };
 use milena_wire::messages::find_coordinator::FindCoordinatorRequest;
 use milena_wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
@@ -413,4 +415,56 @@ fn a_voter_whose_address_is_not_known_is_there_all_the_same() {
     let answer = describe_quorum(&config(), &voters, &Default::default(), None);
     let shown = |node: &DescribeQuorumNode| (node.node_id, node.listeners.len());
     assert_eq!(answer.nodes.iter().map(shown).collect::<Vec<_>>(), [(2, 1), (7, 0)]);
+}
+
+#[test]
+fn the_quorum_is_described_to_whoever_asks_for_nothing_else() {
+    let description = crate::quorum::QuorumDescription {
+        leader: NodeId(2),
+        term: 4,
+        commit: 7,
+        end: 7,
+        voters: vec![],
+        observers: vec![],
+    };
+    let topic = |name: &str, partitions: &[i32]| DescribeQuorumTopic {
+        topic_name: name.into(),
+        partitions: partitions
+            .iter()
+            .map(|&partition_index| DescribeQuorumPartition { partition_index })
+            .collect(),
+    };
+    let ask = |topics: Vec<DescribeQuorumTopic>| {
+        let request = DescribeQuorumRequest { topics };
+        describe_quorum(&config(), &Default::default(), &request, Some(&description))
+    };
+    let metadata = "__cluster_metadata";
+    let answer = ask(vec![topic(metadata, &[0])]);
+    assert_eq!((answer.topics[0].partitions[0].leader_id, answer.nodes.len()), (2, 1));
+    for topics in [
+        vec![topic(metadata, &[0, 1])],
+        vec![topic(metadata, &[0]), topic("a", &[0])],
+        vec![topic("a", &[0])],
+    ] {
+        let answer = ask(topics);
+        assert!(answer.nodes.is_empty());
+        let mut partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        assert!(partitions.all(|p| p.error_code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
+    }
+}
+
+#[test]
+fn a_cursor_that_no_page_has_given_is_refused() {
+    let ask = |topics: &[&str], topic_name: &str, partition_index| {
+        let topics =
+            topics.iter().map(|name| TopicRequest { name: (*name).into() }).collect::<Vec<_>>();
+        let cursor = Some(Cursor { topic_name: topic_name.into(), partition_index });
+        let request = DescribeTopicPartitionsRequest { topics, cursor, ..Default::default() };
+        let answer = describe_topic_partitions(&image(), &request);
+        answer.topics.iter().map(|topic| topic.error_code).collect::<Vec<_>>()
+    };
+    assert_eq!(ask(&["a", "b"], "b", 0), [ErrorCode::NONE]);
+    assert_eq!(ask(&[], "b", 0), [ErrorCode::NONE]);
+    assert_eq!(ask(&["a"], "b", 0), [ErrorCode::INVALID_REQUEST]);
+    assert_eq!(ask(&["a", "b"], "b", -1), [ErrorCode::INVALID_REQUEST; 2]);
 }

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, ensure};
 
 /// Where Apache Kafka is on this machine.
 pub struct Installed {
+    /// For `java -cp`.
+    pub class_path: String,
     /// The folder of `ProduceRequest.json` and its like.
     pub schemas: PathBuf,
 }
@@ -35,7 +37,8 @@ pub fn install() -> Result<Installed> {
         run(jar.args(["xf", clients, "common/message"]).current_dir(&target))?;
         fs::write(&marker, pom)?;
     }
-    Ok(Installed { schemas: target.join("common/message") })
+    let class_path = fs::read_to_string(class_path)?.trim().to_owned();
+    Ok(Installed { class_path, schemas: target.join("common/message") })
 }
 
 /// Runs a command to its end.

@@ -1,16 +1,38 @@
 //! Apache Kafka beside Milena.
 //!
-//! `schemas` holds our message types against the schemas in Kafka's own jar.
+//! `schemas` holds our message types against the schemas in Kafka's own jar. `compare` starts one node of each, sends both
+//! the same requests and compares the answers field by field.
 
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command as Process;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
+mod batches;
+mod brokers;
 mod check;
+mod compare;
+mod generate;
 mod install;
+mod oracle;
 mod schema;
+mod side;
+mod table;
 mod tree;
 
+use brokers::Broker;
+use oracle::Oracle;
+use side::Schemas;
+use table::Table;
+
+/// Percent of the requests that succeed at Apache Kafka's; fewer, and errors are all that is compared.
+const SUCCESSES_MIN: u64 = 40;
+
 #[derive(Parser)]
-#[command(about)]
+#[command(about = "Apache Kafka beside Milena")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -20,18 +42,94 @@ struct Arguments {
 enum Command {
     /// Hold our message types against Kafka's schemas.
     Schemas,
+    /// Send both brokers the same requests.
+    Compare(Compare),
 }
 
-fn main() -> anyhow::Result<()> {
+#[derive(clap::Args)]
+struct Compare {
+    /// The first sequence's seed
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// How many sequences
+    #[arg(long, default_value_t = 200)]
+    sequences: u64,
+    /// Stop after so many seconds
+    #[arg(long, default_value_t = 3600)]
+    seconds: u64,
+    /// Rows of the table that no difference needed are no failure: few sequences meet few of them
+    #[arg(long)]
+    spare_rows: bool,
+    /// The broker to compare; without it, the one of this workspace, built now
+    #[arg(long)]
+    milena: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let command = Arguments::parse().command;
     let installed = install::install()?;
     let schemas = schema::load(&installed.schemas)?;
-    match Arguments::parse().command {
+    match command {
         Command::Schemas => {
             let found = check::check(&schemas);
             found.iter().for_each(|sentence| println!("{sentence}"));
-            anyhow::ensure!(found.is_empty(), "{} differences from Kafka's schemas", found.len());
+            ensure!(found.is_empty(), "{} differences from Kafka's schemas", found.len());
             println!("all messages are Kafka's, field by field and version by version");
+            Ok(())
+        }
+        Command::Compare(arguments) => {
+            let milena = match &arguments.milena {
+                Some(path) => path.clone(),
+                None => build()?,
+            };
+            let begun = Instant::now();
+            let brokers = [Broker::kafka(&installed)?, Broker::milena(&milena)?];
+            compare_both(&schemas, &arguments, brokers, begun)
         }
     }
+}
+
+/// Builds the broker of this workspace.
+fn build() -> Result<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut cargo = Process::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--package", "milena-net"]).current_dir(&workspace);
+    install::run(&mut cargo)?;
+    Ok(workspace.join("target/debug/milena").canonicalize()?)
+}
+
+fn compare_both(
+    schemas: &Schemas,
+    arguments: &Compare,
+    brokers: [Broker; 2],
+    begun: Instant,
+) -> Result<()> {
+    let table = Table::load()?;
+    let mut oracle = Oracle::new(schemas, &table, brokers)?;
+    println!("both are ready after {:.1} s", begun.elapsed().as_secs_f32());
+    let time = Duration::from_secs(arguments.seconds);
+    let sequences = oracle.run(arguments.seed, arguments.sequences, time)?;
+
+    let (asked, succeeded) =
+        oracle.counts.values().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+    let percent = succeeded * 100 / asked.max(1);
+    let kinds = oracle.counts.len();
+    println!(
+        "{sequences} sequences, {asked} requests of {kinds} APIs and versions, {percent} % succeeded, {:.0} s",
+        begun.elapsed().as_secs_f32()
+    );
+    for (api, uses) in table.uses() {
+        println!("{uses:>8} differences of {api} stand in the table");
+    }
+    for (difference, (count, first)) in &oracle.open {
+        println!("{count:>6} x {difference}\n         {first}");
+    }
+    let unused: Vec<_> = table.unused().collect();
+    if !arguments.spare_rows {
+        unused.iter().for_each(|row| println!("no difference needs {row:?}"));
+    }
+    ensure!(oracle.open.is_empty(), "{} differences have no row", oracle.open.len());
+    ensure!(percent >= SUCCESSES_MIN, "{percent} % of the requests succeeded");
+    ensure!(arguments.spare_rows || unused.is_empty(), "{} rows are not needed", unused.len());
     Ok(())
 }

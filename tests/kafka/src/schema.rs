@@ -14,7 +14,8 @@ pub struct Versions(pub i16, pub i16);
 impl Versions {
     const NONE: Versions = Versions(0, -1);
 
-    fn parse(text: &str) -> Result<Versions> {
+    /// As schemas write it: `3+`, `3-7`, `3` or `none`.
+    pub fn parse(text: &str) -> Result<Versions> {
         let number = |part: &str| part.parse::<i16>().with_context(|| format!("versions {text}"));
         Ok(match (text, text.split_once('-')) {
             ("none", _) => Versions::NONE,

@@ -1,0 +1,105 @@
+//! Two answers, field by field.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::side::Answer;
+
+/// What identifies an element of an array; Kafka lists most things in the order of a hash map.
+const KEYS: [&str; 12] = [
+    "name",
+    "topic",
+    "topic_name",
+    "topic_id",
+    "partition_index",
+    "partition",
+    "index",
+    "api_key",
+    "broker_id",
+    "resource_name",
+    "key",
+    "node_id",
+];
+
+/// Where they differ: field, Kafka's value, ours.
+pub fn compare(kafka: &Answer, milena: &Answer) -> Vec<(String, Value, Value)> {
+    let mut found = Vec::new();
+    let whole = |answer: &Answer| match answer {
+        Answer::Body(_) => "answered",
+        Answer::Closed => "closed",
+        Answer::Nothing => "nothing",
+    };
+    match (kafka, milena) {
+        (Answer::Body(kafka), Answer::Body(milena)) => trees("", kafka, milena, &mut found),
+        _ if kafka != milena => {
+            found.push((String::new(), whole(kafka).into(), whole(milena).into()));
+        }
+        _ => {}
+    }
+    found
+}
+
+/// Whether an answer reports no error anywhere.
+pub fn succeeded(answer: &Answer) -> bool {
+    fn clean(value: &Value) -> bool {
+        match value {
+            Value::Object(fields) => fields.iter().all(|(name, value)| {
+                name != "error_code" && clean(value) || name == "error_code" && *value == 0
+            }),
+            Value::Array(all) => all.iter().all(clean),
+            _ => true,
+        }
+    }
+    match answer {
+        Answer::Body(body) => clean(body),
+        Answer::Closed => false,
+        Answer::Nothing => true,
+    }
+}
+
+fn trees(field: &str, kafka: &Value, milena: &Value, found: &mut Vec<(String, Value, Value)>) {
+    match (kafka, milena) {
+        (Value::Object(theirs), Value::Object(ours)) => {
+            for (name, kafka) in theirs {
+                let place = if field.is_empty() { name.clone() } else { format!("{field}.{name}") };
+                trees(&place, kafka, ours.get(name).unwrap_or(&Value::Null), found);
+            }
+        }
+        (Value::Array(theirs), Value::Array(ours)) => {
+            let (mut theirs, mut ours) = (keyed(theirs), keyed(ours));
+            let place = format!("{field}[]");
+            for (key, kafka) in &theirs {
+                match ours.remove(key) {
+                    Some(milena) => trees(&place, kafka, milena, found),
+                    None => found.push((place.clone(), (*kafka).clone(), "absent".into())),
+                }
+            }
+            theirs.clear();
+            for milena in ours.into_values() {
+                found.push((place.clone(), "absent".into(), milena.clone()));
+            }
+        }
+        _ if kafka != milena => found.push((field.to_owned(), kafka.clone(), milena.clone())),
+        _ => {}
+    }
+}
+
+/// What identifies an element of an array: the first of the keys that it has.
+pub fn identity(element: &Value) -> Option<String> {
+    let mut parts = KEYS.iter().filter_map(|key| element.get(key));
+    parts.find(|part| !part.is_null()).map(Value::to_string)
+}
+
+/// Elements by what identifies them, and by how many of that identity came before.
+fn keyed(elements: &[Value]) -> BTreeMap<(Option<String>, usize), &Value> {
+    let mut seen = BTreeMap::new();
+    let mut keyed = BTreeMap::new();
+    for element in elements {
+        let key = identity(element);
+        let count: &mut usize = seen.entry(key.clone()).or_default();
+        keyed.insert((key, *count), element);
+        *count += 1;
+    }
+    keyed
+}

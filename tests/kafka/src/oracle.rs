@@ -1,0 +1,214 @@
+//! Sequences of requests, sent to both brokers; every answer compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::brokers::Broker;
+use crate::compare::{compare, succeeded};
+use crate::generate::Generator;
+use crate::side::{Answer, Asked, Schemas, Side};
+use crate::table::{Difference, Table};
+
+const CREATE_TOPICS: i16 = 19;
+const DELETE_TOPICS: i16 = 20;
+/// Requests of one sequence.
+const REQUESTS: u64 = 16;
+
+/// Both brokers, and what is known of their answers.
+pub struct Oracle<'a> {
+    schemas: &'a Schemas,
+    table: &'a Table,
+    brokers: [Broker; 2],
+    /// Apache Kafka, and us.
+    sides: [Side; 2],
+    apis: Vec<(i16, i16, i16)>,
+    names: BTreeMap<i16, String>,
+    now: i64,
+    /// Names of the topics that the sequence has made.
+    made: BTreeSet<String>,
+    /// Requests of each API and version, and how many of them succeeded at Kafka's.
+    pub counts: BTreeMap<(i16, i16), (u64, u64)>,
+    /// What no row explains: the first of each kind with its seed and request, and how often it was seen.
+    pub open: BTreeMap<String, (u64, String)>,
+}
+
+impl<'a> Oracle<'a> {
+    /// Asks both what they speak.
+    pub fn new(schemas: &'a Schemas, table: &'a Table, brokers: [Broker; 2]) -> Result<Oracle<'a>> {
+        let [kafka, milena] = &brokers;
+        let mut sides = [Side::new(kafka.port, schemas)?, Side::new(milena.port, schemas)?];
+        let body = json!({"client_software_name": "oracle", "client_software_version": "1"});
+        let asked = Asked { api: 18, version: 3, body };
+        let [theirs, ours] = &mut sides;
+        let theirs = versions(&theirs.ask(schemas, &asked)?)?;
+        let ours = versions(&ours.ask(schemas, &asked)?)?;
+        let mut apis = Vec::new();
+        for (api, (first, last)) in ours {
+            let known = theirs.get(&api).with_context(|| format!("Kafka has no API {api}"))?;
+            ensure!(*known == (first, last), "API {api}: {first}-{last}, Kafka {known:?}");
+            // Kafka advertises versions of Produce that it does not have.
+            apis.push((api, first.max(schemas[&api][0].versions.0), last));
+        }
+        let names = milena_wire::ApiKey::ALL.iter().map(|api| (*api as i16, format!("{api:?}")));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64;
+        let (counts, open, made) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Ok(Oracle {
+            schemas,
+            table,
+            brokers,
+            sides,
+            apis,
+            names: names.collect(),
+            now,
+            made,
+            counts,
+            open,
+        })
+    }
+
+    /// Runs the sequence of a seed.
+    pub fn sequence(&mut self, seed: u64) -> Result<()> {
+        let apis = self.apis.clone();
+        let mut generator = Generator::new(seed, self.schemas, &apis, self.now);
+        self.sides.iter_mut().for_each(Side::begin);
+        let mut together = self.exchange(seed, &[generator.topics()])?;
+        let mut left = REQUESTS;
+        while together && left > 0 {
+            let mut group = vec![generator.request()];
+            while group.len() < 4 && generator.pipelined() && !changes(group.last()) {
+                group.push(generator.request());
+            }
+            left = left.saturating_sub(group.len() as u64);
+            together = self.exchange(seed, &group).with_context(|| {
+                let words = self.brokers.each_ref().map(Broker::last_words);
+                format!("seed {seed}, {group:?}\n{}\n{}", words[0], words[1])
+            })?;
+        }
+        self.clear()
+    }
+
+    /// Sends some requests in one go and compares the answers. Whether the brokers still hold the same.
+    fn exchange(&mut self, seed: u64, group: &[Asked]) -> Result<bool> {
+        for side in &mut self.sides {
+            for asked in group {
+                side.send(self.schemas, asked)?;
+            }
+        }
+        let mut together = true;
+        let mut closed = false;
+        for asked in group {
+            let [theirs, ours] = &mut self.sides;
+            let answers =
+                [theirs.receive(self.schemas, asked)?, ours.receive(self.schemas, asked)?];
+            if closed {
+                // What was in flight behind a request that cost the connection may or may not have happened.
+                return Ok(false);
+            }
+            closed = answers.contains(&Answer::Closed);
+            self.settle(asked, &answers)?;
+            let [theirs, ours] = &self.sides;
+            let masked = |side: &Side, answer: &Answer| match answer {
+                Answer::Body(body) => Answer::Body(side.masked("", body)),
+                other => other.clone(),
+            };
+            let [kafka, milena] = [masked(theirs, &answers[0]), masked(ours, &answers[1])];
+            let count = self.counts.entry((asked.api, asked.version)).or_default();
+            count.0 += 1;
+            count.1 += u64::from(succeeded(&kafka));
+            for (field, kafka, milena) in compare(&kafka, &milena) {
+                let api = self.names[&asked.api].clone();
+                let version = asked.version;
+                let difference = Difference { api, version, field, kafka, milena };
+                match self.table.explains(&difference) {
+                    Some(parts) => together &= !parts,
+                    None => {
+                        // What reads leaves both as they were.
+                        together &= asked.api != 0 && !changes(Some(asked));
+                        self.report(seed, asked, difference);
+                    }
+                }
+            }
+        }
+        Ok(together)
+    }
+
+    fn report(&mut self, seed: u64, asked: &Asked, difference: Difference) {
+        let Difference { api, version, field, kafka, milena } = difference;
+        let short = |value: &Value| value.to_string().chars().take(160).collect::<String>();
+        let kind = format!("{api} {field}: Kafka {}, Milena {}", short(&kafka), short(&milena));
+        let first = format!("seed {seed}, version {version}, {}", asked.body);
+        self.open.entry(kind).or_insert((0, first)).0 += 1;
+    }
+
+    /// Waits on either side for what it says that it has changed, and learns ids.
+    fn settle(&mut self, asked: &Asked, answers: &[Answer; 2]) -> Result<()> {
+        if !changes(Some(asked)) || asked.body["validate_only"] == true {
+            return Ok(());
+        }
+        for (side, answer) in self.sides.iter_mut().zip(answers) {
+            let Answer::Body(body) = answer else { continue };
+            let mut names = BTreeMap::new();
+            for topic in
+                ["topics", "responses"].iter().filter_map(|list| body[list].as_array()).flatten()
+            {
+                if topic["error_code"] == 0 {
+                    side.learn(topic);
+                    let name = topic["name"].as_str().unwrap_or_default().to_owned();
+                    if asked.api == CREATE_TOPICS {
+                        self.made.insert(name.clone());
+                    }
+                    names.insert(name, asked.api == CREATE_TOPICS);
+                }
+            }
+            side.settle(self.schemas, &names)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what a sequence has made.
+    fn clear(&mut self) -> Result<()> {
+        let names = std::mem::take(&mut self.made);
+        let body = json!({"topic_names": names, "timeout_ms": 10_000});
+        let asked = Asked { api: DELETE_TOPICS, version: 5, body };
+        self.sides.iter_mut().for_each(Side::begin);
+        let [theirs, ours] = &mut self.sides;
+        theirs.send(self.schemas, &asked)?;
+        ours.send(self.schemas, &asked)?;
+        let answers = [theirs.receive(self.schemas, &asked)?, ours.receive(self.schemas, &asked)?];
+        self.settle(&asked, &answers)
+    }
+
+    /// Sequences of the seeds from `first` on, until so many are done or the time is over; how many were run.
+    pub fn run(&mut self, first: u64, count: u64, time: Duration) -> Result<u64> {
+        let begun = Instant::now();
+        for index in 0..count {
+            if begun.elapsed() > time {
+                return Ok(index);
+            }
+            self.sequence(first + index)?;
+            ensure!(
+                self.brokers.iter_mut().all(Broker::lives),
+                "a broker has ended at seed {}",
+                first + index
+            );
+        }
+        Ok(count)
+    }
+}
+
+fn changes(asked: Option<&Asked>) -> bool {
+    asked.is_some_and(|asked| [CREATE_TOPICS, DELETE_TOPICS].contains(&asked.api))
+}
+
+fn versions(answer: &Answer) -> Result<BTreeMap<i16, (i16, i16)>> {
+    let Answer::Body(body) = answer else { anyhow::bail!("ApiVersions is not answered") };
+    let number = |row: &Value, name: &str| row[name].as_i64().context("a number").map(|n| n as i16);
+    let rows = body["api_keys"].as_array().context("api_keys")?.iter();
+    rows.map(|row| {
+        Ok((number(row, "api_key")?, (number(row, "min_version")?, number(row, "max_version")?)))
+    })
+    .collect()
+}

@@ -1,0 +1,115 @@
+//! The differences that stay, each with its reason.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::schema::Versions;
+
+/// A place where two answers differ. What only one of them has is `absent` on the other side.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// Of the request.
+    pub api: String,
+    /// Of the request.
+    pub version: i16,
+    /// Such as `topics[].partitions[].error_code`; empty for the answer as a whole.
+    pub field: String,
+    /// What Apache Kafka answers.
+    pub kafka: Value,
+    /// What we answer.
+    pub milena: Value,
+}
+
+/// One row of the table.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    api: String,
+    /// As in Kafka's schemas.
+    versions: String,
+    /// The field, or with a `*` at its end all that begin so.
+    field: String,
+    /// What Apache Kafka answers, as JSON; anything if left out.
+    kafka: Option<String>,
+    /// What we answer, as JSON; anything if left out.
+    milena: Option<String>,
+    /// Whether the brokers hold different things from here on, so that the sequence ends.
+    #[serde(default)]
+    parts: bool,
+    /// Why it stays.
+    reason: String,
+    #[serde(skip)]
+    used: Cell<u64>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    difference: Vec<Row>,
+}
+
+/// All rows.
+pub struct Table(Vec<Row>);
+
+impl Table {
+    /// Reads the file beside this crate.
+    pub fn load() -> Result<Table> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("differences.toml");
+        let text = fs::read_to_string(&path)?;
+        let file: File = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+        for row in &file.difference {
+            Versions::parse(&row.versions)?;
+            for value in [&row.kafka, &row.milena].into_iter().flatten() {
+                serde_json::from_str::<Value>(value).with_context(|| format!("{row:?}"))?;
+            }
+            anyhow::ensure!(row.reason.len() > 20, "a row without a reason: {row:?}");
+        }
+        Ok(Table(file.difference))
+    }
+
+    /// Whether a row has this difference, and then whether the brokers part there.
+    pub fn explains(&self, difference: &Difference) -> Option<bool> {
+        let row = self.0.iter().find(|row| row.has(difference))?;
+        row.used.set(row.used.get() + 1);
+        Some(row.parts)
+    }
+
+    /// Rows that no difference needed.
+    pub fn unused(&self) -> impl Iterator<Item = &Row> {
+        self.0.iter().filter(|row| row.used.get() == 0)
+    }
+
+    /// How often each API's rows were needed.
+    pub fn uses(&self) -> BTreeMap<&str, u64> {
+        let mut uses = BTreeMap::new();
+        for row in &self.0 {
+            *uses.entry(&*row.api).or_default() += row.used.get();
+        }
+        uses
+    }
+}
+
+impl Row {
+    fn has(&self, difference: &Difference) -> bool {
+        let field = match self.field.strip_suffix('*') {
+            Some(beginning) => difference.field.starts_with(beginning),
+            None => difference.field == self.field,
+        };
+        let is = |wanted: &Option<String>, value: &Value| {
+            wanted.as_ref().is_none_or(|wanted| {
+                serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *value)
+            })
+        };
+        field
+            && self.api == difference.api
+            && Versions::parse(&self.versions)
+                .is_ok_and(|versions| versions.has(difference.version))
+            && is(&self.kafka, &difference.kafka)
+            && is(&self.milena, &difference.milena)
+    }
+}
