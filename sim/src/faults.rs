@@ -150,7 +150,9 @@ impl Cluster {
         let node = self.node_of(&entry.action);
         let holds = match node {
             Err(()) => false,
-            Ok(node) => entry.guards.iter().all(|guard| self.guard(*guard, node, &entry.action)),
+            Ok(node) => {
+                entry.guards.iter().all(|guard| self.guard(*guard, index, node, &entry.action))
+            }
         };
         if holds {
             let struck = self.strike(&entry.action, node.unwrap_or(None));
@@ -225,13 +227,22 @@ impl Cluster {
         target.map(|target| self.resolve(target).ok_or(())).transpose()
     }
 
-    fn guard(&mut self, guard: Guard, node: Option<usize>, action: &Action) -> bool {
+    fn guard(&mut self, guard: Guard, entry: usize, node: Option<usize>, action: &Action) -> bool {
         match guard {
             Guard::Up => node.is_some_and(|node| self.nodes[node].is_up()),
             Guard::Recovering(us) => node.is_some_and(|node| {
                 let sim = &self.nodes[node];
                 sim.is_booting() && self.now >= sim.down_until + us * 1_000
             }),
+            Guard::Elected(us) => {
+                let newest = self.checks.newest_term();
+                let (before, since) = self.offices.entry(entry).or_insert((newest, None));
+                if newest > *before {
+                    self.now >= *since.get_or_insert(self.now) + us * 1_000
+                } else {
+                    false
+                }
+            }
             Guard::Acked(count) => self.history.acknowledged >= count,
             Guard::Budget => {
                 let controllers: Vec<usize> = self.controllers();

@@ -14,6 +14,7 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod cluster;
+pub mod dense;
 pub mod disk;
 mod faults;
 pub mod fingerprint;

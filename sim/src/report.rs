@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::cluster::Cluster;
+use crate::dense::Subject;
 use crate::schedule::Schedule;
 
 /// How a run ended.
@@ -32,6 +33,8 @@ pub struct Report {
     pub scenario: String,
     /// The seed.
     pub seed: u64,
+    /// What it was about, if it was dense.
+    pub subject: Option<Subject>,
     /// How it ended.
     pub verdict: Verdict,
     /// The property that failed; empty if none.
@@ -135,6 +138,7 @@ fn summary(cluster: &Cluster, began: (Instant, Option<u64>)) -> Report {
     Report {
         scenario: cluster.schedule().scenario.clone(),
         seed: cluster.schedule().seed,
+        subject: cluster.schedule().setup.subject,
         verdict: Verdict::Held,
         property: String::new(),
         story: String::new(),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::dense::Subject;
 use crate::network::NetworkSettings;
 use crate::rng::{Concern, Stream};
 use crate::schedule::{
@@ -43,6 +44,9 @@ pub struct Scenario {
     /// Whether a seed uses only a random part of the kinds.
     #[serde(default)]
     pub subset: bool,
+    /// Of so many seeds one is dense, see [`crate::dense`]; none if 0.
+    #[serde(default)]
+    pub dense: u64,
     /// Chance in a million, at most, of losing, doubling or reordering a message.
     #[serde(default)]
     pub unreliable: u32,
@@ -71,7 +75,7 @@ pub enum Script {
 /// When topics exist and clients have begun, as a rule.
 pub const WARM_UP_MS: u64 = 1_500;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     include_str!("../../scenarios/steady.toml"),
     include_str!("../../scenarios/n-minus-one.toml"),
     include_str!("../../scenarios/power-loss.toml"),
@@ -81,6 +85,7 @@ const FILES: [&str; 10] = [
     include_str!("../../scenarios/rolling-restart.toml"),
     include_str!("../../scenarios/founding.toml"),
     include_str!("../../scenarios/beyond-budget.toml"),
+    include_str!("../../scenarios/dense.toml"),
     include_str!("../../scenarios/swarm.toml"),
 ];
 
@@ -103,9 +108,13 @@ impl Scenario {
         let mut draw = Stream::new(seed, Concern::Setup);
         let mut setup = self.setup(&mut draw);
         workload::characters(&mut setup, &mut Stream::new(seed, Concern::Workload));
+        setup.subject = self.subject(seed);
         let mut faults = Stream::new(seed, Concern::Faults);
         let mut entries = match self.script {
-            Script::Weights => self.weighted(&mut setup, &mut faults),
+            Script::Weights => match setup.subject {
+                Some(subject) => subject.entries(&mut setup, &mut faults),
+                None => self.weighted(&mut setup, &mut faults),
+            },
             Script::NMinusOne => script::n_minus_one(&mut setup, seed, &mut faults),
             Script::Founding => script::founding(&mut setup, seed, &mut faults),
             Script::BeyondBudget => script::beyond_budget(&mut setup, &mut faults),
@@ -114,6 +123,13 @@ impl Scenario {
         topics_come_and_go(&setup, &mut faults, &mut entries);
         entries.sort_by_key(|entry| entry.at_us);
         Schedule { format: FORMAT, scenario: self.name.clone(), seed, setup, entries }
+    }
+
+    /// What a seed is about, if it is a dense one: each in its turn, so that a sweep tries all.
+    fn subject(&self, seed: u64) -> Option<Subject> {
+        let turn = seed.checked_div(self.dense)?;
+        let is_dense = seed % self.dense == self.dense - 1;
+        is_dense.then(|| Subject::ALL[(turn % Subject::ALL.len() as u64) as usize])
     }
 
     fn setup(&self, draw: &mut Stream) -> Setup {
@@ -173,7 +189,8 @@ impl Scenario {
             acked_min: 50,
             converge_ms_max: 60_000,
             beyond_budget: self.beyond_budget,
-            promises_faults: self.faults[1] > 0 || self.script != Script::Weights,
+            promises_faults: self.faults[1] > 0 || self.dense > 0 || self.script != Script::Weights,
+            subject: None,
         }
     }
 
@@ -392,7 +409,7 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
 
 /// When a copy may be lost: within the budget, and once the run has acknowledged what it must. A partition may be offline for
 /// good afterwards, where its replicas fail one after the other.
-fn losing(setup: &Setup) -> Vec<Guard> {
+pub(crate) fn losing(setup: &Setup) -> Vec<Guard> {
     vec![Guard::Up, Guard::Budget, Guard::Acked(setup.acked_min)]
 }
 

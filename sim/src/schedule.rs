@@ -13,6 +13,7 @@ use milena_core::NodeId;
 use milena_core::config::{Config, QuorumConfig, ReplicationConfig, StorageConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::dense::Subject;
 use crate::network::NetworkSettings;
 
 /// Version of the file format. Another one is refused.
@@ -61,6 +62,9 @@ pub struct Setup {
     pub beyond_budget: bool,
     /// Whether the scenario promises faults, so that a run without any proves nothing.
     pub promises_faults: bool,
+    /// What it is about, if it is dense.
+    #[serde(default)]
+    pub subject: Option<Subject>,
 }
 
 /// A node.
@@ -267,6 +271,8 @@ pub enum Guard {
     /// When the theorem still lets this disk be lost: elsewhere an eligible replica holds each committed record, and enough
     /// voters keep their disks.
     Budget,
+    /// When the quorum has elected another leader since the entry came due, so many microseconds ago.
+    Elected(u64),
     /// When the run has acknowledged at least this many records.
     Acked(u64),
 }

@@ -100,6 +100,11 @@ impl Checks {
         Ok(())
     }
 
+    /// The latest term that anybody was elected for.
+    pub fn newest_term(&self) -> Option<Epoch> {
+        self.elected.keys().next_back().copied()
+    }
+
     fn quorum_holds_all(&mut self, node: usize) -> bool {
         self.quorum_agrees_to(node) >= self.logs[QUORUM].committed_end()
     }

@@ -109,6 +109,9 @@ fn progress(count: u64) -> ProgressBar {
     ProgressBar::new(count).with_style(style).with_message("0 failed")
 }
 
+/// A figure's name, its median and its tenth percentile.
+type Spread = Vec<(&'static str, u64, u64)>;
+
 /// What a sweep adds up to.
 struct Figures {
     runs: usize,
@@ -118,24 +121,44 @@ struct Figures {
     events: u64,
     acked: u64,
     jobs: usize,
-    spread: Vec<(&'static str, u64, u64)>,
+    /// Of the seeds that are not dense, and of those that are.
+    spreads: [Spread; 2],
     kinds: BTreeMap<String, usize>,
     unsynced: usize,
     sometimes: BTreeMap<String, (u64, u64)>,
 }
 
+/// How the figures of some runs spread; nothing of no runs.
+fn spread(reports: &[&Report]) -> Spread {
+    let row = |name, figure: fn(&Report) -> u64| {
+        let mut values: Vec<u64> = reports.iter().map(|report| figure(report)).collect();
+        values.sort_unstable();
+        let at = |share: usize| values[values.len() * share / 100];
+        (name, at(50), at(10))
+    };
+    if reports.is_empty() {
+        return Vec::new();
+    }
+    vec![
+        row("events", |report| report.events),
+        row("acknowledged", |report| report.acked_records),
+        row("acknowledged under faults", |report| report.acked_under_faults),
+        row("faults", |report| report.faults.values().sum()),
+        row("read", |report| report.read_records),
+        row("passes of the slowest journal", |report| {
+            report.journal_passes.first().copied().unwrap_or(0)
+        }),
+        row("passes of the median journal", |report| {
+            let passes = &report.journal_passes;
+            passes.get(passes.len() / 2).copied().unwrap_or(0)
+        }),
+        row("simulated ms", |report| report.simulated_ms),
+        row("CPU ms", |report| report.cpu_ms),
+    ]
+}
+
 impl Figures {
     fn new(reports: &[Report], wall_ms: u64, jobs: usize) -> Figures {
-        let spread = |figure: fn(&Report) -> u64| {
-            let mut values: Vec<u64> = reports.iter().map(figure).collect();
-            values.sort_unstable();
-            let at = |share: usize| values.get(values.len() * share / 100).copied().unwrap_or(0);
-            (at(50), at(10))
-        };
-        let row = |name, figure| {
-            let (median, tenth) = spread(figure);
-            (name, median, tenth)
-        };
         let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
         let mut names: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for report in reports {
@@ -164,22 +187,10 @@ impl Figures {
             events: reports.iter().map(|report| report.events).sum(),
             acked: reports.iter().map(|report| report.acked_records).sum(),
             jobs,
-            spread: vec![
-                row("events", |report| report.events),
-                row("acknowledged", |report| report.acked_records),
-                row("acknowledged under faults", |report| report.acked_under_faults),
-                row("faults", |report| report.faults.values().sum()),
-                row("read", |report| report.read_records),
-                row("passes of the slowest journal", |report| {
-                    report.journal_passes.first().copied().unwrap_or(0)
-                }),
-                row("passes of the median journal", |report| {
-                    let passes = &report.journal_passes;
-                    passes.get(passes.len() / 2).copied().unwrap_or(0)
-                }),
-                row("simulated ms", |report| report.simulated_ms),
-                row("CPU ms", |report| report.cpu_ms),
-            ],
+            spreads: [false, true].map(|dense| {
+                let chosen = reports.iter().filter(|report| report.subject.is_some() == dense);
+                spread(&chosen.collect::<Vec<_>>())
+            }),
             kinds,
             unsynced: reports.iter().filter(|report| report.power_losses_unsynced > 0).count(),
             sometimes,
@@ -206,9 +217,14 @@ impl Figures {
             self.events * 1_000 / self.busy_ms.max(1),
             self.acked * 1_000 / self.busy_ms.max(1),
         );
-        text += &format!("{:<30} {:>10} {:>10}\n", "per seed", "median", "tenth pct");
-        for (name, median, tenth) in &self.spread {
-            text += &format!("{name:<30} {median:>10} {tenth:>10}\n");
+        for (seeds, spread) in ["per seed", "per dense seed"].iter().zip(&self.spreads) {
+            if spread.is_empty() {
+                continue;
+            }
+            text += &format!("{seeds:<30} {:>10} {:>10}\n", "median", "tenth pct");
+            for (name, median, tenth) in spread {
+                text += &format!("{name:<30} {median:>10} {tenth:>10}\n");
+            }
         }
         text += "faults, share of seeds struck:\n";
         for (kind, seeds) in &self.kinds {
