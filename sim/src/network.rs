@@ -108,6 +108,17 @@ impl Network {
         link.life == life && link.blocked == 0
     }
 
+    /// Whether one direction swallows everything.
+    pub fn is_blocked(&self, from: usize, to: usize) -> bool {
+        self.links[from * self.nodes + to].blocked > 0
+    }
+
+    /// Whether one direction is as it should be.
+    pub fn is_well(&self, from: usize, to: usize) -> bool {
+        let link = &self.links[from * self.nodes + to];
+        (link.blocked, link.slow, link.storm) == (0, 1, 0)
+    }
+
     /// Blocks or unblocks one direction; blocks add up.
     pub fn block(&mut self, from: usize, to: usize, block: bool) {
         let link = self.link(from, to);

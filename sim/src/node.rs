@@ -248,6 +248,11 @@ impl Clock {
         self.mono + shown as u64
     }
 
+    /// Whether it runs at the true rate.
+    pub fn is_true(&self) -> bool {
+        self.ppm == 0
+    }
+
     /// Runs at another rate from now on.
     pub fn set_rate(&mut self, now: Time, ppm: i64) {
         self.mono = self.mono(now);

@@ -1,10 +1,12 @@
 //! How a run ends: faults stop, everything is healed, the clients end what they began, all comes right within a bound
 //! (liveness), and everything acknowledged is read once more.
 
+use milena_core::quorum::RoleName;
 use milena_core::shard::Shard;
 use milena_core::{LogId, Machine, TopicId};
 use milena_wire::Uuid;
 
+use crate::check::liveness::{Look, Standing};
 use crate::check::marks::Seen;
 use crate::check::{Checked, QUORUM, Violation};
 use crate::client::{Client, Consumer, Role};
@@ -20,6 +22,9 @@ const READ_MAX: Time = 30_000 * MS;
 /// Every so many looks the costly assertions run.
 const ASSERT_EVERY: u64 = 25;
 
+/// Every so many looks it is seen whether the others go on.
+const WATCH_EVERY: u64 = 5;
+
 impl Cluster {
     /// Goes on to the next phase when its time has come.
     pub(crate) fn look(&mut self) -> Checked {
@@ -27,6 +32,9 @@ impl Cluster {
         if look.is_multiple_of(ASSERT_EVERY) {
             self.assert_invariants();
             self.replicas_agree()?;
+        }
+        if look.is_multiple_of(WATCH_EVERY) {
+            self.go_on()?;
         }
         let setup = &self.schedule.setup;
         let (heal_at, acked_min) = (setup.heal_at_ms * MS, setup.acked_min);
@@ -83,6 +91,61 @@ impl Cluster {
         self.phase = phase;
         self.phase_since = self.now;
         self.trace(0, &format!("phase {phase:?}"));
+    }
+
+    /// L15 to L18.
+    fn go_on(&mut self) -> Checked {
+        let quorum = self.schedule.setup.config(0, 1).quorum;
+        let looks: Vec<Look> = (0..self.nodes.len()).map(|node| self.look_at(node)).collect();
+        self.checks.must_go_on(self.now, &quorum, &looks)
+    }
+
+    /// Whether a majority of the controllers is there without this node, none of them on a disk that began anew.
+    fn can_be_missed(&self, node: usize) -> bool {
+        let controllers: Vec<usize> = (0..self.nodes.len())
+            .filter(|node| self.schedule.setup.nodes[*node].controller)
+            .collect();
+        let intact = |other: &&usize| {
+            let ghost = &self.checks.nodes[**other];
+            **other != node && ghost.disks_lost == 0 && !ghost.damage.may_unseat(LogId::METADATA)
+        };
+        let left = controllers.iter().filter(intact).count();
+        !controllers.contains(&node) || left > controllers.len() / 2
+    }
+
+    fn look_at(&self, node: usize) -> Look {
+        let sim = &self.nodes[node];
+        let others = || (0..self.nodes.len()).filter(move |other| *other != node);
+        let stopped = !sim.is_up() || sim.paused_until > self.now;
+        let unheard = self.nodes.len() > 1 && others().all(|to| self.network.is_blocked(node, to));
+        let links = others().all(|other| {
+            // A link to a node that is cut off is that node's matter.
+            let cut = others().filter(|third| *third != other);
+            let alone = cut.clone().count() > 0
+                && cut.clone().all(|third| self.network.is_blocked(other, third));
+            alone || self.network.is_well(node, other) && self.network.is_well(other, node)
+        });
+        let well = links
+            && sim.clock.is_true()
+            && sim.disk_factor == 1
+            && !sim.disk.has_faults()
+            && !sim.disk.is_full();
+        let standing = match (stopped || unheard, well) {
+            (true, _) if self.can_be_missed(node) => Standing::Silent,
+            (false, true) => Standing::Well,
+            _ => Standing::Hindered,
+        };
+        let mut look = Look { standing, deaf: false, leads: false, proposals: Vec::new() };
+        if let State::Up { metadata, shards } = &sim.state {
+            let several = self.schedule.setup.nodes.iter().filter(|n| n.controller).count() > 1;
+            let hears = others().any(|from| !self.network.is_blocked(from, node));
+            look.deaf = several && !hears && sim.paused_until <= self.now;
+            look.leads = metadata.view().quorum.view().role == RoleName::Leader;
+            let views = shards.iter().flat_map(Shard::view);
+            let waits = views.filter(|view| view.leading && view.maximal_isr != view.isr);
+            look.proposals = waits.map(|view| (view.log, view.partition_epoch)).collect();
+        }
+        look
     }
 
     fn assert_invariants(&self) {

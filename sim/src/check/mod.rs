@@ -11,6 +11,7 @@
 //!   quorum.rs     R rules on events of the metadata log  (R1 to R5, R7 to R10, R16, P18)
 //!   departure.rs  who leaves ISR and ELR, and why        (P22)
 //!   node.rs       starts, disks, recoveries and halts    (D3, D4, D7, D8, D10, P14)
+//!   liveness.rs   what goes on under faults              (L15 to L18)
 //!   checkpoint.rs what a checkpoint claims               (D5)
 //!   marks.rs      how often each rare path was taken
 //! ```
@@ -24,6 +25,7 @@
 pub mod checkpoint;
 mod damage;
 mod departure;
+pub mod liveness;
 pub mod locations;
 pub mod marks;
 mod metadata;
@@ -179,6 +181,8 @@ pub struct Checks {
     pub marks: Marks,
     /// Of each journal of each node that was written to: how many files it has, and how often it went on in a used one.
     pub journals: BTreeMap<(usize, u16), (u32, u64)>,
+    /// Since when nodes fare as they do.
+    watch: liveness::Watch,
     /// Ends of the images that were shown.
     shown: BTreeSet<Offset>,
     /// In-sync sets that leaders proposed, by log and partition epoch.

@@ -6,6 +6,7 @@
 mod departure;
 mod disk;
 mod history;
+mod liveness;
 mod metadata;
 mod partition;
 mod quorum;

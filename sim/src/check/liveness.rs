@@ -1,0 +1,137 @@
+//! L15 to L18: what goes on under faults, each within a bound.
+//!
+//! While one node is silent at most and every other one works as it should, faults excuse nothing: whoever is silent is fenced,
+//! the quorum has a leader, so has each partition that somebody in service may lead, and a proposal ends. A leader of the quorum
+//! that hears nobody stands down, whatever else happens.
+
+use std::collections::BTreeMap;
+
+use milena_core::config::QuorumConfig;
+use milena_core::{LogId, NodeId};
+
+use super::{Checked, Checks, Violation};
+use crate::queue::{MS, Time};
+
+/// How a node fares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// When nothing disturbs it.
+    Well,
+    /// When nothing that it says is heard.
+    Silent,
+    /// When something else is the matter with it.
+    Hindered,
+}
+
+/// What a look at a node shows.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// How it fares.
+    pub standing: Standing,
+    /// Whether it runs and hears no other node.
+    pub deaf: bool,
+    /// Whether it takes itself for the quorum's leader.
+    pub leads: bool,
+    /// Partitions that it leads in whose in-sync set a proposal of its stands, with the partition epoch.
+    pub proposals: Vec<(LogId, i32)>,
+}
+
+/// Since when things are as they are.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    standings: Vec<Standing>,
+    since: Time,
+    deaf_leaders: BTreeMap<usize, Time>,
+    proposals: BTreeMap<(usize, LogId, i32), Time>,
+}
+
+/// Beside the times of the configuration: disks, messages, and the next look.
+const SLACK_MS: u64 = 1_000;
+
+impl Checks {
+    /// L15 to L18, at one look at all nodes.
+    ///
+    /// # Errors
+    /// The property that a node has kept waiting for too long.
+    pub fn must_go_on(&mut self, now: Time, quorum: &QuorumConfig, looks: &[Look]) -> Checked {
+        // A clock may run slower than it should by a fifth.
+        let slowly = |ms: u64| (ms * 5 / 4 + SLACK_MS) * MS;
+        self.deaf_leaders_stand_down(now, slowly(2 * quorum.election_timeout_ms), looks)?;
+        let standings: Vec<Standing> = looks.iter().map(|look| look.standing).collect();
+        if self.watch.standings != standings {
+            (self.watch.since, self.watch.standings) = (now, standings);
+        }
+        let proposals = looks.iter().enumerate().flat_map(|(node, look)| {
+            look.proposals.iter().map(move |(log, epoch)| (node, *log, *epoch))
+        });
+        let known = std::mem::take(&mut self.watch.proposals);
+        let since = |proposal| known.get(&proposal).copied().unwrap_or(now);
+        self.watch.proposals = proposals.map(|proposal| (proposal, since(proposal))).collect();
+        let silent = looks.iter().filter(|look| look.standing == Standing::Silent).count();
+        let hindered = looks.iter().any(|look| look.standing == Standing::Hindered);
+        // First a leader is elected, then a session ends, then what the fencing left to do is done.
+        let bound = slowly(
+            8 * quorum.election_timeout_ms
+                + 2 * quorum.broker_session_ms
+                + 4 * self.replication.push_retry_ms,
+        );
+        if hindered || silent > 1 || now - self.watch.since <= bound {
+            return Ok(());
+        }
+        self.others_go_on(now, bound, looks)
+    }
+
+    fn deaf_leaders_stand_down(&mut self, now: Time, bound: Time, looks: &[Look]) -> Checked {
+        for (node, look) in looks.iter().enumerate() {
+            if !(look.deaf && look.leads) {
+                self.watch.deaf_leaders.remove(&node);
+                continue;
+            }
+            let since = *self.watch.deaf_leaders.entry(node).or_insert(now);
+            if now - since > bound {
+                let ms = (now - since) / MS;
+                let story =
+                    format!("node {} leads the quorum and hears nobody for {ms} ms", node + 1);
+                return Err(Violation::new("L15", story));
+            }
+        }
+        Ok(())
+    }
+
+    fn others_go_on(&self, now: Time, bound: Time, looks: &[Look]) -> Checked {
+        let Some(image) = &self.image else { return Ok(()) };
+        let after = (now - self.watch.since) / MS;
+        let late = |property, what: String| {
+            Err(Violation::new(property, format!("{what}, {after} ms after the last disturbance")))
+        };
+        let is_silent = |id: NodeId| looks[(id.0 - 1) as usize].standing == Standing::Silent;
+        if !looks.iter().any(|look| look.leads && look.standing == Standing::Well) {
+            return late("L17", "the quorum has no leader".into());
+        }
+        for (id, broker) in &image.brokers {
+            if is_silent(*id) && !broker.fenced {
+                return late("L16", format!("node {id} is silent and not fenced"));
+            }
+        }
+        for (log, partition) in image.partitions() {
+            let mut members = partition.isr.iter().chain(&partition.elr);
+            let may_lead = members.find(|member| image.unfenced(**member) && !is_silent(**member));
+            if let Some(member) = may_lead
+                && partition.leader.is_none_or(is_silent)
+            {
+                return late("L17", format!("node {member} may lead {log:?}: {partition:?}"));
+            }
+        }
+        for ((node, log, epoch), since) in &self.watch.proposals {
+            let works = looks[*node].standing == Standing::Well;
+            if works && now - since > bound {
+                let id = node + 1;
+                return late(
+                    "L18",
+                    format!("node {id} waits in partition epoch {epoch} of {log:?}"),
+                );
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! L15 to L18: somebody does not go on although nothing keeps it.
+
+use milena_core::NodeId;
+use milena_core::config::QuorumConfig;
+use milena_sim::check::liveness::{Look, Standing};
+use milena_sim::queue::{MS, Time};
+
+use crate::{LOG, Stage, nodes};
+
+/// Longer than any bound of the configuration here.
+const LONG: Time = 60_000 * MS;
+
+/// Three nodes that are well, the first leading the quorum.
+fn looks() -> [Look; 3] {
+    let well = Look { standing: Standing::Well, deaf: false, leads: false, proposals: Vec::new() };
+    [Look { leads: true, ..well.clone() }, well.clone(), well]
+}
+
+fn silent(node: usize) -> [Look; 3] {
+    let mut looks = looks();
+    looks[node].standing = Standing::Silent;
+    looks
+}
+
+impl Stage {
+    fn look(&mut self, now: Time, looks: &[Look]) -> Result<(), String> {
+        let looked = self.checks.must_go_on(now, &QuorumConfig::default(), looks);
+        looked.map_err(|violation| self.noted(violation))
+    }
+
+    /// Things are so for a long time.
+    fn stay(&mut self, looks: &[Look]) -> Result<(), String> {
+        self.look(0, looks).expect("it has just begun");
+        self.look(LONG, looks)
+    }
+}
+
+#[test]
+fn l15_a_leader_that_hears_nobody_stays() {
+    let mut looks = looks();
+    looks[0].deaf = true;
+    looks[2].standing = Standing::Hindered;
+    let mut stage = Stage::with_partition();
+    assert_eq!(stage.stay(&looks), Err("L15".into()));
+    looks[0].leads = false;
+    assert_eq!(Stage::with_partition().stay(&looks), Ok(()));
+}
+
+#[test]
+fn l16_who_is_silent_is_not_fenced() {
+    let fence = |stage: &mut Stage| {
+        let mut partition = stage.partition();
+        (partition.partition_epoch, partition.isr) = (2, nodes(&[1, 2]));
+        stage.show_with(partition, |brokers| {
+            brokers.get_mut(&NodeId(3)).expect("three brokers").fenced = true;
+        })
+    };
+    assert_eq!(Stage::with_partition().stay(&silent(2)), Err("L16".into()));
+    let mut stage = Stage::with_partition();
+    fence(&mut stage).expect("it may be fenced");
+    assert_eq!(stage.stay(&silent(2)), Ok(()));
+    // Where something else is the matter it need not be.
+    let mut looks = silent(2);
+    looks[1].standing = Standing::Hindered;
+    assert_eq!(Stage::with_partition().stay(&looks), Ok(()));
+    let mut stage = Stage::with_partition();
+    stage.look(0, &looks).expect("it has just begun");
+    stage.look(LONG, &silent(2)).expect("until now it was hindered");
+}
+
+#[test]
+fn l17_nobody_leads() {
+    let mut looks = looks();
+    looks[0].leads = false;
+    assert_eq!(Stage::with_partition().stay(&looks), Err("L17".into()), "the quorum");
+    let mut stage = Stage::with_partition();
+    stage.show(|partition| partition.leader = None).expect("it may be offline");
+    assert_eq!(stage.stay(&self::looks()), Err("L17".into()), "the partition");
+}
+
+#[test]
+fn l18_a_proposal_that_does_not_end() {
+    let mut looks = looks();
+    looks[1].proposals = vec![(LOG, 1)];
+    assert_eq!(Stage::with_partition().stay(&looks), Err("L18".into()));
+    let mut stage = Stage::with_partition();
+    stage.look(0, &looks).expect("it has just begun");
+    looks[1].proposals = vec![(LOG, 2)];
+    assert_eq!(stage.look(LONG, &looks), Ok(()), "the first has ended");
+}
