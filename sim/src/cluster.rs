@@ -17,7 +17,9 @@ use milena_wire::{Request, Response};
 use crate::check::marks::Seen;
 use crate::check::node::ImageGhost;
 use crate::check::{Checked, Checks, Violation};
-use crate::client::{Admin, Client, ClientLinks, Consumer, Producer, Role, Wake, Wish, frames};
+use crate::client::{
+    Admin, Client, ClientLinks, Consumer, Producer, Role, Seeker, Wake, Wish, frames,
+};
 use crate::disk::Disk;
 use crate::faults::JournalGroups;
 use crate::fingerprint::Fingerprint;
@@ -176,6 +178,7 @@ impl Cluster {
         roles.push(Role::Admin(admin));
         roles.extend(setup.producers.iter().cloned().map(|p| Role::Producer(Producer::new(p))));
         roles.extend(setup.consumers.iter().cloned().map(|c| Role::Consumer(Consumer::new(c))));
+        roles.extend(setup.seekers.iter().cloned().map(|s| Role::Seeker(Seeker::new(s))));
         let clients = (0..)
             .zip(roles)
             .map(|(index, role)| {

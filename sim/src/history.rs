@@ -10,12 +10,14 @@
 //! answers, so that of such traffic only what the records hold is judged (see [`History::is_contested`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 use milena_core::{Epoch, Offset, Timestamp};
 use milena_wire::Uuid;
 
 use crate::check::{Checked, Violation};
+use crate::client::seeker::Lookup;
 
 /// Number of a value.
 pub type ValueId = u64;
@@ -34,6 +36,17 @@ pub enum Fate {
     },
     /// Refused before the append, in each of its attempts: it never appears.
     Refused,
+}
+
+/// What a consumer is shown of a record beside its value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shown {
+    /// Its timestamp.
+    pub timestamp: Timestamp,
+    /// Whether that is the broker's.
+    pub stamped: bool,
+    /// The epoch of the leader that took it.
+    pub epoch: Epoch,
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +70,8 @@ struct Partition {
     seen: Vec<u64>,
     /// When the records seen are from; [`UNKNOWN`] where none was.
     times: Vec<Timestamp>,
+    /// First and last offset that was read of each epoch.
+    epochs: BTreeMap<Epoch, (Offset, Offset)>,
     acknowledged_max: Option<Offset>,
     /// The highest high watermark that was told of it, by the leader epoch that told it.
     told: BTreeMap<Epoch, Offset>,
@@ -231,12 +246,12 @@ impl History {
         Ok(())
     }
 
-    /// A consumer was given a record, and the broker's time of it where the topic has that.
+    /// A consumer was given a record.
     pub fn read(
         &mut self,
         place: usize,
         offset: Offset,
-        (time, stamped): (Timestamp, bool),
+        shown: Shown,
         payload: &Bytes,
         exact: bool,
     ) -> Checked {
@@ -262,11 +277,11 @@ impl History {
         if known.fate == Fate::Refused {
             return wrong("aborted-read", format!("value {value}, which was refused"));
         }
-        if stamped != self.stamped.contains(&partition.topic) {
+        if shown.stamped != self.stamped.contains(&partition.topic) {
             return wrong("content", format!("value {value} with a time of the other type"));
         }
-        if !stamped && time != known.timestamp {
-            let sent = known.timestamp;
+        let (time, sent) = (shown.timestamp, known.timestamp);
+        if !shown.stamped && time != sent {
             return wrong("content", format!("value {value} of {time}, which was of {sent}"));
         }
         if !exact || known.partition != place {
@@ -276,8 +291,100 @@ impl History {
             Fate::Acknowledged { offset: at, .. } if at != offset && known.attempts == 1 => {
                 wrong("duplicate", format!("value {value}, sent once and acknowledged at {at}"))
             }
-            _ => self.see(place, offset, value, time),
+            _ => {
+                self.see(place, offset, value, time)?;
+                self.see_epoch(place, offset, shown.epoch)
+            }
         }
+    }
+
+    /// A record is of an epoch: epochs rise with offsets.
+    fn see_epoch(&mut self, place: usize, offset: Offset, epoch: Epoch) -> Checked {
+        let partition = &mut self.partitions[place];
+        let epochs = &mut partition.epochs;
+        let (first, last) = epochs.entry(epoch).or_insert((offset, offset));
+        (*first, *last) = ((*first).min(offset), (*last).max(offset));
+        let (first, last) = (*first, *last);
+        let before = epochs.range(..epoch).next_back().is_some_and(|(_, (_, end))| *end >= first);
+        let after = epochs.range(epoch + 1..).next().is_some_and(|(_, (start, _))| *start <= last);
+        if !before && !after {
+            return Ok(());
+        }
+        let (topic, index) = (&partition.topic, partition.index);
+        let story = format!("{topic}-{index} offset {offset} is of epoch {epoch} among {epochs:?}");
+        Err(Violation::new("epoch-order", story))
+    }
+
+    /// A lookup by time was answered by a time and an offset, each -1 for none, while all of `there` was, and perhaps more.
+    pub fn judge_lookup(
+        &self,
+        place: usize,
+        lookup: Lookup,
+        there: Range<Offset>,
+        (time, offset): (Timestamp, Offset),
+    ) -> Checked {
+        let partition = &self.partitions[place];
+        let time_at = |offset: Offset| {
+            let time = usize::try_from(offset).ok().and_then(|at| partition.times.get(at));
+            time.copied().filter(|time| *time != UNKNOWN)
+        };
+        let missed = there.clone().find(|at| {
+            time_at(*at).is_some_and(|seen| match lookup {
+                Lookup::From(from) => seen >= from && (offset < 0 || *at < offset),
+                Lookup::Largest => seen > time,
+                Lookup::EpochEnd(_) => false,
+            })
+        });
+        let story = if let Some(missed) = missed {
+            format!("offset {missed} of {:?} was there", time_at(missed))
+        } else if offset >= 0 && matches!(lookup, Lookup::From(from) if time < from) {
+            "that is earlier".into()
+        } else if let Some(other) = time_at(offset).filter(|seen| *seen != time) {
+            format!("that record is of {other}")
+        } else {
+            return Ok(());
+        };
+        let (topic, index) = (&partition.topic, partition.index);
+        Err(Violation::new(
+            "lookup",
+            format!("{topic}-{index}: {lookup:?} found offset {offset} of {time}, but {story}"),
+        ))
+    }
+
+    /// The leader of epoch `current` said where `epoch` ends: the last epoch up to it that has records, and the offset after.
+    /// All of `there` was there, and perhaps more, of which what is trimmed ends no epoch.
+    pub fn judge_epoch_end(
+        &self,
+        place: usize,
+        epoch: Epoch,
+        current: Epoch,
+        there: Range<Offset>,
+        (found, end): (Epoch, Offset),
+    ) -> Checked {
+        let partition = &self.partitions[place];
+        let within = partition.epochs.range(..=epoch).map(|(_, (first, last))| (*first, *last));
+        let within = within.filter(|(first, _)| *first < there.end);
+        let within = within.map(|(_, last)| last.min(there.end - 1));
+        // Who was deposed need not know of later epochs.
+        let beyond = partition.epochs.range(epoch + 1..).filter(|(later, _)| **later <= current);
+        let too_low = within.max().is_some_and(|last| end <= last);
+        // An epoch that was trimmed ends where the log begins.
+        let too_high = beyond
+            .map(|(_, (first, _))| *first)
+            .min()
+            .is_some_and(|first| end > first.max(there.start));
+        if end < 0 || (!too_low && !too_high && found <= epoch) {
+            return Ok(());
+        }
+        let (topic, index) = (&partition.topic, partition.index);
+        Err(Violation::new(
+            "epoch-end",
+            format!(
+                "{topic}-{index}: the leader of epoch {current} ends epoch {epoch} at {end} as epoch {found}, and epochs read \
+                 are {:?}",
+                partition.epochs
+            ),
+        ))
     }
 
     /// The highest high watermark that any client was told by now, by a leader of an epoch or of one before: who asks that
@@ -397,6 +504,7 @@ mod tests {
     use super::*;
 
     const TIME: Timestamp = 5;
+    const SHOWN: Shown = Shown { timestamp: TIME, stamped: false, epoch: 1 };
 
     fn sent(history: &mut History, count: usize) -> (usize, Vec<ValueId>) {
         let place = history.partition("t", Uuid::ZERO, 0);
@@ -413,8 +521,8 @@ mod tests {
     fn two_values_at_one_offset_are_noticed() {
         let mut history = History::default();
         let (place, values) = sent(&mut history, 2);
-        history.read(place, 5, (TIME, false), &payload(values[0]), true).expect("first sight");
-        let seen = history.read(place, 5, (TIME, false), &payload(values[1]), true);
+        history.read(place, 5, SHOWN, &payload(values[0]), true).expect("first sight");
+        let seen = history.read(place, 5, SHOWN, &payload(values[1]), true);
         assert_eq!(seen.unwrap_err().property, "inconsistent-offsets");
     }
 
@@ -423,7 +531,7 @@ mod tests {
         let mut history = History::default();
         let (place, values) = sent(&mut history, 1);
         history.refuse(&values);
-        let seen = history.read(place, 0, (TIME, false), &payload(values[0]), true);
+        let seen = history.read(place, 0, SHOWN, &payload(values[0]), true);
         assert_eq!(seen.unwrap_err().property, "aborted-read");
     }
 
@@ -433,16 +541,16 @@ mod tests {
         let (place, values) = sent(&mut history, 1);
         history.acknowledge(&values, 3, true, None).expect("acknowledged");
         history
-            .read(place, 3, (TIME, false), &payload(values[0]), true)
+            .read(place, 3, SHOWN, &payload(values[0]), true)
             .expect("where it was acknowledged");
-        let seen = history.read(place, 4, (TIME, false), &payload(values[0]), true);
+        let seen = history.read(place, 4, SHOWN, &payload(values[0]), true);
         assert_eq!(seen.unwrap_err().property, "duplicate");
         let mut history = History::default();
         let (place, values) = sent(&mut history, 1);
         history.attempt(&values);
         history.acknowledge(&values, 3, true, None).expect("acknowledged");
         history
-            .read(place, 4, (TIME, false), &payload(values[0]), true)
+            .read(place, 4, SHOWN, &payload(values[0]), true)
             .expect("sent twice, it may stand twice");
     }
 
@@ -451,12 +559,12 @@ mod tests {
         let mut history = History::default();
         let (place, values) = sent(&mut history, 1);
         history.acknowledge(&values, 3, false, None).expect("acks=1 promises less");
-        let seen = history.read(place, 4, (TIME, false), &payload(values[0]), true);
+        let seen = history.read(place, 4, SHOWN, &payload(values[0]), true);
         assert_eq!(seen.unwrap_err().property, "duplicate", "it may be lost, but not move");
         let mut history = History::default();
         let (place, values) = sent(&mut history, 1);
-        history.read(place, 3, (TIME, false), &payload(values[0]), true).expect("acks=0, or lost");
-        let seen = history.read(place, 4, (TIME, false), &payload(values[0]), true);
+        history.read(place, 3, SHOWN, &payload(values[0]), true).expect("acks=0, or lost");
+        let seen = history.read(place, 4, SHOWN, &payload(values[0]), true);
         assert_eq!(seen.unwrap_err().property, "duplicate");
     }
 
@@ -466,10 +574,12 @@ mod tests {
             let mut history = History::default();
             history.create("t", stamped);
             let (place, values) = sent(&mut history, 1);
-            reads
-                .iter()
-                .try_for_each(|read| history.read(place, 0, *read, &payload(values[0]), true))
-                .map_err(|violation| violation.property)
+            for (timestamp, stamped) in reads {
+                let shown = Shown { timestamp: *timestamp, stamped: *stamped, ..SHOWN };
+                let read = history.read(place, 0, shown, &payload(values[0]), true);
+                read.map_err(|violation| violation.property)?;
+            }
+            Ok(())
         };
         assert_eq!(seen(false, &[(TIME, false)]), Ok(()));
         assert_eq!(seen(false, &[(TIME + 1, false)]), Err("content"));
@@ -486,7 +596,7 @@ mod tests {
         let new = history.partition("t", Uuid([1; 16]), 0);
         let read = |history: &mut History, place, offset, value: usize, exact| {
             let payload = payload(values[value]);
-            let read = history.read(place, offset, (TIME, false), &payload, exact);
+            let read = history.read(place, offset, SHOWN, &payload, exact);
             read.map_err(|violation| violation.property)
         };
         assert_eq!(read(&mut history, new, 3, 0, true), Err("content"));
@@ -506,6 +616,82 @@ mod tests {
         assert!(!history.is_deleted(other), "its name was never deleted");
     }
 
+    /// A partition with records at 0 and on, of these times and epochs.
+    fn with_records(records: &[(Timestamp, Epoch)]) -> (usize, History) {
+        let mut history = History::default();
+        let place = history.partition("t", Uuid::ZERO, 0);
+        for (offset, (timestamp, epoch)) in (0..).zip(records) {
+            let value = history.invoke(place, *timestamp);
+            history.attempt(&[value]);
+            let shown = Shown { timestamp: *timestamp, epoch: *epoch, ..SHOWN };
+            history.read(place, offset, shown, &payload(value), true).expect("in order");
+        }
+        (place, history)
+    }
+
+    #[test]
+    fn a_lookup_by_time_finds_the_first() {
+        let (place, history) = with_records(&[(5, 1), (9, 1), (-1, 1), (7, 1), (9, 1)]);
+        let found = |from, there, answer| {
+            let judged = history.judge_lookup(place, Lookup::From(from), there, answer);
+            judged.map_err(|violation| violation.property)
+        };
+        assert_eq!(found(6, 0..5, (9, 1)), Ok(()));
+        assert_eq!(found(6, 0..5, (7, 3)), Err("lookup"), "there is an earlier one");
+        assert_eq!(found(6, 2..5, (7, 3)), Ok(()), "which was trimmed");
+        assert_eq!(found(6, 0..5, (5, 0)), Err("lookup"), "it is too early");
+        assert_eq!(found(6, 0..5, (8, 1)), Err("lookup"), "it is of another time");
+        assert_eq!(found(6, 0..5, (-1, -1)), Err("lookup"), "there is one");
+        assert_eq!(found(6, 5..5, (-1, -1)), Ok(()));
+        assert_eq!(found(10, 0..5, (-1, -1)), Ok(()));
+        assert_eq!(found(10, 0..5, (10, 5)), Ok(()), "it is new");
+    }
+
+    #[test]
+    fn the_largest_timestamp_is_the_largest() {
+        let (place, history) = with_records(&[(5, 1), (9, 1), (7, 1)]);
+        let found = |there, answer| {
+            let judged = history.judge_lookup(place, Lookup::Largest, there, answer);
+            judged.map_err(|violation| violation.property)
+        };
+        assert_eq!(found(0..3, (9, 1)), Ok(()));
+        assert_eq!(found(0..3, (7, 2)), Err("lookup"));
+        assert_eq!(found(2..3, (7, 2)), Ok(()), "the larger one was trimmed");
+        assert_eq!(found(0..3, (9, 2)), Err("lookup"), "it is of another time");
+        assert_eq!(found(0..3, (-1, -1)), Err("lookup"));
+        assert_eq!(found(0..3, (11, 3)), Ok(()), "it is new");
+    }
+
+    #[test]
+    fn an_epoch_ends_between_its_records_and_the_next() {
+        let (place, history) = with_records(&[(5, 1), (5, 1), (5, 3), (5, 4)]);
+        let within = |there, epoch, current, answer| {
+            let judged = history.judge_epoch_end(place, epoch, current, there, answer);
+            judged.map_err(|violation| violation.property)
+        };
+        let ends = |epoch, current, answer| within(0..4, epoch, current, answer);
+        assert_eq!(within(3..4, 1, 4, (1, 3)), Ok(()), "it was trimmed");
+        assert_eq!(within(0..1, 1, 4, (1, 1)), Ok(()), "the rest came later");
+        assert_eq!(ends(1, 4, (1, 2)), Ok(()));
+        assert_eq!(ends(2, 4, (1, 2)), Ok(()));
+        assert_eq!(ends(1, 4, (1, 1)), Err("epoch-end"), "below a record");
+        assert_eq!(ends(1, 4, (1, 3)), Err("epoch-end"), "above a later epoch's");
+        assert_eq!(ends(1, 1, (1, 3)), Ok(()), "it was deposed");
+        assert_eq!(ends(2, 4, (3, 2)), Err("epoch-end"), "that epoch is later");
+        assert_eq!(ends(4, 4, (4, 9)), Ok(()));
+        assert_eq!(ends(4, 4, (-1, -1)), Ok(()), "it knows of none");
+    }
+
+    #[test]
+    fn an_epoch_that_falls_is_noticed() {
+        let (place, mut history) = with_records(&[(TIME, 1), (TIME, 3)]);
+        let value = history.invoke(place, TIME);
+        history.attempt(&[value]);
+        let shown = Shown { epoch: 2, ..SHOWN };
+        let read = history.read(place, 2, shown, &payload(value), true);
+        assert_eq!(read.unwrap_err().property, "epoch-order");
+    }
+
     #[test]
     fn changed_bytes_are_noticed() {
         let mut history = History::default();
@@ -513,7 +699,7 @@ mod tests {
         let mut bytes = History::payload(values[0], 20, true);
         bytes[15] ^= 4;
         assert_eq!(
-            history.read(place, 0, (TIME, false), &bytes.into(), true).unwrap_err().property,
+            history.read(place, 0, SHOWN, &bytes.into(), true).unwrap_err().property,
             "content"
         );
     }
@@ -533,7 +719,7 @@ mod tests {
         let mut history = History::default();
         let (_, values) = sent(&mut history, 1);
         let other = history.partition("t", Uuid::ZERO, 1);
-        let seen = history.read(other, 0, (TIME, false), &payload(values[0]), true);
+        let seen = history.read(other, 0, SHOWN, &payload(values[0]), true);
         assert_eq!(seen.unwrap_err().property, "content");
     }
 

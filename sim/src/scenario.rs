@@ -185,6 +185,7 @@ impl Scenario {
             topics,
             producers,
             consumers,
+            seekers: Vec::new(),
             heal_at_ms: WARM_UP_MS + phase,
             acked_min: 50,
             converge_ms_max: 60_000,

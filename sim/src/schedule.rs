@@ -51,6 +51,9 @@ pub struct Setup {
     pub producers: Vec<ProducerSetup>,
     /// Consumers.
     pub consumers: Vec<ConsumerSetup>,
+    /// Clients that look things up.
+    #[serde(default)]
+    pub seekers: Vec<SeekerSetup>,
     /// Clients begin no earlier, and entries strike no earlier than they say.
     pub heal_at_ms: u64,
     /// The workload goes on beyond healing until so many records are acknowledged with acks=all.
@@ -225,21 +228,32 @@ impl Default for ConsumerSetup {
     }
 }
 
+/// A client that looks things up: by time, by largest timestamp, by epoch.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SeekerSetup {
+    /// Typical pause between two lookups, microseconds.
+    pub pause_us: u64,
+    /// What it speaks.
+    pub dialect: Dialect,
+}
+
 /// What a client speaks: a version of each API, and whether its requests and answers pass through the wire's encoder and
 /// decoder on their way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct Dialect {
     pub produce: i16,
     pub fetch: i16,
     pub list_offsets: i16,
+    pub epoch_ends: i16,
     pub encoded: bool,
 }
 
 impl Default for Dialect {
     /// What every client spoke before there was a choice.
     fn default() -> Dialect {
-        Dialect { produce: 10, fetch: 12, list_offsets: 5, encoded: false }
+        Dialect { produce: 10, fetch: 12, list_offsets: 5, epoch_ends: 4, encoded: false }
     }
 }
 

@@ -5,7 +5,7 @@
 use milena_wire::ApiKey;
 
 use crate::rng::Stream;
-use crate::schedule::{Dialect, Setup};
+use crate::schedule::{Dialect, SeekerSetup, Setup};
 
 /// Gives each client and topic of a run its character.
 pub fn characters(setup: &mut Setup, draw: &mut Stream) {
@@ -19,6 +19,10 @@ pub fn characters(setup: &mut Setup, draw: &mut Stream) {
         consumer.min_bytes = if draw.chance(700_000) { 1 } else { draw.between(2, 4_000) as usize };
         consumer.says_epoch = draw.chance(500_000);
         consumer.dialect = dialect(draw);
+    }
+    if draw.chance(700_000) {
+        let pause_us = draw.between(15_000, 80_000);
+        setup.seekers.push(SeekerSetup { pause_us, dialect: dialect(draw) });
     }
     for topic in &mut setup.topics {
         topic.log_append_time = draw.chance(150_000);
@@ -39,6 +43,7 @@ fn dialect(draw: &mut Stream) -> Dialect {
         produce: version(ApiKey::Produce),
         fetch: version(ApiKey::Fetch),
         list_offsets: version(ApiKey::ListOffsets),
+        epoch_ends: version(ApiKey::OffsetForLeaderEpoch),
         ..usual
     }
 }

@@ -85,6 +85,8 @@ impl Store {
                 segment.groups = Vec::new();
             }
         }
+        // What is replayed raises it.
+        log.find_max();
         for record in replay {
             let Some(op) = self.op_of(record) else { continue };
             self.memory += op.size;
@@ -124,7 +126,6 @@ impl Store {
             };
             log.saved = checkpoint::encode_entry(&entry);
         }
-        log.find_max();
         if !log.visible.exists {
             self.deleted.insert(id);
         }

@@ -23,7 +23,6 @@ const MAGIC_AT: usize = 16;
 const CHECKSUM_AT: usize = 17;
 const COVERED_FROM: usize = 21;
 const ATTRIBUTES_LOW_AT: usize = 22;
-const MAX_TIMESTAMP_AT: usize = 35;
 const COUNT_AT: usize = 57;
 
 /// What a broker may do with a batch.
@@ -90,9 +89,6 @@ pub fn draw(
     }
     let mut records = builder.build();
     let mut taken = if times.are_ahead() { Taken::May } else { Taken::Must };
-    if matches!(times, Times::Undeclared) {
-        records = patched(&records, MAX_TIMESTAMP_AT, &(-1i64).to_be_bytes());
-    }
     if compression == Compression::Zstd && setup.dialect.produce < ZSTD_VERSION {
         taken = Taken::MustNot;
     }
@@ -112,8 +108,6 @@ enum Times {
     Now,
     /// When no record has one.
     Unset,
-    /// When the records have one and the header's largest is unset.
-    Undeclared,
     Past(Timestamp),
     Future(Timestamp),
     Decreasing,
@@ -123,19 +117,18 @@ enum Times {
 
 impl Times {
     fn draw(stream: &mut Stream) -> Times {
-        match stream.below(7) {
+        match stream.below(6) {
             0 => Times::Unset,
-            1 => Times::Undeclared,
-            2 => Times::Past(*stream.pick(&[0, 1, 1_000_000_000_000])),
-            3 => Times::Future(*stream.pick(&[WALL_START * 2, i64::MAX - 1, i64::MAX])),
-            4 => Times::Torn,
+            1 => Times::Past(*stream.pick(&[0, 1, 1_000_000_000_000])),
+            2 => Times::Future(*stream.pick(&[WALL_START * 2, i64::MAX - 1, i64::MAX])),
+            3 => Times::Torn,
             _ => Times::Decreasing,
         }
     }
 
     fn at(self, now: Timestamp, index: i64) -> Timestamp {
         match self {
-            Times::Now | Times::Undeclared => now,
+            Times::Now => now,
             Times::Unset => -1,
             Times::Past(time) | Times::Future(time) => time,
             Times::Decreasing => now - 7 * index,

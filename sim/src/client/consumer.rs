@@ -16,7 +16,7 @@ use milena_wire::{ErrorCode, Response, Uuid};
 
 use super::Session;
 use crate::check::{Checked, Violation};
-use crate::history::History;
+use crate::history::{History, Shown};
 use crate::queue::Time;
 use crate::schedule::ConsumerSetup;
 
@@ -489,10 +489,13 @@ impl Consumer {
                     ));
                 }
                 let value = record.value.unwrap_or_default();
-                let stamped = header.timestamp_type() == TimestampType::LogAppendTime;
-                let time = (record.timestamp, stamped);
-                history.read(position.place, record.offset, time, &value, exact)?;
-                position.epoch = header.partition_leader_epoch;
+                let shown = Shown {
+                    timestamp: record.timestamp,
+                    stamped: header.timestamp_type() == TimestampType::LogAppendTime,
+                    epoch: header.partition_leader_epoch,
+                };
+                history.read(position.place, record.offset, shown, &value, exact)?;
+                position.epoch = shown.epoch;
                 next += 1;
             }
             if next == from {

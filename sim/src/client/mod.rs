@@ -2,7 +2,7 @@
 //!
 //! A client behaves as librdkafka does where it matters for safety: it takes leaders from Metadata, sends again on retriable
 //! errors and broken connections after refreshing it, gives a request a deadline, and treats what was never answered as
-//! unknown. What it does by itself is up to its role: producer, consumer, administrator, or the reader that reads
+//! unknown. What it does by itself is up to its role: producer, consumer, seeker, administrator, or the reader that reads
 //! everything once at the end.
 
 pub mod admin;
@@ -11,6 +11,7 @@ pub mod consumer;
 pub mod frames;
 pub mod links;
 pub mod producer;
+pub mod seeker;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ pub use admin::Admin;
 pub use consumer::Consumer;
 pub use links::ClientLinks;
 pub use producer::Producer;
+pub use seeker::Seeker;
 
 /// What a client wants done.
 #[derive(Debug)]
@@ -218,6 +220,8 @@ pub enum Role {
     Producer(Producer),
     /// Reads again and again, or once to the end.
     Consumer(Consumer),
+    /// Looks things up.
+    Seeker(Seeker),
     /// Creates and deletes topics.
     Admin(Admin),
 }
@@ -240,6 +244,7 @@ impl Client {
         session.encoded = match &role {
             Role::Producer(producer) => producer.setup.dialect.encoded,
             Role::Consumer(consumer) => consumer.setup.dialect.encoded,
+            Role::Seeker(seeker) => seeker.setup.dialect.encoded,
             Role::Admin(_) => false,
         };
         Client { connections: vec![None; nodes], session, role }
@@ -259,6 +264,7 @@ impl Client {
         match &mut self.role {
             Role::Producer(producer) => producer.act(now, &mut self.session, history),
             Role::Consumer(consumer) => consumer.act(now, &mut self.session, history),
+            Role::Seeker(seeker) => seeker.act(now, &mut self.session, history),
             Role::Admin(admin) => admin.act(now, &mut self.session, history),
         }
         self.session.refresh(now);
@@ -292,6 +298,7 @@ impl Client {
             match &mut self.role {
                 Role::Producer(producer) => producer.on_lost(now, id, &mut self.session),
                 Role::Consumer(consumer) => consumer.on_lost(id),
+                Role::Seeker(seeker) => seeker.on_lost(id),
                 Role::Admin(admin) => admin.on_lost(id),
             }
         }
@@ -329,6 +336,9 @@ impl Client {
             Role::Consumer(consumer) => {
                 consumer.on_reply(now, node, id, response, &mut self.session, history)?
             }
+            Role::Seeker(seeker) => {
+                seeker.on_reply(now, id, response, &mut self.session, history)?
+            }
             Role::Admin(admin) => admin.on_reply(now, id, response, &mut self.session, history)?,
         }
         self.session.refresh(now);
@@ -345,6 +355,7 @@ impl Client {
         match &self.role {
             Role::Producer(producer) => producer.is_done(),
             Role::Consumer(consumer) => consumer.is_done(),
+            Role::Seeker(_) => true,
             Role::Admin(admin) => admin.is_done(),
         }
     }

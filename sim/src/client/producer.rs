@@ -328,6 +328,7 @@ mod tests {
     use milena_wire::messages::produce::TopicProduceResponse;
 
     use super::*;
+    use crate::history::Shown;
     use crate::rng::{Concern, Stream};
 
     /// What is said of a producer whose one batch was answered so.
@@ -398,7 +399,8 @@ mod tests {
         let mut history =
             answered(Taken::May, &[(0, ErrorCode::INVALID_TIMESTAMP)]).expect("its clock says so");
         let payload = History::payload(0, 3, false).into();
-        let read = history.read(0, 0, (1, false), &payload, true);
+        let shown = Shown { timestamp: 1, stamped: false, epoch: 1 };
+        let read = history.read(0, 0, shown, &payload, true);
         assert_eq!(read.map_err(|violation| violation.property), Err("aborted-read"));
     }
 }
