@@ -184,7 +184,7 @@ fn forget_groups(log: &mut Log) {
 /// What the first change, which is no batch, does to the segments.
 fn apply_to_segments(id: LogId, log: &mut Log, removed: &mut Vec<FileName>) {
     let Some(op) = log.ops.front() else { return };
-    let (kind, at) = (op.kind, op.at);
+    let (kind, at, start) = (op.kind, op.at, log.applied.start);
     let mut remove = |segment: &Segment| {
         removed.push(segment.file(id));
         removed.push(segment.index(id));
@@ -199,6 +199,9 @@ fn apply_to_segments(id: LogId, log: &mut Log, removed: &mut Vec<FileName>) {
             {
                 segment.cut(at);
             }
+            // Cut back to its start, the log has nothing left in the segment that the start lay in.
+            let gone = log.segments.iter().take_while(|segment| segment.next <= start).count();
+            log.segments.drain(..gone).for_each(|segment| remove(&segment));
         }
         Kind::Trim => {
             let gone = log.segments.iter().take_while(|segment| segment.next <= at).count();

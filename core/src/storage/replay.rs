@@ -209,6 +209,7 @@ fn misses_files(id: LogId, log: &Restored, files: &BTreeSet<FileName>) -> bool {
             (segment.base, segment.next, index && files.contains(&segment.file(id)))
         })
         .collect();
+    let mut start = entry.shape.start;
     for record in &log.replay {
         match record.kind {
             Kind::Truncate => {
@@ -216,9 +217,17 @@ fn misses_files(id: LogId, log: &Restored, files: &BTreeSet<FileName>) -> bool {
                 if let Some((_, next, _)) = segments.last_mut() {
                     *next = record.at.min(*next);
                 }
+                segments.retain(|(_, next, _)| *next > start);
             }
-            Kind::Trim => segments.retain(|(_, next, _)| *next > record.at),
-            Kind::Reset | Kind::Delete => segments.clear(),
+            Kind::Trim => {
+                start = start.max(record.at);
+                segments.retain(|(_, next, _)| *next > record.at);
+            }
+            Kind::Reset => {
+                start = record.at;
+                segments.clear();
+            }
+            Kind::Delete => segments.clear(),
             Kind::Append | Kind::Put | Kind::Mark => {}
         }
     }
