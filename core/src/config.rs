@@ -91,6 +91,8 @@ pub struct ReplicationConfig {
     pub push_window_bytes: u32,
     /// Largest batch taken from a producer (`message.max.bytes`).
     pub batch_bytes_max: u32,
+    /// What a batch may hold decompressed, bytes; a produced batch is opened to be checked, a window of it at a time.
+    pub opened_bytes_max: usize,
     /// Record bytes of one fetch answer at most, whatever the client asks for.
     pub fetch_bytes_max: u32,
     /// Fetch sessions remembered per shard (`max.incremental.fetch.session.cache.slots`).
@@ -141,6 +143,7 @@ impl Default for ReplicationConfig {
             push_bytes_max: 4 << 20,
             push_window_bytes: 32 << 20,
             batch_bytes_max: 1_048_588,
+            opened_bytes_max: 128 << 20,
             fetch_bytes_max: 55 << 20,
             fetch_sessions_max: 1_000,
             min_insync_replicas: 2,

@@ -82,6 +82,7 @@ impl Broker1 {
             replication: config::ReplicationConfig {
                 partitions_max: 50,
                 batch_bytes_max: 10_000,
+                opened_bytes_max: 640_000,
                 ..Default::default()
             },
         };
@@ -186,6 +187,8 @@ impl Broker1 {
                     let machine = &mut self.shards[usize::from(shard)];
                     machine.step(now, Input::Disk { op, outcome }, &mut out);
                 }
+                // There is no controller and no other broker.
+                Output::Local { to: Place::Metadata, .. } | Output::Send { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -605,7 +608,7 @@ fn records_are_opened_before_they_are_stored() {
         let id = broker.produce(9, -1, (0..).zip(data).collect());
         let said = errors(&broker.produced(id));
         for (partition, code, offset) in &said[..5] {
-            let damaged = [ErrorCode::INVALID_RECORD, ErrorCode::CORRUPT_MESSAGE];
+            let damaged = [ErrorCode::INVALID_RECORD, ErrorCode::UNKNOWN_SERVER_ERROR];
             assert!(damaged.contains(code), "{compression:?}: {said:?}");
             assert_eq!(*offset, -1, "{compression:?}: partition {partition} took it");
         }
@@ -613,6 +616,70 @@ fn records_are_opened_before_they_are_stored() {
         let base = 3 * i64::from(compression as i16);
         assert_eq!(said[6], (6, ErrorCode::NONE, base), "{compression:?}");
     }
+}
+
+/// The first record at or after a time: error, time and offset.
+fn listed(broker: &mut Broker1, partition_index: i32, timestamp: i64) -> (ErrorCode, i64, i64) {
+    let asked = ListOffsetsPartition { partition_index, current_leader_epoch: -1, timestamp };
+    let topic = ListOffsetsTopic { name: "t".into(), partitions: vec![asked] };
+    let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+    let id = broker.send(1, 7, request);
+    match broker.answer(id) {
+        Some(Response::ListOffsets(response)) => {
+            let found = &response.topics[0].partitions[0];
+            (found.error_code, found.timestamp, found.offset)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_header_that_says_nothing_of_times_is_looked_up_by_those_of_its_records() {
+    for compression in Compression::ALL {
+        let mut broker = Broker1::new();
+        for time in [1_000, 2_000, 3_000] {
+            let mut builder = BatchBuilder::new(0, -1, compression);
+            for delta in [0, 50, 10, 50] {
+                builder.append(time + delta, None, Some(b"x"), &[]);
+            }
+            let lying = lying(&builder.build(), |header| header.max_timestamp = -1);
+            let id = broker.produce(9, -1, vec![(2, lying)]);
+            assert_eq!(errors(&broker.produced(id))[0].1, ErrorCode::NONE);
+        }
+        let none = ErrorCode::NONE;
+        assert_eq!(listed(&mut broker, 2, 1_010), (none, 1_050, 1), "{compression:?}");
+        assert_eq!(listed(&mut broker, 2, 2_000), (none, 2_000, 4));
+        assert_eq!(listed(&mut broker, 2, 2_051), (none, 3_000, 8));
+        assert_eq!(listed(&mut broker, 2, 3_051), (none, -1, -1));
+        assert_eq!(listed(&mut broker, 2, MAX_TIMESTAMP), (none, 3_050, 9), "the first of two");
+    }
+}
+
+#[test]
+fn a_time_too_far_ahead_is_refused() {
+    let mut broker = Broker1::new();
+    let hour = 60 * 60 * 1000;
+    let mut said = |time| {
+        let mut builder = BatchBuilder::new(0, -1, Compression::None);
+        builder.append(time, None, Some(b"x"), &[]);
+        let id = broker.produce(9, -1, vec![(2, builder.build())]);
+        errors(&broker.produced(id))[0].1
+    };
+    assert_eq!([said(-1), said(0), said(hour)], [ErrorCode::NONE; 3]);
+    assert_eq!([said(3 * hour), said(i64::MAX)], [ErrorCode::INVALID_TIMESTAMP; 2]);
+}
+
+#[test]
+fn a_lone_replica_makes_no_client_wait_in_vain() {
+    let mut broker = Broker1::new();
+    let mut request = produce_request(-1, vec![(2, batch("x"))]);
+    request.timeout_ms = 0;
+    broker.stalled = true;
+    let id = broker.send(0, 9, request);
+    broker.pass(10_000);
+    assert!(!broker.answered(id), "nothing failed that may happen");
+    broker.release_disk();
+    assert_eq!(errors(&broker.produced(id))[0].1, ErrorCode::NONE);
 }
 
 #[test]
@@ -636,9 +703,19 @@ fn acks_decide_what_is_waited_for() {
     // What an acks=0 client did wrong can only be told by closing.
     broker.produce(9, 0, vec![(99, batch("x"))]);
     assert_eq!(broker.closed, [ClientId(0)]);
+}
 
-    // Its time over, a client hears that nothing is known of its records.
-    broker.stalled = true;
+/// Its time over, a client hears that nothing is known of its records.
+#[test]
+fn a_time_out_runs_where_other_replicas_are_waited_for() {
+    let mut broker = Broker1::start(InstantDisk::default(), |image| {
+        let topic = Arc::make_mut(image.topics.get_mut(&TOPIC).expect("the topic"));
+        for partition in &mut topic.partitions {
+            partition.replicas.push(NodeId(2));
+            partition.incarnations.push(ReplicaIncarnation(0));
+            partition.isr.push(NodeId(2));
+        }
+    });
     let late = broker.produce(9, -1, vec![(0, batch("e"))]);
     broker.pass(1_000);
     assert_eq!(errors(&broker.produced(late)), [(0, ErrorCode::REQUEST_TIMED_OUT, -1)]);
@@ -773,6 +850,8 @@ fn offsets_and_epochs_are_looked_up() {
 #[test]
 fn the_largest_timestamp_is_that_of_a_committed_record() {
     let mut broker = Broker1::new();
+    // All stays in memory, or the lookup would wait for a disk that is stalled below.
+    broker.segments_stalled = true;
     let produce = |broker: &mut Broker1, time| {
         let mut batch = BatchBuilder::new(0, -1, Compression::None);
         batch.append(time, None, Some(b"x"), &[]);

@@ -99,6 +99,9 @@ pub struct Tuning {
     /// Largest record batch taken from a producer
     #[arg(long, default_value_t = 1_048_588, value_parser = clap::value_parser!(u32).range(1024..=64 << 20))]
     pub message_max_bytes: u32,
+    /// What a record batch may hold decompressed, bytes
+    #[arg(long, default_value_t = 128 << 20)]
+    pub opened_max_bytes: usize,
     /// Default of min.insync.replicas
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=15))]
     pub min_insync_replicas: u16,
@@ -188,6 +191,7 @@ impl Tuning {
             config.quorum.broker_heartbeat_ms.min(self.broker_session_ms / 4);
         config.replication.lag_ms_max = self.replica_lag_ms;
         config.replication.batch_bytes_max = self.message_max_bytes;
+        config.replication.opened_bytes_max = self.opened_max_bytes;
         config.replication.min_insync_replicas = self.min_insync_replicas;
         config
     }

@@ -553,6 +553,7 @@ impl Setup {
                 push_bytes_max: core.push_bytes_max,
                 push_window_bytes: core.push_window_bytes,
                 batch_bytes_max: core.batch_bytes_max,
+                opened_bytes_max: 16 << 20,
                 fetch_bytes_max: core.fetch_bytes_max,
                 fetch_sessions_max: core.fetch_sessions_max,
                 min_insync_replicas: 2,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     ErrorCode,
-    codec::{Codec, DecodeError, Decoder, Encoder, Nullable, TopLevel},
+    codec::{Codec, DecodeError, Decoder, Encoder, TopLevel},
     messages::{
         ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
         DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest, DescribeClusterResponse,
@@ -297,7 +297,7 @@ pub fn decode_request_counting(
         });
     }
     // The client's name keeps its old form in the flexible header.
-    let client_id = String::decode_nullable(&mut input)?;
+    let client_id = input.lossy_string()?;
     input.set_version(api_version, api_key.is_flexible(api_version));
     if input.flexible() {
         input.tagged_fields(|_tag, input| {

@@ -13,6 +13,7 @@
 mod builder;
 mod compression;
 mod header;
+mod lz4;
 mod records;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -34,6 +35,8 @@ const CHECKSUM_START: usize = 21;
 const RECORD_SIZE_MIN: usize = 7;
 /// The one message format that is served.
 const MAGIC: i8 = 2;
+/// The timestamp of a record that has none.
+const NO_TIMESTAMP: i64 = -1;
 
 /// Why bytes are not a batch, or not one that may be appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +75,12 @@ pub enum BatchError {
     /// A control batch from a client.
     #[error("a client may not write control batches")]
     Control,
+    /// A record's time, or that of all of them, that the topic does not take.
+    #[error("timestamp {0} is out of the topic's range")]
+    Timestamp(i64),
+    /// A client's batch that claims to have the broker's time.
+    #[error("a producer may not set the timestamp type to LogAppendTime")]
+    TimestampType,
     /// A producer id without a sequence.
     #[error("sequence {0} is negative in a batch with a producer id")]
     Sequence(i32),
@@ -93,10 +102,12 @@ impl BatchError {
     /// What a client whose batch this is should be told.
     pub fn error_code(&self) -> ErrorCode {
         match self {
-            BatchError::Truncated { .. }
-            | BatchError::Length(_)
-            | BatchError::Checksum { .. }
-            | BatchError::Decompress => ErrorCode::CORRUPT_MESSAGE,
+            BatchError::Truncated { .. } | BatchError::Length(_) | BatchError::Checksum { .. } => {
+                ErrorCode::CORRUPT_MESSAGE
+            }
+            // Apache Kafka's word for it: the client does not send it again and again.
+            BatchError::Decompress => ErrorCode::UNKNOWN_SERVER_ERROR,
+            BatchError::Timestamp(_) | BatchError::TimestampType => ErrorCode::INVALID_TIMESTAMP,
             BatchError::Magic(_)
             | BatchError::Offsets
             | BatchError::Count { .. }
@@ -146,13 +157,52 @@ pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     Ok(header)
 }
 
+/// Which times a topic takes from producers, and whose it keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimestampRules {
+    /// The broker's time, milliseconds since the epoch.
+    pub now: i64,
+    /// Whose times are kept.
+    pub timestamp_type: TimestampType,
+    /// A producer's record may be so much older, milliseconds.
+    pub before_max_ms: i64,
+    /// A producer's record may be so far ahead, milliseconds.
+    pub after_max_ms: i64,
+}
+
+impl TimestampRules {
+    /// The producer's times, whichever they are.
+    pub const ANY: TimestampRules = TimestampRules {
+        now: 0,
+        timestamp_type: TimestampType::CreateTime,
+        before_max_ms: i64::MAX,
+        after_max_ms: i64::MAX,
+    };
+
+    /// Judges a time that a producer gave; -1 is none.
+    fn check(&self, time: i64) -> Result<(), BatchError> {
+        // Wrapping, as Apache Kafka's: what lies out of all reason is out of range either way.
+        let behind = self.now.wrapping_sub(time);
+        let taken = self.timestamp_type == TimestampType::LogAppendTime
+            || time == NO_TIMESTAMP
+            || (behind <= self.before_max_ms && behind.wrapping_neg() <= self.after_max_ms);
+        if taken { Ok(()) } else { Err(BatchError::Timestamp(time)) }
+    }
+}
+
 /// Checks one whole batch as a producer may send it: as [`validate`], and with as many records as offsets, no control
-/// batch, a known codec, and a sequence if it has a producer id. The base offset may be anything: the leader assigns it.
-/// The records are checked one by one; compressed ones may have `limit` bytes, of which few are in memory at a time.
+/// batch, a known codec, times that `rules` take, and a sequence if it has a producer id. The base offset may be anything:
+/// the leader assigns it. The records are checked one by one; compressed ones may have `limit` bytes, of which few are in
+/// memory at a time.
 ///
-/// A sequence without a producer id is accepted, since some clients always write zero.
-pub fn validate_produce(bytes: &[u8], limit: DecompressLimit) -> Result<BatchHeader, BatchError> {
-    let header = validate_intact(bytes)?;
+/// What comes back is the header to store ([`with_header`]): what follows from the records is computed from them, whatever
+/// the client wrote there. A sequence without a producer id is accepted, since some clients always write zero.
+pub fn validate_produce(
+    bytes: &[u8],
+    limit: DecompressLimit,
+    rules: &TimestampRules,
+) -> Result<BatchHeader, BatchError> {
+    let mut header = validate_intact(bytes)?;
     if i64::from(header.records_count) != i64::from(header.last_offset_delta) + 1 {
         return Err(BatchError::Count { count: header.records_count });
     }
@@ -162,7 +212,24 @@ pub fn validate_produce(bytes: &[u8], limit: DecompressLimit) -> Result<BatchHea
     if header.producer_id >= 0 && header.base_sequence < 0 {
         return Err(BatchError::Sequence(header.base_sequence));
     }
-    records::check(&header, &bytes[HEADER_LEN..], limit)?;
+    if header.timestamp_type() == TimestampType::LogAppendTime {
+        // Apache Kafka takes the claim where the topic keeps producers' times and this one is in range, and drops it.
+        let keeps = rules.timestamp_type == TimestampType::CreateTime;
+        if !keeps || header.max_timestamp == NO_TIMESTAMP {
+            return Err(BatchError::TimestampType);
+        }
+        rules.check(header.max_timestamp)?;
+    }
+    let mut max_timestamp = NO_TIMESTAMP;
+    records::check(&header, &bytes[HEADER_LEN..], limit, |time| {
+        max_timestamp = max_timestamp.max(time);
+        rules.check(time)
+    })?;
+    let kept = match rules.timestamp_type {
+        TimestampType::CreateTime => max_timestamp,
+        TimestampType::LogAppendTime => rules.now,
+    };
+    header.set_times(rules.timestamp_type, kept);
     Ok(header)
 }
 
@@ -194,14 +261,18 @@ fn checksum(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
-/// The batch with the broker's time as that of all its records, and the checksum that follows from it.
+/// The batch under another header, and with the checksum that follows from it; the same bytes where nothing changes.
 ///
 /// # Panics
 /// If `batch` is shorter than a header; check it first.
-pub fn with_log_append_time(batch: &Bytes, time: i64) -> Bytes {
+pub fn with_header(batch: &Bytes, header: &BatchHeader) -> Bytes {
     assert!(batch.len() >= HEADER_LEN, "not a batch");
+    let written = header.to_bytes();
+    if batch[..HEADER_LEN] == written {
+        return batch.clone();
+    }
     let mut batch = BytesMut::from(&batch[..]);
-    header::set_log_append_time(&mut batch, time);
+    batch[..HEADER_LEN].copy_from_slice(&written);
     let crc = checksum(&batch[CHECKSUM_START..]);
     batch[CHECKSUM_START - 4..CHECKSUM_START].copy_from_slice(&crc.to_be_bytes());
     batch.freeze()

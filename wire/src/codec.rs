@@ -376,6 +376,17 @@ impl Decoder {
 
     /// A string; `None` is null.
     pub(crate) fn string(&mut self) -> Result<Option<String>, DecodeError> {
+        let Some(bytes) = self.string_bytes()? else { return Ok(None) };
+        let text = str::from_utf8(bytes).map_err(|_| DecodeError::InvalidUtf8)?;
+        Ok(Some(text.to_owned()))
+    }
+
+    /// A string that only names something to people: what is no UTF-8 of it is replaced.
+    pub(crate) fn lossy_string(&mut self) -> Result<Option<String>, DecodeError> {
+        Ok(self.string_bytes()?.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    }
+
+    fn string_bytes(&mut self) -> Result<Option<&[u8]>, DecodeError> {
         let length =
             if self.flexible { self.length()? } else { Self::length_of(i64::from(self.i16()?))? };
         let Some(length) = length else { return Ok(None) };
@@ -383,8 +394,7 @@ impl Decoder {
             return Err(DecodeError::StringTooLong(length));
         }
         self.charge(length)?;
-        let text = str::from_utf8(self.take(length)?).map_err(|_| DecodeError::InvalidUtf8)?;
-        Ok(Some(text.to_owned()))
+        self.take(length).map(Some)
     }
 
     /// Bytes that share the frame's memory; `None` is null.

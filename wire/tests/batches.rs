@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use milena_wire::batch::{
     BatchBuilder, BatchError, BatchHeader, Compression, DecompressLimit, HEADER_LEN, Record,
-    TimestampType::LogAppendTime, assign, batches, records, validate, validate_produce,
-    with_log_append_time,
+    TimestampRules, TimestampType::LogAppendTime, assign, batches, records, validate,
+    validate_produce, with_header,
 };
 
 const LIMIT: DecompressLimit = DecompressLimit(1 << 20);
@@ -27,7 +27,7 @@ fn batch(base_offset: i64, compression: Compression, count: i64) -> Bytes {
 fn built_batches_are_valid_and_open_again() {
     for compression in Compression::ALL {
         let batch = batch(40, compression, 3_000);
-        let header = validate_produce(&batch, LIMIT).expect("valid");
+        let header = validate_produce(&batch, LIMIT, &TimestampRules::ANY).expect("valid");
         assert_eq!(validate(&batch), Ok(header));
         assert_eq!(
             (header.last_offset(), header.next_offset(), header.size()),
@@ -62,8 +62,11 @@ fn assigning_keeps_the_checksum() {
 fn the_append_time_is_that_of_every_record() {
     for compression in Compression::ALL {
         let batch = batch(0, compression, 3);
-        let stamped = with_log_append_time(&batch, 77);
-        let header = validate_produce(&stamped, LIMIT).expect("still valid");
+        let rules =
+            TimestampRules { now: 77, timestamp_type: LogAppendTime, ..TimestampRules::ANY };
+        let header = validate_produce(&batch, LIMIT, &rules).expect("valid");
+        let stamped = with_header(&batch, &header);
+        let header = validate(&stamped).expect("still valid");
         assert_eq!((header.timestamp_type(), header.max_timestamp), (LogAppendTime, 77));
         assert_eq!(header.compression(), Ok(compression));
         let times = |bytes| -> Vec<i64> {
@@ -112,8 +115,9 @@ fn altered(batch: &Bytes, alter: impl FnOnce(&mut BatchHeader)) -> Bytes {
 #[test]
 fn what_a_producer_may_not_send() {
     let batch = batch(0, Compression::None, 3);
-    let produce =
-        |alter: fn(&mut BatchHeader)| validate_produce(&altered(&batch, alter), LIMIT).map(|_| ());
+    let produce = |alter: fn(&mut BatchHeader)| {
+        validate_produce(&altered(&batch, alter), LIMIT, &TimestampRules::ANY).map(|_| ())
+    };
     assert_eq!(produce(|_| ()), Ok(()));
     assert_eq!(produce(|header| header.base_offset = i64::MAX), Ok(()));
     assert_eq!(produce(|header| header.base_sequence = 0), Ok(()));
@@ -141,7 +145,55 @@ fn what_a_producer_may_not_send() {
     // Compaction leaves gaps, and batches without a record.
     assert!(validate(&altered(&batch, |header| header.last_offset_delta = 7)).is_ok());
     assert_eq!(
-        validate_produce(&[&batch[..], &[0]].concat(), LIMIT).map(|_| ()),
+        validate_produce(&[&batch[..], &[0]].concat(), LIMIT, &TimestampRules::ANY).map(|_| ()),
         Err(BatchError::Length(BatchHeader::parse(&batch).expect("valid").batch_length))
     );
+}
+
+/// Clients in wide use leave the largest timestamp unset; others make up what they like.
+#[test]
+fn what_follows_from_the_records_is_computed_from_them() {
+    for compression in Compression::ALL {
+        let sound = batch(0, compression, 3);
+        for (attributes, max_timestamp) in [(0, -1), (0, 0), (0, i64::MAX), (1 << 6, 1_000)] {
+            let lying = altered(&sound, |header| {
+                header.attributes |= attributes;
+                header.max_timestamp = max_timestamp;
+            });
+            let header = validate_produce(&lying, LIMIT, &TimestampRules::ANY).expect("taken");
+            assert_eq!(with_header(&lying, &header), sound, "{compression:?} {max_timestamp}");
+        }
+    }
+}
+
+#[test]
+fn times_out_of_range_are_refused() {
+    let rules = TimestampRules {
+        now: 1_000_000,
+        before_max_ms: 5_000,
+        after_max_ms: 1_000,
+        ..TimestampRules::ANY
+    };
+    let with_time = |time| {
+        let mut builder = BatchBuilder::new(0, -1, Compression::Lz4);
+        builder.append(1_000_000, None, None, &[]).append(time, None, None, &[]);
+        builder.build()
+    };
+    let judged =
+        |time, rules: &TimestampRules| validate_produce(&with_time(time), LIMIT, rules).map(|_| ());
+    for time in [-1, 995_000, 1_001_000] {
+        assert_eq!(judged(time, &rules), Ok(()), "{time}");
+    }
+    for time in [-2, 0, 994_999, 1_001_001, 1_000_000_000, i64::MAX, i64::MIN] {
+        assert_eq!(judged(time, &rules), Err(BatchError::Timestamp(time)));
+        let broker = TimestampRules { timestamp_type: LogAppendTime, ..rules };
+        assert_eq!(judged(time, &broker), Ok(()), "the broker's time counts");
+    }
+    let claims = altered(&with_time(999_999), |header| header.attributes |= 1 << 3);
+    let header = validate_produce(&claims, LIMIT, &rules).expect("the claim is dropped");
+    assert_eq!((header.attributes, header.max_timestamp), (3, 1_000_000));
+    let broker = TimestampRules { timestamp_type: LogAppendTime, ..rules };
+    assert_eq!(validate_produce(&claims, LIMIT, &broker), Err(BatchError::TimestampType));
+    let none = altered(&claims, |header| header.max_timestamp = -1);
+    assert_eq!(validate_produce(&none, LIMIT, &rules), Err(BatchError::TimestampType));
 }

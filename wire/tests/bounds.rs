@@ -7,7 +7,7 @@ use milena_wire::{
     ApiKey, DecodeError, Request, RequestError, RequestHeader, Response,
     batch::{
         self, BatchBuilder, BatchError, BatchHeader, Compression, DecompressLimit, HEADER_LEN,
-        batches, record_iterator, validate, validate_produce,
+        TimestampRules, batches, record_iterator, validate, validate_produce,
     },
     decode_request, decode_response, encode_request, encode_response,
     sample::Source,
@@ -262,7 +262,9 @@ fn compressed(bytes: &[u8]) -> Vec<(Compression, Vec<u8>)> {
 
 /// Checks a batch as a producer's, within bounds that are the codec's and know nothing of the output.
 fn produced(batch: &Bytes, limit: usize) -> Result<(), BatchError> {
-    let (result, memory) = measured(|| validate_produce(batch, DecompressLimit(limit)).map(|_| ()));
+    let (result, memory) = measured(|| {
+        validate_produce(batch, DecompressLimit(limit), &TimestampRules::ANY).map(|_| ())
+    });
     // LZ4 holds blocks of 4 MiB, and a bare block of Snappy 22 times its bytes.
     let bound = (13 << 20) + 22 * batch.len() + SLACK;
     assert!(memory <= bound, "{memory} bytes of memory for a batch of {}", batch.len());
@@ -607,7 +609,7 @@ proptest! {
                     header.last_offset_delta = [19, i32::MAX, -1, i32::MIN][source.below(4) as usize];
                 }
             });
-            if let Ok(header) = validate_produce(&forged, DecompressLimit(1 << 20)) {
+            if let Ok(header) = validate_produce(&forged, DecompressLimit(1 << 20), &TimestampRules::ANY) {
                 prop_assert!(header.next_offset() >= header.base_offset);
             }
             let _any_result = open(&forged, 1 << 20);

@@ -218,7 +218,7 @@ proptest! {
             builder.append(content.timestamp, content.key.as_deref(), content.value.as_deref(), &headers);
         }
         let ours = builder.build();
-        batch::validate_produce(&ours, DecompressLimit(1 << 20)).expect("valid");
+        batch::validate_produce(&ours, DecompressLimit(1 << 20), &batch::TimestampRules::ANY).expect("valid");
 
         // They read ours.
         let set = their_records::RecordBatchDecoder::decode(&mut ours.clone()).expect("they read it");
@@ -238,7 +238,7 @@ proptest! {
         let options = their_records::RecordEncodeOptions { version: 2, compression: their_compression(compression) };
         their_records::RecordBatchEncoder::encode(&mut theirs, &set.records, &options).expect("they write it");
         let theirs = theirs.freeze();
-        batch::validate_produce(&theirs, DecompressLimit(1 << 20)).expect("valid");
+        batch::validate_produce(&theirs, DecompressLimit(1 << 20), &batch::TimestampRules::ANY).expect("valid");
         let limit = DecompressLimit(1 << 20);
         prop_assert_eq!(batch::records(&theirs, limit), batch::records(&ours, limit));
         if compression == Compression::None {

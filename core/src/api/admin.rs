@@ -1,5 +1,7 @@
 //! CreateTopics and DeleteTopics, from Kafka's form into the controller's and back.
 
+use std::collections::BTreeMap;
+
 use milena_wire::messages::create_topics::{
     CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest,
     CreateTopicsResponse,
@@ -56,7 +58,13 @@ pub fn admin_response(
             .into()
         }
         Request::DeleteTopics(request) => {
-            let results = named_topics(request).zip(topics);
+            let mut decided = topics.into_iter();
+            let outcome = |wrong: Option<&str>| match wrong {
+                Some(why) => Err(Refusal::new(ErrorCode::INVALID_REQUEST, why)),
+                None => decided.next().expect("an answer for each topic that was passed on"),
+            };
+            let outcomes = contradictions(request).into_iter().map(outcome);
+            let results = named_topics(request).zip(outcomes);
             DeleteTopicsResponse {
                 throttle_time_ms: 0,
                 responses: results.map(|(asked, gone)| deleted(asked, gone)).collect(),
@@ -130,9 +138,12 @@ fn created(
     }
 }
 
-/// Names that this broker knows become identities, so that trying again never meets a later topic of the same name.
+/// Names that this broker knows become identities, so that trying again never meets a later topic of the same name. What
+/// the request itself shows to be wrong is not passed on; the controller judges the rest as a whole.
 fn delete(image: &Image, request: &DeleteTopicsRequest) -> AdminRequest {
-    let topics = named_topics(request).map(|(name, id)| match name {
+    let sound = named_topics(request).zip(contradictions(request));
+    let sound = sound.filter(|(_, wrong)| wrong.is_none()).map(|(named, _)| named);
+    let topics = sound.map(|(name, id)| match name {
         Some(name) => match image.names.get(name) {
             Some(id) => TopicReference::Id(*id),
             None => TopicReference::Name(name.into()),
@@ -140,6 +151,22 @@ fn delete(image: &Image, request: &DeleteTopicsRequest) -> AdminRequest {
         None => TopicReference::Id(id),
     });
     AdminRequest::DeleteTopics { topics: topics.collect() }
+}
+
+/// What is wrong with each topic of a request, whatever topics there are: neither name nor identity, both, or the same
+/// twice, where all of them are refused.
+fn contradictions(request: &DeleteTopicsRequest) -> Vec<Option<&'static str>> {
+    let mut times = BTreeMap::new();
+    for named in named_topics(request) {
+        *times.entry(named).or_insert(0) += 1;
+    }
+    let wrong = |named: (Option<&str>, TopicId)| match named {
+        (Some(_), id) if id != TopicId::default() => Some("a topic is named by both name and id"),
+        (None, id) if id == TopicId::default() => Some("a topic has neither name nor id"),
+        named if times[&named] > 1 => Some("a topic is named twice"),
+        _ => None,
+    };
+    named_topics(request).map(wrong).collect()
 }
 
 /// How a client names the topics to delete: before version 6 by name, since then by name or identity.

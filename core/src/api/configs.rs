@@ -39,7 +39,8 @@ pub fn describe_configs(
                 Ok(configs) => (ErrorCode::NONE, Some(String::new()), configs),
                 Err(refusal) => (refusal.code, Some(refusal.message), Vec::new()),
             };
-        if let Some(keys) = &resource.configuration_keys {
+        // An empty list names all, as an absent one does.
+        if let Some(keys) = resource.configuration_keys.as_ref().filter(|keys| !keys.is_empty()) {
             configs.retain(|config| keys.contains(&config.name));
         }
         for config in &mut configs {

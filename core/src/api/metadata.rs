@@ -31,9 +31,14 @@ pub fn metadata(
     let with_operations = request.include_topic_authorized_operations;
     let mut topics: Vec<MetadataResponseTopic> = match &request.topics {
         Some(asked) if version > 0 || !asked.is_empty() => {
-            distinct(asked, |topic| (&topic.name, topic.topic_id))
-                .map(|topic| asked_topic(image, topic, version))
-                .collect()
+            // Where any identity is given, identities are what is asked for, as in Apache Kafka.
+            let by_id = asked.iter().any(|topic| topic.topic_id != Uuid::ZERO);
+            let asked = asked.iter().filter(|topic| !by_id || topic.topic_id != Uuid::ZERO);
+            let key = |topic: &&MetadataRequestTopic| match by_id {
+                true => (None, topic.topic_id),
+                false => (topic.name.clone(), topic.topic_id),
+            };
+            distinct(asked, key).map(|topic| asked_topic(image, topic, version)).collect()
         }
         _ => image
             .names
@@ -87,7 +92,9 @@ fn brokers(image: &Image, config: &Config) -> Vec<MetadataResponseBroker> {
 }
 
 fn asked_topic(image: &Image, asked: &MetadataRequestTopic, version: i16) -> MetadataResponseTopic {
-    let (found, missing) = match &asked.name {
+    let by_id = asked.topic_id != Uuid::ZERO;
+    let name = asked.name.as_ref().filter(|_| !by_id);
+    let (found, missing) = match name {
         Some(name) if !is_topic_name(name) => (None, ErrorCode::INVALID_TOPIC_EXCEPTION),
         Some(name) => (image.topic(name), unknown_topic(image)),
         None if is_unknown(image) => (None, ErrorCode::LEADER_NOT_AVAILABLE),
@@ -98,8 +105,8 @@ fn asked_topic(image: &Image, asked: &MetadataRequestTopic, version: i16) -> Met
         None => MetadataResponseTopic {
             error_code: missing,
             // Before that version a name cannot be missing.
-            name: asked.name.clone().or((version < BY_ID_FIRST).then(String::new)),
-            topic_id: if asked.name.is_some() { Uuid::ZERO } else { asked.topic_id },
+            name: name.cloned().or((version < BY_ID_FIRST).then(String::new)),
+            topic_id: if name.is_some() { Uuid::ZERO } else { asked.topic_id },
             is_internal: false,
             partitions: Vec::new(),
             topic_authorized_operations: AUTHORIZED_OPERATIONS_OMITTED,

@@ -46,9 +46,12 @@ pub fn is_unknown(image: &Image) -> bool {
 }
 
 /// Each of them once, where it comes first: the answer to a request grows with what it names, not with how often.
-fn distinct<'a, T, K: Ord>(all: &'a [T], key: impl Fn(&'a T) -> K) -> impl Iterator<Item = &'a T> {
+fn distinct<'a, T: 'a, K: Ord>(
+    all: impl IntoIterator<Item = &'a T>,
+    key: impl Fn(&&'a T) -> K,
+) -> impl Iterator<Item = &'a T> {
     let mut seen = BTreeSet::new();
-    all.iter().filter(move |one| seen.insert(key(one)))
+    all.into_iter().filter(move |one| seen.insert(key(one)))
 }
 
 /// The error for a topic that the image does not show.

@@ -222,7 +222,8 @@ fn configurations_say_where_they_come_from() {
         (Some("2"), configs::SOURCE_DEFAULT)
     );
     assert_eq!(default.synonyms[0].value.as_deref(), Some("2"));
-    assert_eq!(describe(2, "a", None).configs.len(), 8);
+    assert_eq!(describe(2, "a", None).configs.len(), 10);
+    assert_eq!(describe(2, "a", Some(&[])).configs.len(), 10, "an empty list names all");
     assert_eq!(describe(2, "x", None).error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
     assert!(describe(4, "2", None).configs.iter().any(|config| config.name == "broker.id"));
     assert_eq!(describe(4, "1", None).error_code, ErrorCode::INVALID_REQUEST);
@@ -273,6 +274,46 @@ fn api_versions_says_who_is_meant() {
     for name in ["", "-x", "x.", "a b", "\u{e9}"] {
         assert_eq!(ask(name, None, -1), ErrorCode::INVALID_REQUEST, "{name:?}");
     }
+}
+
+#[test]
+fn an_identity_goes_before_a_name() {
+    let image = image();
+    let (a, others) = (TopicId([1; 16]), Uuid([9; 16]));
+    let both = |name: &str, topic_id| MetadataRequestTopic { name: Some(name.into()), topic_id };
+    let topics = vec![both("z", Uuid(a.0)), both("a", others), both("a", Uuid::ZERO)];
+    let request = MetadataRequest { topics: Some(topics), ..Default::default() };
+    let answer = metadata(&image, &config(), &request, 12);
+    let told: Vec<_> = answer.topics.iter().map(|t| (t.error_code, t.name.as_deref())).collect();
+    assert_eq!(told, [(ErrorCode::NONE, Some("a")), (ErrorCode::UNKNOWN_TOPIC_ID, None)]);
+    assert_eq!(answer.topics[1].topic_id, others);
+}
+
+#[test]
+fn topics_to_delete_that_contradict_each_other_all_stay() {
+    let state = |name: Option<&str>, id: u8| DeleteTopicState {
+        name: name.map(String::from),
+        topic_id: Uuid([id; 16]),
+    };
+    let topics = vec![
+        state(Some("z"), 1),
+        state(None, 0),
+        state(Some("twice"), 0),
+        state(Some("y"), 0),
+        state(Some("twice"), 0),
+    ];
+    let request = Request::DeleteTopics(DeleteTopicsRequest { topics, ..Default::default() });
+    let (admin, _) = admin_request(&image(), &request, &mut TopicId::default).unwrap();
+    let sound = vec![TopicReference::Name("y".into())];
+    assert_eq!(admin, AdminRequest::DeleteTopics { topics: sound });
+    let unknown = Err(Refusal::new(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "none"));
+    let Response::DeleteTopics(response) = admin_response(&config(), &request, vec![unknown])
+    else {
+        panic!("another response");
+    };
+    let codes: Vec<_> = response.responses.iter().map(|topic| topic.error_code).collect();
+    let (wrong, none) = (ErrorCode::INVALID_REQUEST, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    assert_eq!(codes, [wrong, wrong, wrong, none, wrong]);
 }
 
 #[test]

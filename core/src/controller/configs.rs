@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use milena_wire::ErrorCode;
+use milena_wire::batch::{TimestampRules, TimestampType};
 
 use super::Refusal;
-use crate::Config;
+use crate::{Config, Timestamp};
 
 /// The configuration whose value each partition's record settles.
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
@@ -51,6 +52,8 @@ pub struct TopicConfig {
 
 /// `retention.ms`: a week.
 const RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// `message.timestamp.after.max.ms`: an hour.
+pub const AFTER_MAX_MS: i64 = 60 * 60 * 1000;
 /// Least `segment.bytes`: a segment is to hold more than its files' own cost.
 const SEGMENT_BYTES_MIN: i64 = 16 * 1024;
 
@@ -79,6 +82,20 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         kind: Kind::Int { min: 0, max: BATCH_BYTES_LIMIT as i64 },
         default: |config| config.replication.batch_bytes_max.to_string(),
         documentation: "Largest record batch taken from a producer, bytes.",
+    },
+    TopicConfig {
+        name: "message.timestamp.after.max.ms",
+        broker_name: "log.message.timestamp.after.max.ms",
+        kind: Kind::Long { min: 0, max: i64::MAX },
+        default: |_| AFTER_MAX_MS.to_string(),
+        documentation: "Milliseconds by which a producer's timestamp may lie ahead of the broker's clock.",
+    },
+    TopicConfig {
+        name: "message.timestamp.before.max.ms",
+        broker_name: "log.message.timestamp.before.max.ms",
+        kind: Kind::Long { min: 0, max: i64::MAX },
+        default: |_| i64::MAX.to_string(),
+        documentation: "Milliseconds by which a producer's timestamp may lie behind the broker's clock.",
     },
     TopicConfig {
         name: "message.timestamp.type",
@@ -123,11 +140,11 @@ pub fn topic_config(name: &str) -> Option<&'static TopicConfig> {
     TOPIC_CONFIGS.iter().find(|config| config.name == name)
 }
 
-/// A topic's own configurations as asked for: checked, and without those that only name the default.
+/// A topic's own configurations as asked for, checked.
 ///
 /// # Errors
 ///
-/// `INVALID_CONFIG` with the name of the first that is unknown, given twice, or out of range.
+/// `INVALID_CONFIG` with the name of the first that is unknown, given twice, without a value, or out of range.
 pub fn check_topic_configs(
     asked: &[(String, Option<String>)],
 ) -> Result<BTreeMap<String, String>, Refusal> {
@@ -142,7 +159,9 @@ pub fn check_topic_configs(
             return refuse(format!("topic configuration {name} is given twice"));
         }
         seen.push(config.name);
-        let Some(value) = value else { continue };
+        let Some(value) = value else {
+            return refuse(format!("topic configuration {name} has no value"));
+        };
         if let Err(expected) = config.check(value) {
             return refuse(format!("{name} takes {expected}, not {value:?}"));
         }
@@ -198,6 +217,10 @@ pub struct TopicSettings {
     pub min_insync_replicas: u16,
     /// Whether `message.timestamp.type` is `LogAppendTime`.
     pub log_append_time: bool,
+    /// `message.timestamp.before.max.ms`.
+    pub before_max_ms: i64,
+    /// `message.timestamp.after.max.ms`.
+    pub after_max_ms: i64,
 }
 
 impl TopicSettings {
@@ -221,6 +244,19 @@ impl TopicSettings {
             log_append_time: own
                 .get("message.timestamp.type")
                 .is_some_and(|t| t == "LogAppendTime"),
+            before_max_ms: number("message.timestamp.before.max.ms").unwrap_or(i64::MAX),
+            after_max_ms: number("message.timestamp.after.max.ms").unwrap_or(AFTER_MAX_MS),
         }
+    }
+
+    /// Which times are taken from producers at this one, and whose are kept.
+    pub fn timestamp_rules(&self, now: Timestamp) -> TimestampRules {
+        let timestamp_type = if self.log_append_time {
+            TimestampType::LogAppendTime
+        } else {
+            TimestampType::CreateTime
+        };
+        let (before_max_ms, after_max_ms) = (self.before_max_ms, self.after_max_ms);
+        TimestampRules { now, timestamp_type, before_max_ms, after_max_ms }
     }
 }

@@ -133,7 +133,7 @@ pub struct NewTopic {
     pub replication_factor: Option<i16>,
     /// The replicas of each partition by its index, where the client chose them; empty otherwise.
     pub assignments: Vec<(i32, Vec<NodeId>)>,
-    /// Its own configurations; a value of none is the default.
+    /// Its own configurations; a value of none is refused.
     pub configs: Vec<(String, Option<String>)>,
 }
 

@@ -56,6 +56,21 @@ pub fn create_topic(
     Ok((records, summary))
 }
 
+/// Of each topic that is to be deleted, why not, where another of the same request means the same one.
+pub fn named_twice(image: &Image, asked: &[TopicReference]) -> Vec<Option<Refusal>> {
+    let meant = |topic: &TopicReference| match topic {
+        TopicReference::Name(name) => image.names.get(name).copied(),
+        TopicReference::Id(id) => Some(*id),
+    };
+    let mut times = BTreeMap::new();
+    for id in asked.iter().filter_map(meant) {
+        *times.entry(id).or_insert(0) += 1;
+    }
+    let twice = |topic: &TopicReference| meant(topic).is_some_and(|id| times[&id] > 1);
+    let refusal = || Refusal::new(ErrorCode::INVALID_REQUEST, "a topic is named twice");
+    asked.iter().map(|topic| twice(topic).then(refusal)).collect()
+}
+
 /// The record that deletes a topic, and what it was.
 ///
 /// # Errors

@@ -325,8 +325,13 @@ impl Active {
                         }
                     }
                     AdminRequest::DeleteTopics { topics: asked } => {
-                        for topic in &asked {
-                            let deleted = controller::delete_topic(draft, topic);
+                        // All are read before any goes: a name and an identity may mean the same topic.
+                        let ambiguous = controller::named_twice(draft, &asked);
+                        for (topic, ambiguous) in asked.iter().zip(ambiguous) {
+                            let deleted = match ambiguous {
+                                Some(refusal) => Err(refusal),
+                                None => controller::delete_topic(draft, topic),
+                            };
                             topics.push(deleted.map(|(record, summary)| {
                                 take(draft, vec![record]);
                                 summary

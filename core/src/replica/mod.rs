@@ -359,6 +359,11 @@ impl Replica {
         self.partition().is_some_and(|p| p.isr.len() >= usize::from(p.min_isr))
     }
 
+    /// Whether no other replica is in the in-sync set.
+    pub fn is_alone(&self) -> bool {
+        self.partition().is_some_and(|p| p.isr.len() == 1)
+    }
+
     /// Moves the log start up to what retention allows, as leader; followers are told with the next push.
     pub fn retain(&mut self, cx: &mut Context, ms: i64, bytes: i64) {
         if !matches!(self.role, Role::Leader(_)) {

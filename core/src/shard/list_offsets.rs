@@ -146,8 +146,12 @@ impl Shard {
             }
             LATEST_TIMESTAMP => Found::Known(-1, high_watermark, epoch),
             MAX_TIMESTAMP => match found.max_timestamp(high_watermark) {
-                Some((timestamp, offset)) => {
-                    Found::Known(timestamp, offset, found.epoch_at(offset).unwrap_or(-1))
+                Some((..0, _)) => Found::Known(-1, -1, -1),
+                // The first record that has it: what is kept is of its batch.
+                Some((timestamp, _)) => {
+                    let ticket = self.host.store.find_time(log, timestamp, high_watermark, out);
+                    self.reads.insert(ticket, ReadFor::Time(origin, place));
+                    Found::Searching
                 }
                 // The segments are ahead of what is committed.
                 None => Found::NotYet,

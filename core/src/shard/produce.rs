@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use milena_wire::batch::{self, BatchHeader, Compression, DecompressLimit};
+use milena_wire::batch::{self, BatchHeader, Compression, DecompressLimit, TimestampType};
 use milena_wire::messages::produce::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData,
     PartitionProduceResponse, TopicProduceResponse,
@@ -31,11 +31,6 @@ const ZSTD_VERSION: i16 = 7;
 const LEADER_VERSION: i16 = 10;
 /// Record bytes that wait for room in the store, per shard, as a share of the memory it may use.
 const STALLED_SHARE: u64 = 8;
-/// What a batch may hold decompressed, as a multiple of the largest batch taken and in bytes: the time for which a client
-/// may keep a shard busy opening what it sent.
-const DECOMPRESSED_RATIO: usize = 64;
-const DECOMPRESSED_BYTES: usize = 256 << 20;
-
 /// A produce part whose batches are appended.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -250,14 +245,12 @@ impl Shard {
         }
         let topic = replica.topic().expect("a leader knows its topic");
         let settings = TopicSettings::new(&topic.configs, &self.host.config);
-        let most = settings.batch_bytes_max;
-        let bytes = check(version, data.records.unwrap_or_default(), most)?;
-        let time = settings.log_append_time.then_some(self.now.wall);
+        let opened_max = self.host.config.replication.opened_bytes_max;
+        let rules = settings.timestamp_rules(self.now.wall);
+        let batch =
+            check(version, data.records.unwrap_or_default(), &settings, opened_max, &rules)?;
+        let time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(rules.now);
         let mut cx = Context { now: self.now, host: &mut self.host, out };
-        let batch = match time {
-            Some(time) => batch::with_log_append_time(&bytes, time),
-            None => bytes,
-        };
         let (base, next) = replica.append(&mut cx, &batch);
         self.touched.insert(log);
         answer.base_offset = base;
@@ -335,6 +328,10 @@ impl Shard {
         let open: Vec<(LogId, Offset)> =
             waiting.open.iter().map(|(log, written)| (*log, written.next)).collect();
         for (log, next) in open {
+            if self.replicas.get(&log).is_some_and(|replica| replica.is_alone()) {
+                // Nobody else is waited for: it becomes safe or this node halts.
+                continue;
+            }
             self.forget_written(log, acks, next, origin);
             let enough = self.replicas.get(&log).is_some_and(|replica| replica.enough_in_sync());
             let code = match acks {
@@ -406,7 +403,7 @@ impl Refusal {
 
     fn fill(self, answer: &mut PartitionProduceResponse) {
         answer.error_code = self.code;
-        if self.code == ErrorCode::INVALID_RECORD {
+        if matches!(self.code, ErrorCode::INVALID_RECORD | ErrorCode::INVALID_TIMESTAMP) {
             let batch_index_error_message = self.message.clone();
             answer.record_errors =
                 vec![BatchIndexAndErrorMessage { batch_index: 0, batch_index_error_message }];
@@ -415,8 +412,15 @@ impl Refusal {
     }
 }
 
-/// Checks what a producer sent for one partition: one batch, whole and intact, with records that can be read.
-fn check(version: i16, records: Bytes, bytes_max: u32) -> Result<Bytes, Refusal> {
+/// Checks what a producer sent for one partition: one batch, whole and intact, with records that can be read and times that
+/// the topic takes; as it is to be stored.
+fn check(
+    version: i16,
+    records: Bytes,
+    settings: &TopicSettings,
+    opened_max: usize,
+    rules: &batch::TimestampRules,
+) -> Result<Bytes, Refusal> {
     let invalid = |message: &str| Refusal::new(ErrorCode::INVALID_RECORD, message);
     if records.is_empty() {
         return Err(invalid("a partition without a record batch"));
@@ -429,13 +433,11 @@ fn check(version: i16, records: Bytes, bytes_max: u32) -> Result<Bytes, Refusal>
     if header.size() < records.len() {
         return Err(invalid("more than one record batch for a partition"));
     }
-    if records.len() > bytes_max as usize {
+    if records.len() > settings.batch_bytes_max as usize {
         return Err(ErrorCode::MESSAGE_TOO_LARGE.into());
     }
-    let opened_max =
-        (bytes_max as usize).saturating_mul(DECOMPRESSED_RATIO).min(DECOMPRESSED_BYTES);
     let header =
-        batch::validate_produce(&records, DecompressLimit(opened_max)).map_err(described)?;
+        batch::validate_produce(&records, DecompressLimit(opened_max), rules).map_err(described)?;
     if header.producer_id >= 0 || header.is_transactional() {
         return Err(invalid(
             "idempotent and transactional producers are not supported: set enable.idempotence=false",
@@ -445,7 +447,7 @@ fn check(version: i16, records: Bytes, bytes_max: u32) -> Result<Bytes, Refusal>
     if compression == Compression::Zstd && version < ZSTD_VERSION {
         return Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE.into());
     }
-    Ok(records)
+    Ok(batch::with_header(&records, &header))
 }
 
 fn records_bytes(request: &ProduceRequest) -> u64 {

@@ -2,14 +2,18 @@
 //!
 //! What a stream claims about its own size is never used to allocate: output grows as it is produced and stops at the
 //! limit. Snappy comes in the framing of the Java library (blocks behind a magic number) or bare; both are read, the
-//! framed form is written, as the Java client expects.
+//! framed form is written, as the Java client expects. Each codec takes what Apache Kafka's own reader takes, no more and
+//! no less: what is acknowledged can be read by its consumer.
 
 use std::{
     borrow::Cow,
     io::{self, Read, Write},
 };
 
+use flate2::bufread::GzDecoder;
+
 use super::BatchError;
+use super::lz4::Lz4Reader;
 
 /// The first bytes of the Java library's Snappy framing; its version and the oldest compatible one follow.
 const SNAPPY_MAGIC: &[u8; 8] = b"\x82SNAPPY\0";
@@ -96,9 +100,9 @@ impl Compression {
     ) -> Result<impl Read + '_, BatchError> {
         let reader: Box<dyn Read + '_> = match self {
             Compression::None => Box::new(compressed),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(compressed)),
+            Compression::Gzip => Box::new(GzipReader(GzDecoder::new(compressed))),
             Compression::Snappy => Box::new(SnappyReader::new(compressed, limit)?),
-            Compression::Lz4 => Box::new(Lz4Reader(lz4_flex::frame::FrameDecoder::new(compressed))),
+            Compression::Lz4 => Box::new(Lz4Reader::new(compressed)?),
             Compression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)
                     .map_err(|_| BatchError::Decompress)?;
@@ -146,16 +150,23 @@ impl<R: Read> Read for Limited<R> {
     }
 }
 
-/// One LZ4 frame and nothing behind it.
-struct Lz4Reader<'a>(lz4_flex::frame::FrameDecoder<&'a [u8]>);
+/// Gzip members one after another, as Java reads them: what follows a whole member and does not begin another is passed
+/// over.
+struct GzipReader<'a>(GzDecoder<&'a [u8]>);
 
-impl Read for Lz4Reader<'_> {
+impl Read for GzipReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.0.read(buffer)?;
-        if read == 0 && !buffer.is_empty() && !self.0.get_ref().is_empty() {
-            return Err(io::Error::other(BatchError::Decompress));
+        loop {
+            let read = self.0.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let next = GzDecoder::new(*self.0.get_ref());
+            if next.header().is_none() {
+                return Ok(0);
+            }
+            self.0 = next;
         }
-        Ok(read)
     }
 }
 
@@ -185,8 +196,8 @@ struct SnappyReader<'a> {
 impl<'a> SnappyReader<'a> {
     fn new(compressed: &'a [u8], limit: DecompressLimit) -> Result<SnappyReader<'a>, BatchError> {
         let framed = compressed.starts_with(SNAPPY_MAGIC);
-        let start = if framed { SNAPPY_HEADER_LEN } else { 0 };
-        let rest = compressed.get(start..).ok_or(BatchError::Decompress)?;
+        let start = if framed { framing(compressed)? } else { 0 };
+        let rest = &compressed[start..];
         Ok(SnappyReader { rest, framed, limit, block: Vec::new(), position: 0 })
     }
 
@@ -194,6 +205,13 @@ impl<'a> SnappyReader<'a> {
     fn next_block(&mut self) -> Result<(), BatchError> {
         let mut block = std::mem::take(&mut self.rest);
         if self.framed {
+            while block.starts_with(&SNAPPY_MAGIC[..4]) {
+                block = &block[framing(block)?..];
+            }
+            if block.len() < 4 {
+                // Java's reader ends where no length fits any more.
+                return Ok(());
+            }
             let (length, tail) = block.split_first_chunk::<4>().ok_or(BatchError::Decompress)?;
             let length =
                 usize::try_from(i32::from_be_bytes(*length)).map_err(|_| BatchError::Decompress)?;
@@ -213,6 +231,17 @@ impl<'a> SnappyReader<'a> {
             .map_err(|_| BatchError::Decompress)?;
         Ok(())
     }
+}
+
+/// Size of the framing's header, where a good one stands first.
+fn framing(bytes: &[u8]) -> Result<usize, BatchError> {
+    let header = bytes.get(..SNAPPY_HEADER_LEN).ok_or(BatchError::Decompress)?;
+    let (magic, versions) = header.split_at(SNAPPY_MAGIC.len());
+    let version = i32::from_be_bytes(versions[..4].try_into().expect("four bytes"));
+    if magic != SNAPPY_MAGIC || version < 1 {
+        return Err(BatchError::Decompress);
+    }
+    Ok(SNAPPY_HEADER_LEN)
 }
 
 impl Read for SnappyReader<'_> {

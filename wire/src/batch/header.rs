@@ -9,16 +9,6 @@ const TIMESTAMP_TYPE_BIT: i16 = 1 << 3;
 const TRANSACTIONAL_BIT: i16 = 1 << 4;
 const CONTROL_BIT: i16 = 1 << 5;
 
-/// Marks the timestamps as the broker's, in the bytes of a batch.
-pub(super) fn set_log_append_time(batch: &mut [u8], time: i64) {
-    const ATTRIBUTES_AT: usize = 21;
-    const MAX_TIMESTAMP_AT: usize = 35;
-    let [high, low] = TIMESTAMP_TYPE_BIT.to_be_bytes();
-    batch[ATTRIBUTES_AT] |= high;
-    batch[ATTRIBUTES_AT + 1] |= low;
-    batch[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&time.to_be_bytes());
-}
-
 /// Whose clock the timestamps of a batch are from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimestampType {
@@ -131,6 +121,16 @@ impl BatchHeader {
     /// How the records are compressed.
     pub fn compression(&self) -> Result<Compression, BatchError> {
         Compression::from_number((self.attributes & COMPRESSION_MASK) as u8)
+    }
+
+    /// Gives it the attributes and the largest timestamp that a broker stores: what a client says beyond codec and
+    /// transaction is not kept.
+    pub(super) fn set_times(&mut self, timestamp_type: TimestampType, max_timestamp: i64) {
+        self.attributes &= COMPRESSION_MASK | TRANSACTIONAL_BIT;
+        if timestamp_type == TimestampType::LogAppendTime {
+            self.attributes |= TIMESTAMP_TYPE_BIT;
+        }
+        self.max_timestamp = max_timestamp;
     }
 
     /// Whether the batch holds a marker of the broker and no client's records.

@@ -111,17 +111,20 @@ impl Iterator for RecordIterator {
 }
 
 /// Checks the records of a batch as [`record_iterator`] would, without taking them out: however many bytes they have, only
-/// a window of them is in memory.
+/// a window of them is in memory. `on_time` judges the timestamp that the producer gave each of them.
 pub(super) fn check(
     header: &BatchHeader,
     records: &[u8],
     limit: DecompressLimit,
+    on_time: impl FnMut(i64) -> Result<(), BatchError>,
 ) -> Result<(), BatchError> {
+    let base = header.base_timestamp;
     match header.compression()? {
-        Compression::None => Walk::new(header, records)?.check(),
+        Compression::None => Walk::new(header, records)?.check(base, on_time),
         compression => {
             let reader = compression.reader(records, limit)?;
-            Walk::new(header, BufReader::with_capacity(WINDOW_BYTES, reader))?.check()
+            let reader = BufReader::with_capacity(WINDOW_BYTES, reader);
+            Walk::new(header, reader)?.check(base, on_time)
         }
     }
 }
@@ -162,9 +165,14 @@ impl<R: BufRead> Walk<R> {
         self.records_left == 0
     }
 
-    fn check(mut self) -> Result<(), BatchError> {
+    fn check(
+        mut self,
+        base_timestamp: i64,
+        mut on_time: impl FnMut(i64) -> Result<(), BatchError>,
+    ) -> Result<(), BatchError> {
         while !self.is_done() {
-            self.next(|_name, _value| ())?;
+            let fields = self.next(|_name, _value| ())?;
+            on_time(base_timestamp.wrapping_add(fields.timestamp_delta))?;
         }
         Ok(())
     }
