@@ -312,8 +312,8 @@ fn api_versions_too_new_is_answered_in_version_0_and_the_connection_stays() {
     stream.write_all(&[0, 0, 0, 11, 0, 18, 0, 99, 0, 0, 0, 7, 0xff, 0xff, 0]).unwrap();
     let mut answer = [0; 20];
     stream.read_exact(&mut answer).unwrap();
-    // Length, correlation id, error 35, one API: 18 from 0 to 4.
-    let expected = [0, 0, 0, 16, 0, 0, 0, 7, 0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 4];
+    // Length, correlation id, error 35, one API: 18 from 0 to 5.
+    let expected = [0, 0, 0, 16, 0, 0, 0, 7, 0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 5];
     assert_eq!(answer, expected);
     stream.write_all(&[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 8, 0xff, 0xff]).unwrap();
     let mut answer = [0; 8];

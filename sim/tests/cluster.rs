@@ -45,6 +45,7 @@ each_holds! {
     rolling_restart_holds "rolling-restart"
     founding_holds "founding"
     beyond_budget_holds "beyond-budget"
+    dense_holds "dense"
     swarm_holds "swarm"
 }
 
