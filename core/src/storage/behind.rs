@@ -112,6 +112,10 @@ impl Store {
         match failed {
             None => {}
             Some(DiskError::NoSpace) => {
+                // Whether it is ever begun again is open: the log may be cut or deleted first, and nothing would know of the file.
+                if let Effect::Appended { begun: Some(segment), .. } = &effect {
+                    self.remove(segment.file(id), out);
+                }
                 self.on_full(now, out);
                 self.stalled.push(id);
                 let at = now.mono.after_ms(RETRY_MS);

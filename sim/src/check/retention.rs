@@ -96,7 +96,11 @@ impl Checks {
             + cuts.map(|(_, bytes)| *bytes.min(&group)).sum::<u64>();
         for (index, batch) in trimmed.iter().enumerate().rev() {
             let born = limits.born_at_earliest(trimmed, index);
-            if !limits.expired(born, wall) && limits.bytes.is_none_or(|bytes| after < bytes) {
+            // Where no batch near it has a time, one that had may have gone before from the start of the same segment.
+            let near: u64 = trimmed[..index].iter().map(|batch| u64::from(batch.size)).sum();
+            let is_hidden = born.is_none() && replica.start > 0 && near <= limits.segment;
+            let young = !is_hidden && !limits.expired(born, wall);
+            if young && limits.bytes.is_none_or(|bytes| after < bytes) {
                 return Err(Violation::new(
                     "P23",
                     format!(
