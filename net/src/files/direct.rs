@@ -26,6 +26,8 @@ use super::disk_error;
 /// Open files at most, unless more than that have unsynced writes.
 const OPEN_FILES_MAX: usize = 768;
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+/// A file is filled with a sync after each so many bytes.
+const FILL_SYNC_BYTES: u64 = 1 << 20;
 /// Slices per call of pwritev; the kernel takes 1024.
 const SLICES_MAX: usize = 1024;
 
@@ -124,13 +126,16 @@ impl Direct {
                 let open = self.file(*file)?;
                 open.unsynced.store(true, Ordering::Relaxed);
                 // Really written: reserved alone, each later sync would have to note what is no longer unwritten.
+                // Synced piece by piece: a process that is asked to stop meanwhile cannot end before the sync that runs.
                 let (mut at, end) = (*offset, offset + length);
                 while at < end {
                     let count = ZEROS.len().min((end - at) as usize);
                     write_all_at(&open.file, &[Bytes::from_static(&ZEROS[..count])], at)?;
                     at += count as u64;
+                    if (at - offset).is_multiple_of(FILL_SYNC_BYTES) || at == end {
+                        open.sync()?;
+                    }
                 }
-                open.sync()?;
             }
             Command::Rename { from, to } => {
                 let mut open = self.open();

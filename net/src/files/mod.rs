@@ -111,19 +111,25 @@ impl Files {
     }
 }
 
-/// Makes a directory that outlives a power loss: each folder that is new is entered in its parent, and that is synced.
+/// Makes a directory that outlives a power loss: each folder that is new is entered in its parent, and that is synced. So is
+/// the parent of one that is there already: who made it may have died before the sync.
 fn make_durable(directory: &Path) -> io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
     let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
-    make_durable(parent)?;
-    match std::fs::create_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        other => other?,
+    if !directory.is_dir() {
+        if !parent.is_dir() {
+            make_durable(parent)?;
+        }
+        match std::fs::create_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
     }
-    File::open(parent)?.sync_all()
+    match File::open(parent) {
+        // A folder that others keep from being read was there before this program could have made anything in it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        parent => parent?.sync_all(),
+    }
 }
 
 /// What `core` calls an error of the operating system.
