@@ -74,6 +74,8 @@ pub struct QuorumConfig {
     pub broker_session_ms: u64,
     /// The preferred leader gets its partition back when it has been in sync this long.
     pub preferred_leader_ms: u64,
+    /// A broker that is to stop waits this long at most for others to take over.
+    pub stop_ms_max: u64,
     /// How the operator says who the controllers are, for advice.
     pub controllers_flag: &'static str,
 }
@@ -130,6 +132,7 @@ impl Default for QuorumConfig {
             broker_heartbeat_ms: 200,
             broker_session_ms: 2_000,
             preferred_leader_ms: 5_000,
+            stop_ms_max: 5_000,
             controllers_flag: "--cluster",
         }
     }

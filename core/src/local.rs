@@ -17,6 +17,9 @@ pub enum LocalMessage {
     /// When this broker may serve under a registration: its epoch is synced here and confirmed by the controller. From
     /// Metadata to every shard, after the image that shows it. None when the broker must stop serving.
     Serving(Option<BrokerEpoch>),
+    /// When the operator wants this node to stop in good order, from the driver to Metadata, which puts out
+    /// [`Output::Stop`](crate::Output::Stop) once nothing is left to give away, or in any case soon.
+    Stop,
     /// When a leader proposes an in-sync set, from a shard to Metadata, which takes it to the active controller. Not
     /// answered: an image with a newer partition epoch is the answer, and the shard says it again until then.
     AlterPartition(AlterPartition),

@@ -134,6 +134,8 @@ pub enum Output {
         /// One line.
         line: String,
     },
+    /// When a node that was to stop in good order has given away what it could, or waited long enough: it may end.
+    Stop,
     /// When this node must not go on: nothing more may be acknowledged from it before a restart has recovered its disk.
     Halt(Halt),
 }
@@ -198,6 +200,11 @@ impl Outputs {
     /// Writes a line to the log.
     pub fn log(&mut self, level: LogLevel, line: impl Into<String>) {
         self.queue.push_back(Output::Log { level, line: line.into() });
+    }
+
+    /// Lets the driver end a node that was to stop in good order.
+    pub fn stop(&mut self) {
+        self.queue.push_back(Output::Stop);
     }
 
     /// Stops the node.

@@ -277,6 +277,10 @@ marks! {
     pub enum Mark {
         /// When another registration of this broker came into force.
         BrokerRegistrationLost = "broker.registration_lost",
+        /// When others took over what a broker led before it stopped.
+        BrokerStoppedInGoodOrder = "broker.stopped_in_good_order",
+        /// When a broker stopped before others had taken over.
+        BrokerStoppedLate = "broker.stopped_late",
         /// When a damaged replica was taken out of its sets.
         ControllerDamagedReplica = "controller.damaged_replica",
         /// When an eligible replica out of the in-sync set was elected.

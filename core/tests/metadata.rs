@@ -206,7 +206,7 @@ impl World {
                     self.later(100, node, Coming::Disk { op, outcome });
                 }
                 Output::Log { .. } => {}
-                Output::Reply { .. } | Output::Close { .. } | Output::Halt(_) => {
+                Output::Reply { .. } | Output::Close { .. } | Output::Stop | Output::Halt(_) => {
                     panic!("node {node}: {output:?}")
                 }
             }

@@ -195,7 +195,7 @@ impl World {
                 self.step(id, Input::Disk { op, outcome });
             }
             Output::Log { line, .. } => self.line(format!("{id} log: {line}")),
-            Output::Close { .. } | Output::Halt(_) => panic!("{output:?}"),
+            Output::Close { .. } | Output::Stop | Output::Halt(_) => panic!("{output:?}"),
         }
     }
 

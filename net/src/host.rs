@@ -111,6 +111,8 @@ pub struct Shared {
     pub counts: Arc<Counts>,
     /// Whether the broker serves: it is registered, and its registration confirmed.
     pub serving: Arc<AtomicBool>,
+    /// Whether a machine has halted, so that nothing more may leave this node, whichever worker it comes from.
+    pub halted: Arc<AtomicBool>,
     /// Told when a worker has ended, and why if a machine wanted it.
     pub ended: mpsc::UnboundedSender<Option<Halt>>,
 }
@@ -144,7 +146,8 @@ struct Worker {
     out: Outputs,
     connections: Option<Rc<Connections>>,
     peers: Option<Rc<Peers>>,
-    halted: Option<Halt>,
+    /// Whether nothing more may leave this node.
+    ended: bool,
     stopping: bool,
 }
 
@@ -158,7 +161,10 @@ pub async fn work(
 ) {
     let ended = shared.ended.clone();
     let halt = match Worker::start(index, shared, machines, first).await {
-        Ok(worker) => worker.run(mail).await,
+        Ok(worker) => {
+            worker.run(mail).await;
+            None
+        }
         Err(error) => Some(Halt::Operator(format!("this node cannot run: {error}"))),
     };
     // Nobody listens any more when the whole process stops.
@@ -201,7 +207,7 @@ impl Worker {
             out: Outputs::default(),
             connections,
             peers: None,
-            halted: None,
+            ended: false,
             stopping: false,
         };
         if let Some(first) = first {
@@ -234,15 +240,14 @@ impl Worker {
         self.seats.iter().enumerate().map(|(number, seat)| (seat.place, number)).collect()
     }
 
-    async fn run(mut self, mut mail: mpsc::UnboundedReceiver<Mail>) -> Option<Halt> {
+    async fn run(mut self, mut mail: mpsc::UnboundedReceiver<Mail>) {
         loop {
             while let Ok(mail) = mail.try_recv() {
                 self.on_mail(mail);
             }
             self.turn();
-            if self.halted.is_some() {
-                // Nothing more may leave this node.
-                return self.halted;
+            if self.ended {
+                return;
             }
             if self.stopping {
                 break;
@@ -260,15 +265,15 @@ impl Worker {
                 () = self.shared.clock.sleep_until(deadline) => {}
             }
         }
-        self.stop(mail).await
+        self.stop(mail).await;
     }
 
     /// Answers what is under way for a little while, then ends.
-    async fn stop(mut self, mut mail: mpsc::UnboundedReceiver<Mail>) -> Option<Halt> {
+    async fn stop(mut self, mut mail: mpsc::UnboundedReceiver<Mail>) {
         if let Some(connections) = self.connections.clone() {
             let stopping = connections.stop(PATIENCE);
             let mut stopping = std::pin::pin!(stopping);
-            while self.halted.is_none() {
+            while !self.ended {
                 let deadline = self
                     .seats
                     .iter()
@@ -285,7 +290,6 @@ impl Worker {
                 self.turn();
             }
         }
-        self.halted
     }
 
     fn on_mail(&mut self, mail: Mail) {
@@ -323,7 +327,7 @@ impl Worker {
         for _ in 0..INPUTS_PER_TURN {
             let Some((number, input)) = self.inbox.pop() else { break };
             self.step(number, now, input);
-            if self.halted.is_some() {
+            if self.ended {
                 return;
             }
         }
@@ -331,7 +335,7 @@ impl Worker {
             let due = self.seats[number].machine.next_timeout();
             if due.is_some_and(|(at, _)| at <= now.mono) {
                 self.step(number, now, Input::Timeout);
-                if self.halted.is_some() {
+                if self.ended {
                     return;
                 }
             }
@@ -342,6 +346,12 @@ impl Worker {
     fn step(&mut self, number: usize, now: Now, input: Input) {
         let place = self.seats[number].place;
         self.seats[number].machine.step(now, input, &mut self.out);
+        if self.shared.halted.load(Ordering::Acquire) {
+            // Another worker's machine, whose halt was reported by that one.
+            self.out.queue.clear();
+            self.ended = true;
+            return;
+        }
         while let Some(output) = self.out.queue.pop_front() {
             match output {
                 Output::Send { to, message } => match &self.peers {
@@ -363,12 +373,24 @@ impl Worker {
                 }
                 Output::Disk { op, command } => self.seats[number].lanes.submit(op, command),
                 Output::Log { level, line } => log(self.shared.node, level, &line),
+                Output::Stop => self.tell_all_to_stop(),
                 Output::Halt(why) => {
-                    self.halted = Some(why);
+                    // First said, then done, so that no other worker's end is taken for the reason.
+                    let _ = self.shared.ended.send(Some(why));
+                    self.shared.halted.store(true, Ordering::Release);
+                    self.tell_all_to_stop();
                     self.out.queue.clear();
+                    self.ended = true;
                     return;
                 }
             }
+        }
+    }
+
+    fn tell_all_to_stop(&self) {
+        for mailbox in &self.shared.mailboxes {
+            // One that has ended already needs no telling.
+            let _ = mailbox.send(Mail::Stop);
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use milena_core::local::LocalMessage;
 use milena_core::node::{Boot, Node};
 use milena_core::{Config, Halt, Input, Machine, Output, Outputs, Place};
 
@@ -119,6 +120,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         counts: Arc::new(Counts::new(&limits)),
         limits,
         serving: serving.clone(),
+        halted: Arc::new(AtomicBool::new(false)),
         ended: ended_sender,
     };
     let mut first = Some(First {
@@ -160,12 +162,29 @@ impl Running {
         self.files.syncs()
     }
 
+    /// Stops it in good order: first others take over what it leads, for a few seconds at most.
+    pub fn stop_in_good_order(self) {
+        let (to, from) = (Place::Metadata, Place::Metadata);
+        // One that has ended already needs no asking.
+        let _ = self.mailboxes[0].send(Mail::Local { to, from, message: LocalMessage::Stop });
+        self.join();
+    }
+
     /// Stops it: connections are closed once what is under way is answered. Nothing acknowledged is lost however it stops.
     pub fn stop(self) {
+        self.begin_to_stop();
+        self.join();
+    }
+
+    /// Tells it to stop and does not wait for it.
+    pub fn begin_to_stop(&self) {
         for mailbox in &self.mailboxes {
             // One that has ended already needs no asking.
             let _ = mailbox.send(Mail::Stop);
         }
+    }
+
+    fn join(self) {
         self.threads.into_iter().for_each(|thread| {
             thread.join();
         });
@@ -210,6 +229,7 @@ fn recover(config: &Config, files: &Files, clock: Clock) -> Result<Node, StartEr
                 Output::Send { .. }
                 | Output::Local { .. }
                 | Output::Reply { .. }
+                | Output::Stop
                 | Output::Close { .. } => unreachable!("recovery talks to the disk alone"),
             }
         }

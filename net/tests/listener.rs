@@ -117,6 +117,7 @@ impl Server {
         let (mailbox, mail) = mpsc::unbounded_channel();
         let (ended, _) = mpsc::unbounded_channel();
         let shared = Shared {
+            halted: Arc::default(),
             node: NodeId(1),
             clock: Clock::start(),
             files: Arc::new(Files::open(directory.path(), Unsynced::PageCache).unwrap()),

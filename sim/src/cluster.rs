@@ -539,6 +539,13 @@ impl Cluster {
                         self.checks.marks.seen(Seen::ErrorLogged);
                     }
                 }
+                Output::Stop => {
+                    self.trace(node, "stops in good order");
+                    let away = self.nodes[node].away;
+                    self.stop(node);
+                    self.start_later(node, away);
+                    return Ok(());
+                }
                 Output::Halt(why) => return self.on_halt(node, &why),
             }
         }

@@ -2,6 +2,7 @@
 
 use milena_core::NodeId;
 use milena_core::disk::{Command, FileName};
+use milena_core::local::LocalMessage;
 
 use crate::check::Checked;
 use crate::check::marks::Seen;
@@ -199,7 +200,8 @@ impl Cluster {
             Action::Reshard { node, .. } => Some(*node),
             Action::CreateTopic(_) | Action::DeleteTopic { .. } => None,
             Action::Fault(fault) => match fault {
-                Fault::Crash { node, .. }
+                Fault::OrderlyStop { node, .. }
+                | Fault::Crash { node, .. }
                 | Fault::Pause { node, .. }
                 | Fault::ClockJump { node, .. }
                 | Fault::ClockRate { node, .. }
@@ -330,6 +332,16 @@ impl Cluster {
             self.checks.marks.seen(Seen::StruckWhileRecovering);
         }
         match fault {
+            Fault::OrderlyStop { down_ms, .. } => {
+                if !self.nodes[at].is_up() {
+                    return false;
+                }
+                self.nodes[at].away = down_ms * MS;
+                self.checks.nodes[at].stopping = true;
+                let (life, message) = (self.nodes[at].life, LocalMessage::Stop);
+                let stop = Happening::Local { node: at, life, from: 0, to: 0, message };
+                self.queue.push(self.now + 1, stop);
+            }
             Fault::Crash { down_ms, .. } => {
                 self.stop(at);
                 self.start_later(at, down_ms * MS);

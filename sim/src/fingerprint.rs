@@ -67,6 +67,7 @@ impl Fingerprint {
             }
             Output::Log { line, .. } => self.bytes(line.as_bytes()),
             Output::Halt(_) => self.number(0x600),
+            Output::Stop => self.number(0x700),
         }
     }
 
@@ -104,6 +105,7 @@ impl Fingerprint {
             LocalMessage::Scatter { part, .. } => self.numbers([7, *part, 0]),
             LocalMessage::Gather { part, .. } => self.numbers([8, *part, 0]),
             LocalMessage::Abandon { part } => self.numbers([9, *part, 0]),
+            LocalMessage::Stop => self.number(11),
             LocalMessage::Hasten { part } => self.numbers([10, *part, 0]),
         }
     }

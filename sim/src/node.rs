@@ -80,6 +80,8 @@ pub struct SimNode {
     pub planned: Vec<Time>,
     /// Disk commands under way, by slot.
     pub under_way: Vec<Option<UnderWay>>,
+    /// For how long it stays down when it stops in good order.
+    pub away: Time,
     /// Until when it must stay down.
     pub down_until: Time,
     /// Draws for starts.
@@ -115,6 +117,7 @@ impl SimNode {
             disk_factor: 1,
             planned: Vec::new(),
             under_way: Vec::new(),
+            away: 0,
             down_until: 0,
             entropy: Stream::new(seed, Concern::Entropy(number)),
             free_slots: Vec::new(),

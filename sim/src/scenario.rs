@@ -320,6 +320,7 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
         (0..draw.between(1, most)).map(|i| Target::Node(((first + i) % count) as usize)).collect()
     };
     let (fault, guards, patience_us) = match kind {
+        "orderly-stop" => (Fault::OrderlyStop { node, down_ms }, vec![Guard::Up], 200_000),
         "crash" => (Fault::Crash { node, down_ms }, vec![Guard::Up], 200_000),
         "power-loss" => {
             let (nodes, guards) = match draw.below(3) {

@@ -334,6 +334,8 @@ pub enum Action {
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
 pub enum Fault {
+    /// When a process is asked to stop in good order.
+    OrderlyStop { node: Target, down_ms: u64 },
     /// When a process dies. The page cache stays.
     Crash { node: Target, down_ms: u64 },
     /// When power is lost: what no sync covers survives sector by sector, as chance has it.
@@ -398,6 +400,7 @@ impl Fault {
     /// Its kind, as the report counts it.
     pub fn kind(&self) -> &'static str {
         match self {
+            Fault::OrderlyStop { .. } => "orderly-stop",
             Fault::Crash { .. } => "crash",
             Fault::PowerLoss { .. } => "power-loss",
             Fault::Pause { .. } => "pause",
@@ -434,7 +437,8 @@ impl Fault {
     /// Whether records acknowledged from here on count as acknowledged under faults.
     pub fn opens_fault_phase(&self) -> bool {
         match self {
-            Fault::Crash { .. }
+            Fault::OrderlyStop { .. }
+            | Fault::Crash { .. }
             | Fault::PowerLoss { .. }
             | Fault::Partition { .. }
             | Fault::CutClients { .. }
@@ -545,6 +549,7 @@ impl Setup {
                 broker_heartbeat_ms: core.broker_heartbeat_ms,
                 broker_session_ms: core.broker_session_ms,
                 preferred_leader_ms: core.preferred_leader_ms,
+                stop_ms_max: 1_000,
                 ..QuorumConfig::default()
             },
             replication: ReplicationConfig {

@@ -248,7 +248,7 @@ pub fn rolling(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
                     patience_us: 500_000,
                 });
             } else {
-                entries.push(entry(at_us, Fault::Crash { node, down_ms }, vec![Guard::Up]));
+                entries.push(entry(at_us, Fault::OrderlyStop { node, down_ms }, vec![Guard::Up]));
             }
             at_us += (down_ms + draw.between(50, 900)) * 1_000;
         }

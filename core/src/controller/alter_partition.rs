@@ -11,7 +11,7 @@ use crate::NodeId;
 use crate::local::{AlterPartition, Member};
 use crate::metadata::{Image, Record};
 
-/// The record of a proposal from `from`.
+/// The record of a proposal from `from`. Who is `stopping` joins no set.
 ///
 /// # Errors
 ///
@@ -21,6 +21,7 @@ pub fn alter_partition(
     image: &Image,
     from: NodeId,
     request: &AlterPartition,
+    stopping: impl Fn(NodeId) -> bool,
 ) -> Result<Record, Refusal> {
     let refuse = |code, message: &str| Err(Refusal::new(code, message));
     let Some((_, partition)) = image.partition(request.log) else {
@@ -58,6 +59,10 @@ pub fn alter_partition(
     for member in &request.isr {
         if let Some(why) = ineligible(image, partition.incarnation(member.node), member) {
             let message = format!("broker {} {why}", member.node);
+            return Err(Refusal::new(ErrorCode::INELIGIBLE_REPLICA, message));
+        }
+        if stopping(member.node) && !partition.isr.contains(&member.node) {
+            let message = format!("broker {} is about to stop", member.node);
             return Err(Refusal::new(ErrorCode::INELIGIBLE_REPLICA, message));
         }
     }

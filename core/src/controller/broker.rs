@@ -95,6 +95,61 @@ pub fn fence(image: &Image, node: NodeId) -> Vec<Record> {
     records
 }
 
+/// What a broker leaves behind that wants to stop.
+#[derive(Debug, Default)]
+pub struct Leaving {
+    /// What is to be committed.
+    pub records: Vec<Record>,
+    /// Whether somebody is still catching up who would let it leave one more set.
+    pub waits: bool,
+}
+
+/// When a broker wants to stop: others lead what it leads, and it leaves each in-sync set in which `min.insync.replicas`
+/// members remain that are in service and not `stopping` themselves; in the others it stays, so that their records keep
+/// their copies in the set. Out of all of them, it is out of service too.
+pub fn leave(image: &Image, node: NodeId, stopping: impl Fn(NodeId) -> bool) -> Leaving {
+    let mut leaving = Leaving::default();
+    if !image.unfenced(node) {
+        return leaving;
+    }
+    let stays = |other: &NodeId| *other != node && image.unfenced(*other) && !stopping(*other);
+    let unfenced = |other| image.unfenced(other);
+    let mut out_of_all = true;
+    let mut elsewhere = Vec::new();
+    for (log, old) in image.partitions().filter(|(_, partition)| partition.is_replica(node)) {
+        if !old.isr.contains(&node) {
+            elsewhere.push((log, old));
+            continue;
+        }
+        let in_sync = |other: &NodeId| old.isr.contains(other) && stays(other);
+        let heir = old.replicas.iter().copied().find(in_sync);
+        let remain = old.replicas.iter().filter(|other| in_sync(other)).count();
+        let prefer = heir.filter(|_| old.leader == Some(node));
+        let change = if remain >= usize::from(old.min_isr) {
+            Change { prefer, ..Change::without(old, node) }
+        } else {
+            out_of_all = false;
+            leaving.waits |=
+                old.replicas.iter().any(|other| stays(other) && !old.isr.contains(other));
+            if prefer.is_none() {
+                continue;
+            }
+            Change { prefer, ..Change::default() }
+        };
+        let partition = partition_change(old, &change, unfenced);
+        leaving.records.push(Record::Partition { log, partition });
+    }
+    if out_of_all {
+        // A proposal that names it must not stand where it was catching up.
+        for (log, old) in elsewhere {
+            let partition = partition_change(old, &Change::default(), unfenced);
+            leaving.records.push(Record::Partition { log, partition });
+        }
+        leaving.records.push(Record::FenceBroker { node, fenced: true });
+    }
+    leaving
+}
+
 /// The change of every partition that a broker holds, while it is out of service.
 fn changes(
     image: &Image,

@@ -69,6 +69,18 @@ pub enum ControllerMessage {
         /// What it knows.
         description: QuorumDescription,
     },
+    /// When a broker wants to stop: in place of its heartbeats, until it may (KIP-841).
+    Stopping {
+        /// Of its registration.
+        epoch: BrokerEpoch,
+    },
+    /// The answer to [`ControllerMessage::Stopping`], once all is given away that can be.
+    MayStop {
+        /// Of its registration.
+        epoch: BrokerEpoch,
+        /// Metadata up to here shows who has taken over.
+        end: Offset,
+    },
 }
 
 /// A broker's registration.

@@ -17,7 +17,7 @@ mod topics;
 use milena_wire::ErrorCode;
 
 pub use alter_partition::alter_partition;
-pub use broker::{confirm, fence, register};
+pub use broker::{Leaving, confirm, fence, leave, register};
 pub use damaged::damaged;
 pub use partition_change::{Change, partition_change};
 pub use preferred::{Preferred, give_back};

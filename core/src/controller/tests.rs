@@ -124,7 +124,7 @@ impl Cluster {
     }
 
     fn propose(&mut self, proposal: &AlterPartition) -> ErrorCode {
-        match alter_partition(&self.image, proposal.leader.0, proposal) {
+        match alter_partition(&self.image, proposal.leader.0, proposal, |_| false) {
             Ok(record) => {
                 self.commit(vec![record]);
                 ErrorCode::NONE
@@ -297,13 +297,51 @@ fn proposals_are_committed_or_refused_by_name() {
     cluster.fence(NodeId(3));
     assert_eq!(cluster.propose(&cluster.proposal(&[1, 2, 3])), ErrorCode::INELIGIBLE_REPLICA);
     let other = cluster.proposal(&[1, 2]);
-    let answer = alter_partition(&cluster.image, NodeId(2), &other).unwrap_err();
+    let answer = alter_partition(&cluster.image, NodeId(2), &other, |_| false).unwrap_err();
     assert_eq!(answer.code, ErrorCode::INVALID_REQUEST, "only the leader proposes");
     let zombie = AlterPartition {
         leader: (NodeId(2), cluster.image.brokers[&NodeId(2)].epoch),
         ..cluster.proposal(&[1, 2])
     };
     assert_eq!(cluster.propose(&zombie), ErrorCode::INVALID_REQUEST);
+}
+
+#[test]
+fn who_is_about_to_stop_leaves_where_enough_remain_and_joins_nothing() {
+    let nobody = |_| false;
+    let mut cluster = Cluster::with_topic(3, 3, 2);
+    let leaving = leave(&cluster.image, NodeId(1), |node| node == NodeId(1));
+    assert!(!leaving.waits);
+    cluster.commit(leaving.records);
+    let partition = cluster.partition();
+    assert_eq!((&partition.isr, &partition.elr), (&nodes(&[2, 3]), &vec![]));
+    assert_eq!((partition.leader, partition.leader_epoch), (Some(NodeId(2)), 1));
+    assert!(!cluster.image.unfenced(NodeId(1)), "it is in no set, and out of service");
+    assert!(leave(&cluster.image, NodeId(1), nobody).records.is_empty(), "it has left already");
+
+    // The next one would leave fewer than two: it gives away what it leads and stays in the set.
+    let leaving = leave(&cluster.image, NodeId(2), |node| node == NodeId(2));
+    assert!(!leaving.waits, "nobody alive is catching up");
+    cluster.commit(leaving.records);
+    let partition = cluster.partition();
+    assert_eq!((&partition.isr, partition.leader), (&nodes(&[2, 3]), Some(NodeId(3))));
+    assert!(cluster.image.unfenced(NodeId(2)));
+
+    // The first is back and catches up: the second may wait for it.
+    cluster.register(NodeId(1), disk(NodeId(1)), cluster.image.brokers[&NodeId(1)].confirmed);
+    cluster.confirm(NodeId(1));
+    assert!(leave(&cluster.image, NodeId(2), |node| node == NodeId(2)).waits);
+    let back = cluster.proposal(&[1, 2, 3]);
+    let refused = alter_partition(&cluster.image, NodeId(3), &back, |node| node == NodeId(1));
+    assert_eq!(refused.unwrap_err().code, ErrorCode::INELIGIBLE_REPLICA);
+    assert_eq!(cluster.propose(&back), ErrorCode::NONE);
+
+    // Two that stop at once do not count on each other.
+    let both = |node| node != NodeId(3);
+    let leaving = leave(&cluster.image, NodeId(2), both);
+    assert!(!leaving.waits && leaving.records.is_empty());
+    let all = leave(&cluster.image, NodeId(3), |_| true);
+    assert!(!all.waits && all.records.is_empty(), "nobody is left to take over");
 }
 
 #[test]

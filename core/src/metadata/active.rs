@@ -30,6 +30,7 @@ enum Ask {
     Register(NodeId, Registration),
     Confirm(NodeId, BrokerEpoch),
     Fence(NodeId),
+    Stop(NodeId, BrokerEpoch),
     AlterPartition(NodeId, AlterPartition),
     Damaged(NodeId, Damage),
     GiveBack(LogId),
@@ -69,6 +70,18 @@ struct Clients {
     floor: u64,
 }
 
+/// Registrations whose brokers want to stop. Not in the metadata: a broker says so until it has its answer, to whichever
+/// controller there is.
+#[derive(Debug, Default)]
+struct Stopping(BTreeMap<NodeId, BrokerEpoch>);
+
+impl Stopping {
+    fn contains(&self, image: &Image, node: NodeId) -> bool {
+        let known = image.brokers.get(&node).map(|broker| broker.epoch);
+        known.is_some_and(|epoch| self.0.get(&node) == Some(&epoch))
+    }
+}
+
 /// The active controller of one term.
 #[derive(Debug)]
 pub(super) struct Active {
@@ -80,6 +93,8 @@ pub(super) struct Active {
     /// Which life of a broker its registration was for.
     registered: BTreeMap<NodeId, (u64, BrokerEpoch)>,
     clients: BTreeMap<NodeId, Clients>,
+    /// Registrations whose brokers want to stop.
+    stopping: Stopping,
     preferred: Preferred,
     /// When to look for silent brokers and leaderships to give back.
     look_at: Instant,
@@ -97,6 +112,7 @@ impl Active {
             sessions: image.brokers.keys().map(|node| (*node, now)).collect(),
             registered: BTreeMap::new(),
             clients: BTreeMap::new(),
+            stopping: Stopping::default(),
             preferred: Preferred::default(),
             look_at: now,
             placement,
@@ -140,10 +156,20 @@ impl Active {
             ControllerMessage::Heartbeat { epoch } => {
                 let broker = image.brokers.get(&from).filter(|broker| broker.epoch == epoch)?;
                 self.sessions.insert(from, now);
+                if self.stopping.contains(image, from) {
+                    // Sent before it wanted to stop, and late.
+                    return None;
+                }
                 if broker.confirmed == Some(epoch) && !broker.fenced {
                     return None;
                 }
                 Ask::Confirm(from, epoch)
+            }
+            ControllerMessage::Stopping { epoch } => {
+                image.brokers.get(&from).filter(|broker| broker.epoch == epoch)?;
+                self.sessions.insert(from, now);
+                self.stopping.0.insert(from, epoch);
+                Ask::Stop(from, epoch)
             }
             ControllerMessage::AlterPartition(request) => Ask::AlterPartition(from, request),
             ControllerMessage::Damaged(report) => Ask::Damaged(from, report),
@@ -164,6 +190,7 @@ impl Active {
             }
             ControllerMessage::Registered { .. }
             | ControllerMessage::Administered { .. }
+            | ControllerMessage::MayStop { .. }
             | ControllerMessage::DescribeQuorum { .. }
             | ControllerMessage::QuorumDescribed { .. } => return None,
         };
@@ -267,8 +294,20 @@ impl Active {
                     take(draft, controller::fence(draft, node));
                 }
             }
+            Ask::Stop(node, epoch) => {
+                let is_stopping = |other| self.stopping.contains(draft, other);
+                let leaving = match is_stopping(node) {
+                    true => controller::leave(draft, node, is_stopping),
+                    false => return,
+                };
+                take(draft, leaving.records);
+                if !leaving.waits {
+                    decided.answers.push((node, ControllerMessage::MayStop { epoch, end: 0 }));
+                }
+            }
             Ask::AlterPartition(from, request) => {
-                match controller::alter_partition(draft, from, &request) {
+                let is_stopping = |other| self.stopping.contains(draft, other);
+                match controller::alter_partition(draft, from, &request, is_stopping) {
                     Ok(record) => take(draft, vec![record]),
                     Err(_) => decided.sometimes.push(Mark::ControllerProposalRefused),
                 }
@@ -280,6 +319,10 @@ impl Active {
                 }
             }
             Ask::GiveBack(log) => {
+                let first = draft.partition(log).and_then(|(_, p)| p.replicas.first().copied());
+                if first.is_some_and(|first| self.stopping.contains(draft, first)) {
+                    return;
+                }
                 if let Some(record) = controller::give_back(draft, log) {
                     take(draft, vec![record]);
                     decided.sometimes.push(Mark::ControllerGivenBack);
@@ -358,6 +401,9 @@ impl Active {
             self.registered.insert(node, (life, BrokerEpoch(end - 1)));
         }
         for (to, answer) in &mut decided.answers {
+            if let ControllerMessage::MayStop { end: shown, .. } = answer {
+                *shown = end;
+            }
             if let ControllerMessage::Administered { epoch, id, end: shown, .. } = answer {
                 *shown = end;
                 let clients = self.clients.get_mut(to).filter(|clients| clients.epoch == *epoch);

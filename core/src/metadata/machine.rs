@@ -19,7 +19,7 @@ use rand_core::{Rng, SeedableRng};
 
 use super::active::Active;
 use super::admin::{Admin, Asker};
-use super::broker::{Lifecycle, Turn};
+use super::broker::{Lifecycle, Stopped, Turn};
 use super::describe::{Described, Describing};
 use super::{DecodeError, Image, decode_records, encode_records};
 use crate::api::admin::{admin_request, admin_response};
@@ -171,6 +171,33 @@ impl Metadata {
             if !self.take_store_events(now, out) {
                 break;
             }
+        }
+        self.leave_in_good_order(now, out);
+    }
+
+    /// Ends a stop in good order: others have taken over as this node's metadata shows, or there is nobody to ask.
+    fn leave_in_good_order(&mut self, now: Now, out: &mut Outputs) {
+        let has_controller = self.quorum.leader().is_some();
+        let Some(broker) = &mut self.broker else { return };
+        match broker.stopped(now.mono, has_controller, self.image.end) {
+            Some(Stopped::InGoodOrder) => {
+                out.log(LogLevel::Info, "others have taken over what this broker led");
+                out.event(|| Event::Sometimes(Mark::BrokerStoppedInGoodOrder));
+                out.stop();
+            }
+            Some(Stopped::Alone) => {
+                let line = "stops without a controller: nobody takes over before this broker's session ends";
+                out.log(LogLevel::Warn, line);
+                out.stop();
+            }
+            Some(Stopped::Late) => {
+                let line =
+                    "stops although others have not taken over everything that this broker holds";
+                out.log(LogLevel::Warn, line);
+                out.event(|| Event::Sometimes(Mark::BrokerStoppedLate));
+                out.stop();
+            }
+            None => {}
         }
     }
 
@@ -408,6 +435,11 @@ impl Metadata {
             ControllerMessage::Administered { epoch, id, end, topics } => {
                 self.admin.on_answer(epoch, id, end, topics);
             }
+            ControllerMessage::MayStop { epoch, end } => {
+                if let Some(broker) = &mut self.broker {
+                    broker.on_may_stop(epoch, end);
+                }
+            }
             ControllerMessage::DescribeQuorum { id } => {
                 if let Some(description) = self.quorum.describe(now) {
                     self.send(from, ControllerMessage::QuorumDescribed { id, description }, out);
@@ -420,6 +452,7 @@ impl Metadata {
             }
             message @ (ControllerMessage::Register(_)
             | ControllerMessage::Heartbeat { .. }
+            | ControllerMessage::Stopping { .. }
             | ControllerMessage::AlterPartition(_)
             | ControllerMessage::Damaged(_)
             | ControllerMessage::Administer { .. }) => {
@@ -434,6 +467,10 @@ impl Metadata {
 
     fn on_local(&mut self, now: Now, from: Place, message: LocalMessage, out: &mut Outputs) {
         match message {
+            LocalMessage::Stop => match &mut self.broker {
+                Some(broker) => broker.stop(now.mono, self.config.quorum.stop_ms_max),
+                None => out.stop(),
+            },
             LocalMessage::AlterPartition(request) => {
                 self.send_to_controller(ControllerMessage::AlterPartition(request), out);
             }
@@ -524,8 +561,10 @@ impl Machine for Metadata {
             return None;
         }
         let speak_at = self.broker.as_ref().and_then(Lifecycle::speak_at);
+        let stop_at = self.broker.as_ref().and_then(Lifecycle::stop_at);
         let look_at = self.active.as_ref().map(Active::look_at);
         let own = [
+            (stop_at, Timer::BrokerHeartbeat),
             (speak_at, Timer::BrokerHeartbeat),
             (look_at, Timer::Controller),
             (self.admin.next_timeout(), Timer::Retry),

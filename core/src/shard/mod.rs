@@ -194,6 +194,7 @@ impl Shard {
             }
             // What shards say to Metadata, and what Metadata never says.
             (_, LocalMessage::AlterPartition(_))
+            | (_, LocalMessage::Stop)
             | (_, LocalMessage::Damaged { .. })
             | (_, LocalMessage::Administer { .. })
             | (Place::Metadata, LocalMessage::Scatter { .. })

@@ -490,7 +490,10 @@ impl World {
                     node.run += 1;
                     node.halted = Some(why);
                 }
-                Output::Local { .. } | Output::Reply { .. } | Output::Close { .. } => {
+                Output::Local { .. }
+                | Output::Reply { .. }
+                | Output::Close { .. }
+                | Output::Stop => {
                     unreachable!("a quorum and its store have neither clients nor shards")
                 }
             }

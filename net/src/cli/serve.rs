@@ -133,7 +133,13 @@ fn run_to_the_end(
     match ended {
         None => {
             tracing::info!("stopping");
-            nodes.into_iter().for_each(|(_, node)| node.stop());
+            if nodes.len() == 1 {
+                nodes.into_iter().for_each(|(_, node)| node.stop_in_good_order());
+            } else {
+                // They are one another's heirs, and all of them go.
+                nodes.iter().for_each(|(_, node)| node.begin_to_stop());
+                nodes.into_iter().for_each(|(_, node)| node.stop());
+            }
             tracing::info!("stopped");
             Ok(())
         }

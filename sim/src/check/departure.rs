@@ -1,7 +1,7 @@
 //! P22: nobody leaves the in-sync set or the eligible replicas without cause.
 //!
-//! Out of the in-sync set goes who is fenced, who registers again, who is damaged, and whom the leader proposes to remove
-//! because it has not had everything for too long. Out of the eligible replicas goes whose data may not be what it was, and
+//! Out of the in-sync set goes who is fenced, who registers again, who is damaged, who is about to stop where enough others
+//! are left, and whom the leader proposes to remove because it has not had everything for too long. Out of the eligible replicas goes whose data may not be what it was, and
 //! everybody once enough are in sync. One that is wrongly out costs availability, and where it was the last, everything.
 
 use milena_core::NodeId;
@@ -92,9 +92,10 @@ impl Checks {
             let brokers = (shown.brokers.get(member), image.brokers.get(member));
             let (Some(was), Some(is)) = brokers else { continue };
             let renewed = before.incarnation(*member) != after.incarnation(*member);
-            if was_in_sync && !is.fenced && was.epoch == is.epoch && !renewed && !wished {
+            let stops = self.nodes[(member.0 - 1) as usize].stopping && enough;
+            if was_in_sync && !is.fenced && was.epoch == is.epoch && !renewed && !wished && !stops {
                 return wrong(format!(
-                    "node {member} leaves the in-sync set, neither fenced nor damaged nor proposed by the leader"
+                    "node {member} leaves the in-sync set, neither fenced nor damaged nor proposed by the leader, nor about to stop with enough others left"
                 ));
             }
             let kept = enough || after.elr.contains(member);

@@ -126,6 +126,7 @@ impl Checks {
         self.speaks(node, "serves")?;
         self.nodes[node].serving = Some(epoch);
         self.nodes[node].synced = Some(epoch);
+        self.nodes[node].stopping = false;
         // A registration may be one that its disk asked for before it was put back; who serves has made its own.
         if std::mem::take(&mut self.nodes[node].suspect) {
             for log in 0..self.logs.len() {

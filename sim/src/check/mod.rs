@@ -103,6 +103,8 @@ pub struct NodeGhost {
     pub removal_failed: bool,
     /// Whether any command failed in this run of the node, other than for want of room or of the file.
     pub disk_erred: bool,
+    /// Whether it was asked to stop in good order since it last came into service.
+    pub stopping: bool,
     /// What the fault injector damaged in this life of the disk.
     pub damage: Damage,
     /// Shards of its present or last run.
