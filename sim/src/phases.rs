@@ -135,7 +135,8 @@ impl Cluster {
             (false, true) => Standing::Well,
             _ => Standing::Hindered,
         };
-        let mut look = Look { standing, deaf: false, leads: false, proposals: Vec::new() };
+        let life = sim.life;
+        let mut look = Look { standing, life, deaf: false, leads: false, proposals: Vec::new() };
         if let State::Up { metadata, shards } = &sim.state {
             let several = self.schedule.setup.nodes.iter().filter(|n| n.controller).count() > 1;
             let hears = others().any(|from| !self.network.is_blocked(from, node));

@@ -28,6 +28,8 @@ pub enum Standing {
 pub struct Look {
     /// How it fares.
     pub standing: Standing,
+    /// Which of its lives this is: a stop may be over before the next look.
+    pub life: u32,
     /// Whether it runs and hears no other node.
     pub deaf: bool,
     /// Whether it takes itself for the quorum's leader.
@@ -39,7 +41,7 @@ pub struct Look {
 /// Since when things are as they are.
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
-    standings: Vec<Standing>,
+    standings: Vec<(Standing, u32)>,
     since: Time,
     deaf_leaders: BTreeMap<usize, Time>,
     proposals: BTreeMap<(usize, LogId, i32), Time>,
@@ -57,7 +59,8 @@ impl Checks {
         // A clock may run slower than it should by a fifth.
         let slowly = |ms: u64| (ms * 5 / 4 + SLACK_MS) * MS;
         self.deaf_leaders_stand_down(now, slowly(2 * quorum.election_timeout_ms), looks)?;
-        let standings: Vec<Standing> = looks.iter().map(|look| look.standing).collect();
+        let standings: Vec<(Standing, u32)> =
+            looks.iter().map(|look| (look.standing, look.life)).collect();
         if self.watch.standings != standings {
             (self.watch.since, self.watch.standings) = (now, standings);
         }

@@ -12,7 +12,8 @@ const LONG: Time = 60_000 * MS;
 
 /// Three nodes that are well, the first leading the quorum.
 fn looks() -> [Look; 3] {
-    let well = Look { standing: Standing::Well, deaf: false, leads: false, proposals: Vec::new() };
+    let standing = Standing::Well;
+    let well = Look { standing, life: 1, deaf: false, leads: false, proposals: Vec::new() };
     [Look { leads: true, ..well.clone() }, well.clone(), well]
 }
 
