@@ -2,7 +2,7 @@
 //!
 //! What a stream claims about its own size is never used to allocate: output grows as it is produced and stops at the
 //! limit. Snappy comes in the framing of the Java library (blocks behind a magic number) or bare; both are read, the
-//! framed form is written, as the Java client expects. Each codec takes what Apache Kafka's own reader takes, no more and
+//! framed form is written, as the Java client expects. Each codec means to take what Apache Kafka's own reader takes, no more and
 //! no less: what is acknowledged can be read by its consumer.
 
 use std::{
