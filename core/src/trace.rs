@@ -26,6 +26,8 @@ pub enum Event {
         size: u32,
         /// The largest time of its records, as its header has it.
         max_timestamp: Timestamp,
+        /// From when it counts for retention.
+        born: Timestamp,
         /// Whether this node appended it as leader of that epoch, rather than received it.
         leading: bool,
     },

@@ -1,5 +1,6 @@
 //! Answers from a small image.
 
+use crate::controller::configs::TOPIC_CONFIGS;
 use std::sync::Arc;
 
 use milena_wire::messages::api_versions::ApiVersionsRequest;
@@ -222,8 +223,9 @@ fn configurations_say_where_they_come_from() {
         (Some("2"), configs::SOURCE_DEFAULT)
     );
     assert_eq!(default.synonyms[0].value.as_deref(), Some("2"));
-    assert_eq!(describe(2, "a", None).configs.len(), 10);
-    assert_eq!(describe(2, "a", Some(&[])).configs.len(), 10, "an empty list names all");
+    assert_eq!(describe(2, "a", None).configs.len(), TOPIC_CONFIGS.len());
+    let all = describe(2, "a", Some(&[])).configs.len();
+    assert_eq!(all, TOPIC_CONFIGS.len(), "an empty list names all");
     assert_eq!(describe(2, "x", None).error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
     assert!(describe(4, "2", None).configs.iter().any(|config| config.name == "broker.id"));
     assert_eq!(describe(4, "1", None).error_code, ErrorCode::INVALID_REQUEST);

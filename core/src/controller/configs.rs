@@ -9,6 +9,7 @@ use milena_wire::ErrorCode;
 use milena_wire::batch::{TimestampRules, TimestampType};
 
 use super::Refusal;
+use crate::storage::SegmentRules;
 use crate::{Config, Timestamp};
 
 /// The configuration whose value each partition's record settles.
@@ -54,6 +55,8 @@ pub struct TopicConfig {
 const RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// `message.timestamp.after.max.ms`: an hour.
 pub const AFTER_MAX_MS: i64 = 60 * 60 * 1000;
+/// `segment.ms`: a week.
+const SEGMENT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Least `segment.bytes`: a segment is to hold more than its files' own cost.
 const SEGMENT_BYTES_MIN: i64 = 16 * 1024;
 
@@ -133,6 +136,20 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         default: |config| config.storage.segment_bytes.to_string(),
         documentation: "Size of a segment file, bytes; retention goes by whole segments.",
     },
+    TopicConfig {
+        name: "segment.jitter.ms",
+        broker_name: "log.roll.jitter.ms",
+        kind: Kind::Long { min: 0, max: i64::MAX },
+        default: |_| "0".into(),
+        documentation: "Milliseconds taken off segment.ms at most, differently for each segment, so that not all end at once.",
+    },
+    TopicConfig {
+        name: "segment.ms",
+        broker_name: "log.roll.ms",
+        kind: Kind::Long { min: 1, max: i64::MAX },
+        default: |_| SEGMENT_MS.to_string(),
+        documentation: "Milliseconds that a segment file spans before the next begins; less where retention.ms is less.",
+    },
 ];
 
 /// The configuration of a name, if there is one.
@@ -211,6 +228,10 @@ pub struct TopicSettings {
     pub retention_bytes: i64,
     /// `segment.bytes`.
     pub segment_bytes: u64,
+    /// `segment.ms`.
+    pub segment_ms: i64,
+    /// `segment.jitter.ms`.
+    pub segment_jitter_ms: i64,
     /// `max.message.bytes`.
     pub batch_bytes_max: u32,
     /// `min.insync.replicas` as configured; a partition's record holds the effective one.
@@ -234,6 +255,8 @@ impl TopicSettings {
             segment_bytes: number("segment.bytes")
                 .and_then(|bytes| bytes.try_into().ok())
                 .unwrap_or(config.storage.segment_bytes),
+            segment_ms: number("segment.ms").unwrap_or(SEGMENT_MS),
+            segment_jitter_ms: number("segment.jitter.ms").unwrap_or(0),
             batch_bytes_max: number("max.message.bytes")
                 .and_then(|bytes| bytes.try_into().ok())
                 .unwrap_or(config.replication.batch_bytes_max)
@@ -247,6 +270,18 @@ impl TopicSettings {
             before_max_ms: number("message.timestamp.before.max.ms").unwrap_or(i64::MAX),
             after_max_ms: number("message.timestamp.after.max.ms").unwrap_or(AFTER_MAX_MS),
         }
+    }
+
+    /// When this topic's segments end: early enough for a trickle of records to expire, though no more often than retention
+    /// looks.
+    pub fn segment_rules(&self, config: &Config) -> SegmentRules {
+        let check_ms = i64::try_from(config.storage.retention_check_ms).unwrap_or(i64::MAX);
+        let ms = match self.retention_ms {
+            ..0 => self.segment_ms,
+            retention_ms => self.segment_ms.min(retention_ms.max(check_ms)),
+        };
+        let (bytes, jitter_ms) = (self.segment_bytes, self.segment_jitter_ms);
+        SegmentRules { bytes, ms, jitter_ms, ahead_ms_max: self.after_max_ms }
     }
 
     /// Which times are taken from producers at this one, and whose are kept.

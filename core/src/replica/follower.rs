@@ -142,7 +142,7 @@ impl Replica {
             if batch.validate().is_err() || epoch < self.last_epoch(cx) {
                 return self.refuse(cx, push);
             }
-            cx.host.store.append(id, vec![batch.join()], false, cx.out);
+            cx.host.store.append(id, vec![batch.join()], cx.now.wall, false, cx.out);
             appended = true;
         }
         let Role::Follower(follower) = &mut self.role else { return };

@@ -119,7 +119,7 @@ impl Replica {
         let end = |cx: &Context| cx.host.store.log(self.log).expect("a leader has a log").end();
         let base = end(cx);
         let pieces = batch::assign(batch, base, leader.epoch);
-        cx.host.store.append(self.log, pieces.into(), true, cx.out);
+        cx.host.store.append(self.log, pieces.into(), cx.now.wall, true, cx.out);
         let next = end(cx);
         for progress in leader.followers.values_mut() {
             progress.on_appended(cx.now.mono, next);

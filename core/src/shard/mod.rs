@@ -304,7 +304,8 @@ impl Shard {
         replica.on_metadata(&mut cx);
         if let (Some(topic), Some(_)) = (replica.topic(), self.host.store.log(log)) {
             let settings = TopicSettings::new(&topic.configs, &self.host.config);
-            self.host.store.set_segment_bytes(log, settings.segment_bytes);
+            let rules = settings.segment_rules(&self.host.config);
+            self.host.store.set_segment_rules(log, rules);
         }
     }
 

@@ -148,7 +148,7 @@ impl Store {
                     let op = log.on_applied();
                     let segment = log.segments.last_mut().expect("the segment written to");
                     let (beginning, _) = op.body.prefix::<21>();
-                    segment.push(&beginning, op.size, op.next, op.max_timestamp, interval);
+                    segment.push(&beginning, &op, interval);
                     segment.dirty = true;
                     self.memory -= op.size;
                 }
@@ -241,12 +241,17 @@ fn begin_filing(id: LogId, log: &mut Log) -> Option<(VecDeque<Command>, Action)>
 /// The commands for as many batches as go to one segment at once.
 fn begin_append(id: LogId, log: &mut Log, marked: Lsn) -> Option<(VecDeque<Command>, Action)> {
     let first = log.ops.front().filter(|op| op.kind == Kind::Append && op.lsn <= marked)?;
+    let rules = &log.rules;
+    let too_late = |base, begun, op: &Op| rules.too_late(id, base, begun, op.born);
     let fits = |segment: &Segment| {
-        !segment.closed
-            && segment.next == first.at
-            && (segment.length == 0 || segment.length + first.size <= log.segment_bytes)
+        let goes_on = segment.length + first.size <= rules.bytes
+            && !too_late(segment.base, segment.begun, first);
+        !segment.closed && segment.next == first.at && (segment.length == 0 || goes_on)
     };
     let active = log.segments.last().filter(|segment| fits(segment));
+    // The time of a segment's first batch, which may be among these.
+    let since = active.filter(|segment| segment.length > 0).map_or(first.born, |s| s.begun);
+    let base = active.map_or(first.at, |segment| segment.base);
     let (file, offset, begun) = match active {
         Some(segment) => (segment.file(id), segment.length, None),
         None => {
@@ -257,8 +262,8 @@ fn begin_append(id: LogId, log: &mut Log, marked: Lsn) -> Option<(VecDeque<Comma
     let mut data = Vec::new();
     let (mut count, mut size) = (0, 0);
     for op in log.ops.iter().take_while(|op| op.kind == Kind::Append && op.lsn <= marked) {
-        let full = offset + size + op.size > log.segment_bytes || size + op.size > WRITE_BYTES;
-        if count > 0 && full {
+        let full = offset + size + op.size > rules.bytes || size + op.size > WRITE_BYTES;
+        if count > 0 && (full || too_late(base, since, op)) {
             break;
         }
         data.extend_from_slice(op.body.as_slice());

@@ -13,7 +13,9 @@ use super::segment::{Group, Segment};
 use crate::{LogId, TopicId};
 
 const MAGIC: &[u8; 8] = b"MILENACP";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The version without the times from which segments count.
+const VERSION_WITHOUT_AGES: u32 = 1;
 const HEADER: usize = 72;
 const EXISTS: u8 = 1;
 const DAMAGED: u8 = 2;
@@ -78,6 +80,8 @@ pub(super) fn encode_entry(entry: &Entry) -> Bytes {
         bytes.i64(segment.next);
         bytes.i64(segment.max.0);
         bytes.i64(segment.max.1);
+        bytes.i64(segment.begun);
+        bytes.i64(segment.born);
         bytes.u8(u8::from(segment.closed));
         bytes.u32(segment.filed);
         bytes.u32(segment.groups.len() as u32);
@@ -105,7 +109,8 @@ pub(super) fn with_damage(entry: &Bytes, damaged_at: u64) -> Bytes {
     bytes.into()
 }
 
-fn decode_entry(bytes: &Bytes) -> Option<(Entry, usize)> {
+/// `ages`: whether its version has the times from which segments count; where not, they stay `Timestamp::MIN`.
+fn decode_entry(bytes: &Bytes, ages: bool) -> Option<(Entry, usize)> {
     let mut field = Reader(bytes);
     let length = field.u32()? as usize;
     let log = LogId { topic: TopicId(field.array16()?), partition: field.i32()? };
@@ -121,6 +126,9 @@ fn decode_entry(bytes: &Bytes) -> Option<(Entry, usize)> {
         segment.length = field.u64()?;
         segment.next = field.i64()?;
         segment.max = (field.i64()?, field.i64()?);
+        if ages {
+            (segment.begun, segment.born) = (field.i64()?, field.i64()?);
+        }
         segment.closed = field.u8()? != 0;
         segment.filed = field.u32()?;
         for _ in 0..field.u32()? {
@@ -181,7 +189,8 @@ pub(super) fn decode(bytes: &Bytes, secret: &[u8; 16], journal: u16) -> Option<C
         return None;
     }
     let sum = field.u64()?;
-    if field.u32()? != VERSION {
+    let version = field.u32()?;
+    if !(VERSION_WITHOUT_AGES..=VERSION).contains(&version) {
         return None;
     }
     let count = field.u32()?;
@@ -200,7 +209,7 @@ pub(super) fn decode(bytes: &Bytes, secret: &[u8; 16], journal: u16) -> Option<C
     let mut rest = bytes.slice(HEADER..end);
     let mut entries = Vec::new();
     for _ in 0..count {
-        let (entry, length) = decode_entry(&rest)?;
+        let (entry, length) = decode_entry(&rest, version > VERSION_WITHOUT_AGES)?;
         rest = rest.slice(length..);
         entries.push(entry);
     }

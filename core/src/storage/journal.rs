@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::{Bytes, BytesMut};
 
 use super::Lsn;
-use super::codec::{Pieces, salt};
+use super::codec::salt;
 use super::record::{BLOCK, HEADER, Kind, Record};
 use crate::disk::FileName;
 use crate::{Instant, LogId};
@@ -165,14 +165,14 @@ impl Journal {
         FileName::Journal { layout: self.layout, journal: self.number, index }
     }
 
-    /// Puts a record at the end of those that wait.
-    pub fn push(&mut self, log: LogId, seq: u64, kind: Kind, at: i64, body: Pieces) -> Lsn {
+    /// Puts a record at the end of those that wait, and gives it its number.
+    pub fn push(&mut self, record: Record) -> Lsn {
         let lsn = self.next;
         self.next = Lsn(lsn.0 + 1);
-        if kind != Kind::Mark {
+        if record.kind != Kind::Mark {
             self.last_data = lsn;
         }
-        let record = Record { lsn, log, seq, kind, at, body };
+        let record = Record { lsn, ..record };
         self.pending_bytes += record.size() as u64;
         self.pending.push_back(record);
         lsn

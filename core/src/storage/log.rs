@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::Lsn;
+use super::age::SegmentRules;
 use super::codec::Pieces;
 use super::record::Kind;
 use super::segment::Segment;
@@ -40,6 +41,8 @@ pub(super) struct Op {
     pub next: Offset,
     pub epoch: Epoch,
     pub max_timestamp: Timestamp,
+    /// From when a batch counts for retention.
+    pub born: Timestamp,
     pub body: Pieces,
     pub size: u64,
 }
@@ -141,7 +144,7 @@ pub struct Log {
     pub(super) segments: Vec<Segment>,
     /// Of the next segment.
     pub(super) generation: u32,
-    pub(super) segment_bytes: u64,
+    pub(super) rules: SegmentRules,
     pub(super) max: Option<(Timestamp, Offset)>,
     pub(super) action: Option<Action>,
     /// Waits in the list of logs that have something to be written behind.
@@ -156,7 +159,7 @@ pub struct Log {
 }
 
 impl Log {
-    pub(super) fn new(segment_bytes: u64, seq: u64) -> Log {
+    pub(super) fn new(rules: SegmentRules, seq: u64) -> Log {
         Log {
             visible: Shape::default(),
             applied: Shape::default(),
@@ -171,7 +174,7 @@ impl Log {
             tail_bytes: 0,
             segments: Vec::new(),
             generation: 1,
-            segment_bytes,
+            rules,
             max: None,
             action: None,
             queued: false,
@@ -409,11 +412,12 @@ mod tests {
 
     fn op(lsn: u64, kind: Kind, at: Offset, next: Offset, epoch: Epoch) -> Op {
         let body = Pieces::None;
-        Op { lsn: Lsn(lsn), seq: lsn, kind, at, next, epoch, max_timestamp: at, body, size: 1 }
+        let (lsn, seq, size) = (Lsn(lsn), lsn, 1);
+        Op { lsn, seq, kind, at, next, epoch, max_timestamp: at, born: at, body, size }
     }
 
     fn log() -> Log {
-        let mut log = Log::new(1000, 0);
+        let mut log = Log::new(SegmentRules::of_bytes(1000), 0);
         log.submit(op(1, Kind::Append, 0, 5, 1));
         log.submit(op(2, Kind::Append, 5, 9, 1));
         log.submit(op(3, Kind::Append, 9, 12, 4));

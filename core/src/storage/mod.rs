@@ -9,6 +9,7 @@
 //! | `record` | a journal record as bytes, and the scan that goes on past damage |
 //! | `journal` | groups, files in a circle, the mark |
 //! | `log` | one log in memory: shape, changes under way, tail |
+//! | `age` | from when records count for retention, and when a segment ends |
 //! | `segment` | a segment and its index; planning and verifying a read |
 //! | `behind` | writing behind: from changes to segments |
 //! | `reclaim` | making journal files free: syncing segments, carrying remainders forward, checkpoints |
@@ -19,6 +20,7 @@
 //!
 //! What is not here: who may append what (replicas and quorum decide), compaction, scrubbing.
 
+mod age;
 mod behind;
 mod checkpoint;
 mod codec;
@@ -47,11 +49,12 @@ use crate::config::StorageConfig;
 use crate::disk::{Command, DiskError, Outcome, Success};
 use crate::trace::{Event, Mark};
 use crate::{Epoch, Halt, Instant, LogId, Now, Offset, OpId, Outputs, Timer, Timestamp};
+pub use age::SegmentRules;
 use checkpoint::Entry;
 use codec::Pieces;
 use journal::Journal;
 use log::Op;
-use record::Kind;
+use record::{Kind, Record};
 
 /// A write or create that found no room, or a checkpoint, is tried again after this long.
 const RETRY_MS: u64 = 250;
@@ -298,23 +301,25 @@ impl Store {
     }
 
     fn log_mut(&mut self, id: LogId) -> &mut Log {
-        let (bytes, floor) = (self.config.segment_bytes, self.head.seq_floor);
-        self.logs.entry(id).or_insert_with(|| Log::new(bytes, floor))
+        let rules = SegmentRules::of_bytes(self.config.segment_bytes);
+        let floor = self.head.seq_floor;
+        self.logs.entry(id).or_insert_with(|| Log::new(rules, floor))
     }
 
-    /// `segment.bytes` of this log.
-    pub fn set_segment_bytes(&mut self, id: LogId, bytes: u64) {
+    /// When this log's segments end, from now on.
+    pub fn set_segment_rules(&mut self, id: LogId, rules: SegmentRules) {
         if let Some(log) = self.logs.get_mut(&id) {
-            log.segment_bytes = bytes;
+            log.rules = rules;
         }
     }
 
     /// Puts one whole, validated batch (offsets and epoch assigned, base offset = end of the log) at the end. `batch` may be
-    /// in several pieces. `leading` only goes into the event.
+    /// in several pieces. It counts from `wall` for retention if its own time cannot be believed. `leading` only goes into the event.
     pub fn append(
         &mut self,
         id: LogId,
         batch: Vec<Bytes>,
+        wall: Timestamp,
         leading: bool,
         out: &mut Outputs,
     ) -> Lsn {
@@ -323,18 +328,20 @@ impl Store {
         let header = BatchHeader::parse(&head[..filled]).expect("a validated batch");
         assert_eq!(header.size(), body.size(), "one whole batch of {id:?}");
         let (base, next) = (header.base_offset, header.next_offset());
-        let end = self.log_mut(id).end();
+        let log = self.log_mut(id);
+        let (end, appended_s) = (log.end(), log.rules.appended_s(header.max_timestamp, wall));
         assert!(base == end && next > base, "{id:?} ends at {end}, not {base}..{next}");
         let epoch = header.partition_leader_epoch;
         let size = header.size() as u64;
         let (crc, max_timestamp) = (header.crc, header.max_timestamp);
+        let born = age::born(max_timestamp, appended_s, wall);
         out.event(|| {
             let (log, size) = (id, size as u32);
-            Event::Appended { log, base, next, epoch, crc, size, max_timestamp, leading }
+            Event::Appended { log, base, next, epoch, crc, size, max_timestamp, born, leading }
         });
-        let (lsn, seq) = (Lsn(0), 0);
-        let kind = Kind::Append;
-        self.submit(id, Op { lsn, seq, kind, at: base, next, epoch, max_timestamp, body, size })
+        let (lsn, seq, kind, at) = (Lsn(0), 0, Kind::Append, base);
+        let op = Op { lsn, seq, kind, at, next, epoch, max_timestamp, born, body, size };
+        self.submit(id, op, appended_s)
     }
 
     /// Cuts everything at and past `to`, which lies on a batch border between start and end.
@@ -379,17 +386,18 @@ impl Store {
 
     fn change(&mut self, id: LogId, kind: Kind, at: Offset, body: Pieces) -> Lsn {
         let size = body.size() as u64;
-        let (lsn, seq, next, epoch, max_timestamp) = (Lsn(0), 0, at, 0, 0);
-        self.submit(id, Op { lsn, seq, kind, at, next, epoch, max_timestamp, body, size })
+        let (lsn, seq, next, epoch) = (Lsn(0), 0, at, 0);
+        let (max_timestamp, born) = (0, 0);
+        self.submit(id, Op { lsn, seq, kind, at, next, epoch, max_timestamp, born, body, size }, 0)
     }
 
     /// Gives a change its numbers and puts it everywhere.
-    fn submit(&mut self, id: LogId, mut op: Op) -> Lsn {
+    fn submit(&mut self, id: LogId, mut op: Op, appended_s: u32) -> Lsn {
         self.memory += op.size;
         let log = self.log_mut(id);
         op.seq = log.seq + 1;
-        let (seq, kind, at, body) = (op.seq, op.kind, op.at, op.body.clone());
-        let lsn = self.journal.push(id, seq, kind, at, body);
+        let (lsn, log, seq, kind, at, body) = (Lsn(0), id, op.seq, op.kind, op.at, op.body.clone());
+        let lsn = self.journal.push(Record { lsn, log, seq, kind, at, appended_s, body });
         op.lsn = lsn;
         self.log_mut(id).submit(op);
         self.order.push_back((lsn, id));
@@ -521,7 +529,7 @@ impl Store {
         self.pump_fill(out);
         self.pump_reclaim(out);
         if self.mark_at().is_some_and(|at| at <= now.mono) {
-            self.journal.push(LogId::default(), 0, Kind::Mark, 0, Pieces::None);
+            self.journal.push(Record::mark());
         }
         self.pump_group(out);
         self.pump_behind(out);

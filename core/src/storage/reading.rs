@@ -126,6 +126,7 @@ mod tests {
                 seq: *lsn,
                 kind: *kind,
                 at: 0,
+                appended_s: 0,
                 body: Pieces::One(body.clone().into()),
             };
             bytes.extend(record.header(Lsn(0), 1, salt(secret, 0, 1)));

@@ -285,9 +285,7 @@ impl Store {
         for segment in &log.segments {
             let next = segment.next.min(log.border());
             let last = next >= log.end();
-            // Records without a timestamp have no age.
-            let age = wall.saturating_sub(segment.max.0);
-            let expired = ms >= 0 && segment.max.0 >= 0 && age > ms;
+            let expired = ms >= 0 && wall.saturating_sub(segment.born) > ms;
             let too_large = bytes >= 0 && left.saturating_sub(segment.length) >= bytes as u64;
             if next > upto || next <= segment.base || !(expired || too_large && !last) {
                 break;

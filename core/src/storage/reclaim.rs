@@ -289,8 +289,8 @@ impl Store {
         if let Some(length) = again {
             return self.read_carry(length, out);
         }
-        for Record { log, seq, kind, at, body, .. } in std::mem::take(&mut carry.copies) {
-            self.journal.push(log, seq, kind, at, body);
+        for copy in std::mem::take(&mut carry.copies) {
+            self.journal.push(copy);
         }
         carry.last = Some(self.journal.last_data);
         out.event(|| Event::Sometimes(Mark::JournalCarried));
@@ -439,7 +439,8 @@ mod tests {
                 let mut bytes = 0;
                 for seq in 1..=count {
                     let body = Pieces::One(vec![1; body].into());
-                    journal.push(LogId::METADATA, seq, Kind::Put, 0, body);
+                    let (lsn, log, kind) = (Lsn(0), LogId::METADATA, Kind::Put);
+                    journal.push(Record { lsn, log, seq, kind, at: 0, appended_s: 0, body });
                     bytes = journal.pending.iter().map(|record| record.size() as u64).sum();
                 }
                 while journal.form_group(group_bytes).is_some() {

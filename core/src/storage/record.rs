@@ -1,13 +1,14 @@
 //! One record of a journal, as bytes. Frozen: a change of layout is a new version beside this one.
 //!
 //! ```text
-//!  0         8       12       13    14  16          20  24   32    40     56         60  64   72    80
-//!  | checksum| length| version| kind| 0 | generation| 0 | lsn | mark| topic| partition| 0 | seq | at  | body ...
+//!  0         8       12       13    14  16          20  24   32    40     56         60        64   72    80
+//!  | checksum| length| version| kind| 0 | generation| 0 | lsn | mark| topic| partition| appended| seq | at  | body ...
 //! ```
 //!
 //! All little-endian. The checksum covers everything behind it and is seeded by the disk's secret, the journal's number and
 //! the generation of the file's contents, so that neither a stale record of a recycled file nor bytes inside a
-//! client's payload pose as one. No record depends on another or on a file header.
+//! client's payload pose as one. No record depends on another or on a file header. Where `appended` stands, older versions wrote 0 and
+//! read nothing.
 
 use bytes::Bytes;
 
@@ -65,10 +66,18 @@ pub(super) struct Record {
     pub seq: u64,
     pub kind: Kind,
     pub at: Offset,
+    /// Of a batch whose own time says nothing of its age: when it was appended, in seconds since 1970. Else 0.
+    pub appended_s: u32,
     pub body: Pieces,
 }
 
 impl Record {
+    /// One that says nothing but what every record does.
+    pub fn mark() -> Record {
+        let (lsn, log, kind, body) = (Lsn(0), LogId::default(), Kind::Mark, Pieces::None);
+        Record { lsn, log, seq: 0, kind, at: 0, appended_s: 0, body }
+    }
+
     pub fn size(&self) -> usize {
         HEADER + self.body.size()
     }
@@ -84,6 +93,7 @@ impl Record {
         header[32..40].copy_from_slice(&mark.0.to_le_bytes());
         header[40..56].copy_from_slice(&self.log.topic.0);
         header[56..60].copy_from_slice(&self.log.partition.to_le_bytes());
+        header[60..64].copy_from_slice(&self.appended_s.to_le_bytes());
         header[64..72].copy_from_slice(&self.seq.to_le_bytes());
         header[72..80].copy_from_slice(&self.at.to_le_bytes());
         let body = self.body.as_slice().iter().map(|piece| piece.as_ref());
@@ -168,9 +178,8 @@ fn decode(
         }
         let (lsn, mark) = (Lsn(field.u64()?), Lsn(field.u64()?));
         let log = LogId { topic: TopicId(field.array16()?), partition: field.i32()? };
-        field.u32()?;
-        let (seq, at) = (field.u64()?, field.i64()?);
-        let record = Record { lsn, log, seq, kind, at, body: Pieces::None };
+        let (appended_s, seq, at) = (field.u32()?, field.u64()?, field.i64()?);
+        let record = Record { lsn, log, seq, kind, at, appended_s, body: Pieces::None };
         Some((length, sum, Found { record, mark, generation }))
     };
     let Some((length, sum, mut found)) = parse() else { return Decoded::Bad };
@@ -214,6 +223,7 @@ mod tests {
             seq: lsn,
             kind: Kind::Put,
             at: -5,
+            appended_s: 0,
             body: Pieces::new(vec![Bytes::copy_from_slice(body)]),
         }
     }

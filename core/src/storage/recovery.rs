@@ -242,7 +242,7 @@ impl Recovery {
             Phase::Listing => self.on_listed(results),
             Phase::Superblocks => self.on_superblocks(results, out),
             Phase::Lengths => self.on_lengths(results),
-            Phase::Contents => self.on_contents(results, out),
+            Phase::Contents => self.on_contents(results, now, out),
             Phase::Writing => self.write_on(now),
             Phase::Finishing => self.finish(results, now, out),
             Phase::Done => {}
@@ -366,7 +366,12 @@ impl Recovery {
 
     /// Takes in what was read. The checkpoints come first, since they say what of the journals is needed; of those one file
     /// at a time is in memory.
-    fn on_contents(&mut self, results: Vec<(Command, Option<Success>)>, out: &mut Outputs) {
+    fn on_contents(
+        &mut self,
+        results: Vec<(Command, Option<Success>)>,
+        now: Now,
+        out: &mut Outputs,
+    ) {
         for (command, success) in results {
             let Command::Read { file, .. } = command else { continue };
             let bytes = match success {
@@ -379,12 +384,12 @@ impl Recovery {
             Some((file, length)) => {
                 self.script.push_back(vec![Command::Read { file, offset: 0, length }]);
             }
-            None => self.on_read(out),
+            None => self.on_read(now, out),
         }
     }
 
     /// All is read: decides what it amounts to, and builds the engines.
-    fn on_read(&mut self, out: &mut Outputs) {
+    fn on_read(&mut self, now: Now, out: &mut Outputs) {
         let old = self.stored.superblock.clone();
         let reading = std::mem::take(&mut self.reading);
         for file in &reading.unread {
@@ -417,7 +422,8 @@ impl Recovery {
             self.stored.superblock.incarnation = self.draw_incarnation();
         }
         let superblock = &self.stored.superblock;
-        self.stores = restore::engines(merged, superblock, &self.config.storage, &self.names, out);
+        let (config, names) = (&self.config.storage, &self.names);
+        self.stores = restore::engines(merged, superblock, config, names, now.wall, out);
         let creates = self.stores.iter().flat_map(|store| store.journal.all_files());
         self.script.push_back(creates.map(|file| Command::Create { file }).collect());
         self.phase = Phase::Writing;

@@ -6,17 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use milena_wire::batch::{BatchHeader, HEADER_LEN};
 
+use super::age::SegmentRules;
 use super::checkpoint::{self, Entry, Head};
 use super::journal::Journal;
 use super::log::{Log, Op};
 use super::record::{Kind, Record};
 use super::replay::{Outcome, Restored, journal_of};
 use super::superblock::Superblock;
-use super::{Lsn, Store};
+use super::{Lsn, Store, age};
 use crate::config::StorageConfig;
 use crate::disk::{Command, FileName};
 use crate::trace::{Event, Mark};
-use crate::{LogId, Now, Outputs};
+use crate::{LogId, Now, Outputs, Timestamp};
 
 /// The engines: the quorum's, then those of the shards.
 pub(super) fn engines(
@@ -24,6 +25,7 @@ pub(super) fn engines(
     superblock: &Superblock,
     config: &StorageConfig,
     names: &BTreeSet<FileName>,
+    wall: Timestamp,
     out: &mut Outputs,
 ) -> Vec<Store> {
     let Superblock { layout, shards, secret, .. } = *superblock;
@@ -52,7 +54,7 @@ pub(super) fn engines(
     for (id, restored) in merged.logs {
         let files = of_log.remove(&id).unwrap_or_default();
         let store = &mut stores[usize::from(journal_of(id, shards))];
-        store.restore(id, restored, files, names, out);
+        store.restore(id, restored, files, names, wall, out);
     }
     stores
 }
@@ -65,17 +67,19 @@ impl Store {
         restored: Restored,
         files: Vec<FileName>,
         names: &BTreeSet<FileName>,
+        wall: Timestamp,
         out: &mut Outputs,
     ) {
         let (damaged, damaged_now) = (restored.ends_damaged(), restored.damaged);
         let Restored { entry, replay, .. } = restored;
         let floor = replay.first().map_or(0, |record| record.seq - 1);
-        let mut log = Log::new(self.config.segment_bytes, floor);
+        let mut log = Log::new(SegmentRules::of_bytes(self.config.segment_bytes), floor);
         if let Some(Entry { seq, shape, generation, segments, .. }) = entry {
             (log.seq, log.applied_seq, log.saved_seq) = (seq, seq, seq);
             (log.visible, log.applied) = (shape.clone(), shape);
             (log.generation, log.segments) = (generation, segments);
             log.flushed_end = log.visible.end;
+            log.segments.iter_mut().for_each(|segment| segment.count_from(wall));
         }
         for segment in &mut log.segments {
             let index = segment.filed == 0 || names.contains(&segment.index(id));
@@ -88,7 +92,7 @@ impl Store {
         // What is replayed raises it.
         log.find_max();
         for record in replay {
-            let Some(op) = self.op_of(record) else { continue };
+            let Some(op) = self.op_of(record, wall) else { continue };
             self.memory += op.size;
             self.order.push_back((op.lsn, id));
             log.submit(op);
@@ -132,9 +136,9 @@ impl Store {
         self.logs.insert(id, log);
     }
 
-    fn op_of(&mut self, record: Record) -> Option<Op> {
-        let Record { log, seq, kind, at, body, .. } = record;
-        let size = body.size() as u64;
+    fn op_of(&mut self, record: Record, wall: Timestamp) -> Option<Op> {
+        let Record { seq, kind, at, appended_s, ref body, .. } = record;
+        let (body, size) = (body.clone(), body.size() as u64);
         let (mut next, mut epoch, mut max_timestamp) = (at, 0, 0);
         if kind == Kind::Append {
             // Under a good checksum stands what was validated once, so this holds.
@@ -143,8 +147,9 @@ impl Store {
             (next, epoch) = (header.next_offset(), header.partition_leader_epoch);
             max_timestamp = header.max_timestamp;
         }
-        let lsn = self.journal.push(log, seq, kind, at, body.clone());
-        Some(Op { lsn, seq, kind, at, next, epoch, max_timestamp, body, size })
+        let lsn = self.journal.push(record);
+        let born = age::born(max_timestamp, appended_s, wall);
+        Some(Op { lsn, seq, kind, at, next, epoch, max_timestamp, born, body, size })
     }
 
     /// The first checkpoints of a layout, one in each slot, so that one bad sector is not the end of them: what recovery found

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use milena_wire::batch::{BatchHeader, validate};
 
 use super::codec::{Put, Reader, checksum, salt};
+use super::log::Op;
+use crate::controller::configs::AFTER_MAX_MS;
 use crate::disk::FileName;
 use crate::{LogId, Offset, Timestamp};
 
@@ -51,6 +53,10 @@ pub(super) struct Segment {
     pub next: Offset,
     /// Largest timestamp and the last offset of its batch. Stays as it was where a truncation took that batch.
     pub max: (Timestamp, Offset),
+    /// From when its first batch counts.
+    pub begun: Timestamp,
+    /// From when it counts: the latest of its batches. Stays where a truncation took that one.
+    pub born: Timestamp,
     /// Groups in the `Index` file.
     pub filed: u32,
     /// The groups after those.
@@ -71,6 +77,8 @@ impl Segment {
             length: 0,
             next: base,
             max: (Timestamp::MIN, base),
+            begun: Timestamp::MIN,
+            born: Timestamp::MIN,
             filed: 0,
             groups: Vec::new(),
             closed: false,
@@ -88,14 +96,8 @@ impl Segment {
     }
 
     /// Takes note of a batch that now stands at its end. `beginning`: at least its first 21 bytes.
-    pub fn push(
-        &mut self,
-        beginning: &[u8],
-        size: u64,
-        next: Offset,
-        max_timestamp: Timestamp,
-        interval: u64,
-    ) {
+    pub fn push(&mut self, beginning: &[u8], batch: &Op, interval: u64) {
+        let Op { size, next, max_timestamp, born, .. } = *batch;
         let base = self.next;
         let starts =
             self.groups.last().is_none_or(|group| self.length - group.position + size > interval);
@@ -109,8 +111,21 @@ impl Segment {
         if max_timestamp > self.max.0 {
             self.max = (max_timestamp, next - 1);
         }
+        if self.length == 0 {
+            self.begun = born;
+        }
+        self.born = self.born.max(born);
         self.length += size;
         self.next = next;
+    }
+
+    /// Where an older version has not said from when it counts: from its largest time if that can be true, else from now.
+    pub fn count_from(&mut self, now: Timestamp) {
+        if self.length > 0 && self.born == Timestamp::MIN {
+            let believed = 0..=now.saturating_add(AFTER_MAX_MS);
+            self.born = if believed.contains(&self.max.0) { self.max.0 } else { now };
+            self.begun = self.born;
+        }
     }
 
     /// Cuts at `to`, which lies inside.

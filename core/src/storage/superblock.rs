@@ -6,7 +6,10 @@ use super::record::BLOCK;
 use crate::{Incarnation, NodeId};
 
 const MAGIC: &[u8; 8] = b"MILENASB";
-const VERSION: u32 = 1;
+/// Of the whole directory's format: 2 has checkpoints with the times from which segments count. Everything is written in it
+/// at each start, whatever was read.
+const VERSION: u32 = 2;
+const VERSIONS_READ: std::ops::RangeInclusive<u32> = 1..=VERSION;
 /// Bit of the flags: the quorum's log was lost to damage and has not been written since.
 const QUORUM_LOST: u32 = 1;
 
@@ -69,7 +72,7 @@ pub(super) fn decode(bytes: &[u8]) -> Copy {
             return None;
         }
         let version = field.u32()?;
-        if version != VERSION {
+        if !VERSIONS_READ.contains(&version) {
             return Some(Copy::Newer(version));
         }
         let flags = field.u32()?;

@@ -236,14 +236,15 @@ impl Checks {
     pub fn on_event(&mut self, node: usize, disk: &Disk, event: &Event) -> Checked {
         self.count_full_disk(disk, event);
         match event {
-            Event::Appended { log, base, next, epoch, crc, size, max_timestamp, leading } => {
+            Event::Appended { log, base, next, epoch, crc, size, max_timestamp, born, leading } => {
+                self.counts_from(node, *log, *max_timestamp, *born)?;
                 let batch = Batch {
                     base: *base,
                     next: *next,
                     epoch: *epoch,
                     crc: *crc,
                     size: *size,
-                    time: *max_timestamp,
+                    born: *born,
                 };
                 self.on_appended(node, *log, batch, *leading)
             }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use milena_core::{Epoch, Instant, NodeId, Offset, Timestamp};
 
-/// One batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// One batch, equal to those of other replicas in all but `born`.
+#[derive(Clone, Copy, Debug)]
 pub struct Batch {
     /// Offset of its first record.
     pub base: Offset,
@@ -18,9 +18,18 @@ pub struct Batch {
     pub crc: u32,
     /// Bytes.
     pub size: u32,
-    /// The largest time that its header gives.
-    pub time: Timestamp,
+    /// From when it counts for retention on this node.
+    pub born: Timestamp,
 }
+
+impl PartialEq for Batch {
+    fn eq(&self, other: &Batch) -> bool {
+        let content = |batch: &Batch| (batch.base, batch.next, batch.epoch, batch.crc, batch.size);
+        content(self) == content(other)
+    }
+}
+
+impl Eq for Batch {}
 
 /// A truncation that a power loss may undo, because nothing says yet that it is on disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -201,7 +210,7 @@ mod tests {
 
     fn batch(base: Offset, epoch: Epoch) -> Batch {
         let crc = (base * 100) as u32 + epoch as u32;
-        Batch { base, next: base + 2, epoch, crc, size: 100, time: 0 }
+        Batch { base, next: base + 2, epoch, crc, size: 100, born: 0 }
     }
 
     fn log(batches: &[Batch]) -> ReplicaLog {

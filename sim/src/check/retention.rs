@@ -15,6 +15,9 @@ use crate::disk::Disk;
 /// How old records become where their topic does not say: a week, in milliseconds.
 const RETENTION_MS: i64 = 7 * 24 * 3_600_000;
 
+/// How far ahead of a clock a time is believed: an hour, in milliseconds.
+const AFTER_MAX_MS: i64 = 3_600_000;
+
 /// What a topic keeps.
 struct Limits {
     /// At least so many bytes; none where their number alone removes nothing.
@@ -38,37 +41,9 @@ impl Limits {
         }
     }
 
-    /// The time that a batch adds to the age of its segment, which counts from the largest of them; none where it adds none. A
-    /// segment of such batches alone has no age.
-    fn time(batch: &Batch) -> Option<Timestamp> {
-        (batch.time >= 0).then_some(batch.time)
-    }
-
-    /// The latest time that the first segment of some batches may count from; none where it may have no age.
-    fn born_at_latest(batches: &[Batch]) -> Option<Timestamp> {
-        batches.iter().map(Limits::time).collect::<Option<Vec<_>>>()?.into_iter().max()
-    }
-
-    /// The earliest time that the segment of one of some batches may count from: its own, and where it has none, that of the
-    /// nearest batches of the same segment that have one.
-    fn born_at_earliest(&self, batches: &[Batch], at: usize) -> Option<Timestamp> {
-        let nearest = |others: &mut dyn Iterator<Item = &Batch>| {
-            let mut passed = 0;
-            others
-                .take_while(|batch| {
-                    passed += u64::from(batch.size);
-                    passed <= self.segment
-                })
-                .find_map(Limits::time)
-        };
-        let before = nearest(&mut batches[..at].iter().rev());
-        let after = nearest(&mut batches[at + 1..].iter());
-        Limits::time(&batches[at]).or_else(|| before.into_iter().chain(after).min())
-    }
-
     /// Whether what was born then is to go by its age.
-    fn expired(&self, born: Option<Timestamp>, wall: Timestamp) -> bool {
-        self.ms.zip(born).is_some_and(|(ms, born)| wall.saturating_sub(born) > ms)
+    fn expired(&self, born: Timestamp, wall: Timestamp) -> bool {
+        self.ms.is_some_and(|ms| wall.saturating_sub(born) > ms)
     }
 }
 
@@ -78,6 +53,26 @@ impl Checks {
         let topic = self.image.as_ref()?.topics.get(&topic)?;
         let (storage, replication) = (&self.storage, &self.replication);
         Some(Limits::new(&topic.configs, storage.segment_bytes, replication.batch_bytes_max))
+    }
+
+    /// P23: a batch counts from its own time where that can be true, else from when it was appended, by the wall clock of its
+    /// node; the journal keeps seconds, rounded up.
+    pub(super) fn counts_from(
+        &self,
+        node: usize,
+        log: LogId,
+        own: Timestamp,
+        born: Timestamp,
+    ) -> Checked {
+        let wall = self.clocks.wall;
+        let is_believed = (0..=wall.saturating_add(AFTER_MAX_MS)).contains(&own);
+        let fits = if is_believed { born == own } else { (wall..wall + 1_000).contains(&born) };
+        // Retention looks at no metadata.
+        if fits || log == LogId::METADATA {
+            return Ok(());
+        }
+        let story = format!("node {} counts a batch of {own} from {born} at {wall}", node + 1);
+        Err(Violation::new("P23", story))
     }
 
     /// P23: a leader has moved its log's start up to `start`. Each batch below is too old, or as many bytes as the topic keeps
@@ -94,21 +89,18 @@ impl Checks {
         let cuts = replica.cuts.iter().filter(|(at, _)| *at > start);
         let mut after = rest.iter().map(|batch| u64::from(batch.size)).sum::<u64>()
             + cuts.map(|(_, bytes)| *bytes.min(&group)).sum::<u64>();
-        for (index, batch) in trimmed.iter().enumerate().rev() {
-            let born = limits.born_at_earliest(trimmed, index);
-            // Where no batch near it has a time, one that had may have gone before from the start of the same segment.
-            let near: u64 = trimmed[..index].iter().map(|batch| u64::from(batch.size)).sum();
-            let is_hidden = born.is_none() && replica.start > 0 && near <= limits.segment;
-            let young = !is_hidden && !limits.expired(born, wall);
+        for batch in trimmed.iter().rev() {
+            let young = !limits.expired(batch.born, wall);
             if young && limits.bytes.is_none_or(|bytes| after < bytes) {
                 return Err(Violation::new(
                     "P23",
                     format!(
-                        "{} removes {}..{} at {wall}, which counts from {born:?} where {:?} ms are kept, and leaves {after} bytes \
+                        "{} removes {}..{} at {wall}, which counts from {} where {:?} ms are kept, and leaves {after} bytes \
                          after it where {:?} are kept",
                         self.at(node, log),
                         batch.base,
                         batch.next,
+                        batch.born,
                         limits.ms,
                         limits.bytes
                     ),
@@ -134,15 +126,16 @@ impl Checks {
         let oldest = &held[..held.len().min(first + 1)];
         let bytes = size(held);
         let large = limits.bytes.is_some_and(|most| bytes > most.saturating_add(limits.segment));
-        let old = limits.expired(Limits::born_at_latest(oldest), wall);
+        // A segment counts from the latest of its batches.
+        let born = oldest.iter().map(|batch| batch.born).max()?;
+        let old = limits.expired(born, wall);
         (large || old).then(|| {
             format!(
-                "{} keeps {}..{} at {wall}, {bytes} bytes where {:?} are to be kept, the first of them from {:?} where {:?} ms are",
+                "{} keeps {}..{} at {wall}, {bytes} bytes where {:?} are to be kept, the first of them from {born} where {:?} ms are",
                 self.at(node, log),
                 replica.start,
                 replica.end,
                 limits.bytes,
-                Limits::born_at_latest(oldest),
                 limits.ms
             )
         })

@@ -281,7 +281,8 @@ fn appended(
     let whole: Vec<u8> = pieces.iter().flatten().copied().collect();
     let BatchHeader { crc, max_timestamp, .. } = BatchHeader::parse(&whole).expect("a batch");
     let (next, size) = (base + 1, whole.len() as u32);
-    (Event::Appended { log, base, next, epoch, crc, size, max_timestamp, leading }, pieces)
+    let born = max_timestamp;
+    (Event::Appended { log, base, next, epoch, crc, size, max_timestamp, born, leading }, pieces)
 }
 
 fn acknowledged(end: Offset, epoch: Epoch) -> Event {

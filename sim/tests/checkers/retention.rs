@@ -4,7 +4,7 @@ use milena_core::disk::{Command, FileName};
 use milena_core::trace::Event;
 use milena_core::{LogId, NodeId, Offset, TopicId};
 
-use crate::{LOG, Stage, TOPIC, WRITTEN_AT, high_watermark};
+use crate::{LOG, Stage, TOPIC, WRITTEN_AT, appended, high_watermark};
 
 /// Bytes of each batch here.
 const BATCH: u64 = 88;
@@ -63,15 +63,32 @@ fn p23_younger_records_go_than_are_to_be_kept() {
     let kept = || Stage::kept(&[("retention.ms", "1000")]);
     kept().at_wall(WRITTEN_AT + 1_001).ok(0, trimmed(10));
     kept().at_wall(WRITTEN_AT + 1_000).trips("P23", 0, trimmed(1));
-    // Without a time of its own a batch goes with the nearest of its segment, and where none has one it stays.
-    let undated = |which: &[usize]| {
-        let mut stage = kept().at_wall(i64::MAX);
-        let log = stage.checks.nodes[0].logs[1].as_mut().expect("a log");
-        which.iter().for_each(|batch| log.batches[*batch].time = -1);
-        stage
+    let mut stage = kept().at_wall(WRITTEN_AT + 1_001);
+    stage.checks.nodes[0].logs[1].as_mut().expect("a log").batches[3].born += 1;
+    stage.ok(0, trimmed(3));
+    stage.trips_as("P23", "removes 3..4", 0, trimmed(10));
+}
+
+#[test]
+fn p23_a_time_from_outside_decides_a_lifetime() {
+    let counted = |own: i64, counts: i64| {
+        let mut stage = Stage::kept(&[]).at_wall(WRITTEN_AT + 300);
+        let (mut event, _) = appended(LOG, 10, 1, 1, true);
+        if let Event::Appended { max_timestamp, born, .. } = &mut event {
+            (*max_timestamp, *born) = (own, counts);
+        }
+        stage.tell(0, event)
     };
-    undated(&[0, 1, 3]).ok(0, trimmed(5));
-    undated(&[0, 1, 2, 3, 4]).trips("P23", 0, trimmed(5));
+    let hour = 3_600_000;
+    counted(5, 5).expect("an old record");
+    assert!(counted(5, 6).is_err(), "another time than its own");
+    counted(WRITTEN_AT + 300 + hour, WRITTEN_AT + 300 + hour).expect("a clock that is ahead");
+    for unbelieved in [-1, WRITTEN_AT + 301 + hour, i64::MAX] {
+        assert!(counted(unbelieved, unbelieved).is_err(), "{unbelieved} is believed");
+        counted(unbelieved, WRITTEN_AT + 300).expect("it counts from now");
+        counted(unbelieved, WRITTEN_AT + 1_000).expect("rounded up");
+        assert!(counted(unbelieved, WRITTEN_AT).is_err(), "it goes early");
+    }
 }
 
 #[test]
