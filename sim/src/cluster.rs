@@ -14,6 +14,7 @@ use milena_core::peer::{FrameError, PeerMessage, decode, encode, joined};
 use milena_core::{ClientContext, ClientId, Epoch, Halt, Input, LogLevel, NodeId, Output, Outputs};
 use milena_wire::{Request, Response};
 
+use crate::addresses::{Contacts, Hello, address};
 use crate::check::marks::Seen;
 use crate::check::node::ImageGhost;
 use crate::check::{Checked, Checks, Violation};
@@ -35,8 +36,8 @@ use crate::schedule::{Action, Fault, Schedule};
 pub(crate) enum Happening {
     /// When a machine's deadline may have come.
     Deadline { node: usize, machine: usize, life: u32 },
-    /// When a message of another node arrives.
-    Peer { from: usize, to: usize, link: u32, message: Box<PeerMessage> },
+    /// When a message of another node arrives, or a connection that brings none yet.
+    Peer { from: usize, to: usize, link: u32, hello: Hello, message: Option<Box<PeerMessage>> },
     /// When a message of another machine of the same node arrives.
     Local { node: usize, life: u32, from: usize, to: usize, message: LocalMessage },
     /// When a disk command is done.
@@ -123,6 +124,12 @@ pub struct Cluster {
     pub(crate) queue: Queue<Happening>,
     pub(crate) nodes: Vec<SimNode>,
     pub(crate) network: Network,
+    /// Where each node is, or will be when it is back.
+    pub(crate) addresses: Vec<Arc<str>>,
+    /// How many addresses were ever somebody's.
+    pub(crate) addresses_used: usize,
+    /// Since when no node is down or recovering.
+    pub(crate) all_up_since: Option<Time>,
     pub(crate) clients: Vec<Client>,
     pub(crate) connections: Vec<Connection>,
     pub(crate) client_links: ClientLinks,
@@ -186,12 +193,16 @@ impl Cluster {
             })
             .collect();
         let mut checks = Checks::new(count);
-        let config = setup.config(0, 1);
+        let addresses: Vec<Arc<str>> = (0..count).map(address).collect();
+        let config = setup.config(0, 1, &addresses);
         (checks.storage, checks.replication) = (config.storage, config.replication);
         let mut cluster = Cluster {
             now: 0,
             queue: Queue::default(),
             network: Network::new(seed, count, setup.network.clone()),
+            addresses,
+            addresses_used: count,
+            all_up_since: None,
             clients,
             connections: Vec::new(),
             client_links: ClientLinks::new(count),
@@ -270,10 +281,12 @@ impl Cluster {
         self.fingerprint.number(sequence);
         match happening {
             Happening::Deadline { node, machine, life } => self.on_deadline(node, machine, life),
-            Happening::Peer { from, to, link, message } => {
+            Happening::Peer { from, to, link, hello, message } => {
                 if !self.network.arrives(from, to, link) || !self.nodes[to].is_up() {
                     return Ok(());
                 }
+                self.on_hello(from, to, hello);
+                let Some(message) = message else { return Ok(()) };
                 let machine = machine_index(message.place(self.nodes[to].shards));
                 let from = NodeId(from as i32 + 1);
                 self.step(to, machine, Input::Peer { from, message: *message })
@@ -364,7 +377,8 @@ impl Cluster {
         if sim.life != life || !sim.is_down() {
             return Ok(());
         }
-        let config = self.schedule.setup.config(node, sim.shards);
+        let config = self.schedule.setup.config(node, sim.shards, &self.addresses);
+        sim.contacts = Contacts::new(node, &config.controllers);
         let entropy = sim.entropy.entropy();
         sim.state = State::Booting(Box::new(Boot::new(config, entropy)));
         sim.planned = vec![NEVER];
@@ -512,7 +526,10 @@ impl Cluster {
                 Output::Send { to, message } => self.send(node, to, message)?,
                 Output::Local { to, message } => {
                     match &message {
-                        LocalMessage::Image(image) => self.checks.on_image(image)?,
+                        LocalMessage::Image(image) => {
+                            self.checks.on_image(image)?;
+                            self.nodes[node].contacts.book.on_image(image);
+                        }
                         LocalMessage::AlterPartition(proposal) => {
                             self.checks.on_proposal(node, proposal)?;
                         }
@@ -576,6 +593,7 @@ impl Cluster {
         let sim = &mut self.nodes[node];
         let count = 1 + ready.shards.len();
         sim.planned = vec![NEVER; count];
+        sim.incarnation = ready.superblock.incarnation;
         sim.state = State::Up { metadata: Box::new(ready.metadata), shards: ready.shards };
         let life = sim.life;
         for machine in 0..count {
@@ -598,17 +616,26 @@ impl Cluster {
             let text = format!("{message:?}");
             self.trace(from, &format!("  -> node {}: {}", to + 1, clipped(&text)));
         }
+        if !self.finds(from, to) {
+            return Ok(());
+        }
+        self.deliver(from, to, Some(message));
+        Ok(())
+    }
+
+    /// Puts a message on its way, or only a connection.
+    pub(crate) fn deliver(&mut self, from: usize, to: usize, message: Option<PeerMessage>) {
+        let hello = self.hello(from);
         let verdict = self.network.send(self.now, from, to);
         let link = verdict.life;
         if let Some(at) = verdict.again {
-            let message = Box::new(message.clone());
-            self.queue.push(at, Happening::Peer { from, to, link, message });
+            let (hello, message) = (hello.clone(), message.clone().map(Box::new));
+            self.queue.push(at, Happening::Peer { from, to, link, hello, message });
         }
         if let Some(at) = verdict.arrives {
-            let message = Box::new(message);
-            self.queue.push(at, Happening::Peer { from, to, link, message });
+            let message = message.map(Box::new);
+            self.queue.push(at, Happening::Peer { from, to, link, hello, message });
         }
-        Ok(())
     }
 
     fn compare_encoding(&mut self, message: &PeerMessage) -> Checked {

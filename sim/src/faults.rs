@@ -221,7 +221,9 @@ impl Cluster {
                 | Fault::SlowClients { node, .. }
                 | Fault::SlowLink { from: node, .. }
                 | Fault::HangUp { node } => Some(*node),
-                Fault::PowerLoss { nodes, .. } => nodes.first().copied(),
+                Fault::PowerLoss { nodes, .. } | Fault::Move { nodes, .. } => {
+                    nodes.first().copied()
+                }
                 Fault::Partition { side, .. } => side.first().copied(),
                 Fault::Storm { .. } => None,
             },
@@ -360,6 +362,14 @@ impl Cluster {
                     let pause = down_ms * MS + self.strike.below(300) * MS;
                     self.start_later(node, pause);
                 }
+            }
+            Fault::Move { nodes, among_themselves, down_ms, gap_ms } => {
+                let mut moved: Vec<usize> =
+                    nodes.iter().filter_map(|target| self.resolve(*target)).collect();
+                moved.sort_unstable();
+                moved.dedup();
+                moved.retain(|node| !self.nodes[*node].is_down());
+                self.move_nodes(&moved, *among_themselves, (down_ms * MS, gap_ms * MS));
             }
             Fault::Pause { for_ms, .. } => {
                 let until = self.now + for_ms * MS;

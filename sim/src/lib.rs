@@ -10,6 +10,7 @@
 //!
 //! Nothing here decides anything about the protocol, and nothing of it is seen by a node.
 
+mod addresses;
 pub mod check;
 pub mod cli;
 pub mod client;

@@ -10,8 +10,9 @@ use milena_core::disk::{Command, FileName, Outcome};
 use milena_core::metadata::Metadata;
 use milena_core::node::Boot;
 use milena_core::shard::Shard;
-use milena_core::{Instant, Machine, Now, OpId, Place};
+use milena_core::{Incarnation, Instant, Machine, Now, OpId, Place};
 
+use crate::addresses::Contacts;
 use crate::check::locations::AsItIs;
 use crate::disk::Disk;
 use crate::queue::{MS, Time};
@@ -84,6 +85,10 @@ pub struct SimNode {
     pub away: Time,
     /// Until when it must stay down.
     pub down_until: Time,
+    /// What it knows of where the others are.
+    pub(crate) contacts: Contacts,
+    /// Its disk's, once that was recovered.
+    pub incarnation: Incarnation,
     /// Draws for starts.
     pub entropy: Stream,
     free_slots: Vec<usize>,
@@ -119,6 +124,8 @@ impl SimNode {
             under_way: Vec::new(),
             away: 0,
             down_until: 0,
+            contacts: Contacts::new(index, &[]),
+            incarnation: Incarnation(0),
             entropy: Stream::new(seed, Concern::Entropy(number)),
             free_slots: Vec::new(),
             file_ready: HashMap::default(),

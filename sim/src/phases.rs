@@ -29,6 +29,7 @@ impl Cluster {
     /// Goes on to the next phase when its time has come.
     pub(crate) fn look(&mut self) -> Checked {
         let look = self.now / (20 * MS);
+        self.connect_nodes();
         if look.is_multiple_of(ASSERT_EVERY) {
             self.assert_invariants();
             self.replicas_agree()?;
@@ -42,6 +43,7 @@ impl Cluster {
         let since = self.now - self.phase_since;
         match self.phase {
             Phase::Faults => {
+                self.judge_return()?;
                 if self.now >= heal_at {
                     self.heal();
                     self.enter(Phase::Healed);
@@ -95,7 +97,7 @@ impl Cluster {
 
     /// L15 to L18.
     fn go_on(&mut self) -> Checked {
-        let quorum = self.schedule.setup.config(0, 1).quorum;
+        let quorum = self.schedule.setup.config(0, 1, &self.addresses).quorum;
         let looks: Vec<Look> = (0..self.nodes.len()).map(|node| self.look_at(node)).collect();
         self.checks.must_go_on(self.now, &quorum, &looks)
     }

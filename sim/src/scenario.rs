@@ -70,12 +70,14 @@ pub enum Script {
     BeyondBudget,
     /// One node after the other restarted.
     Rolling,
+    /// Nodes that come back at other addresses.
+    Moved,
 }
 
 /// When topics exist and clients have begun, as a rule.
 pub const WARM_UP_MS: u64 = 1_500;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     include_str!("../../scenarios/steady.toml"),
     include_str!("../../scenarios/n-minus-one.toml"),
     include_str!("../../scenarios/power-loss.toml"),
@@ -83,6 +85,7 @@ const FILES: [&str; 11] = [
     include_str!("../../scenarios/slow-disk.toml"),
     include_str!("../../scenarios/disk-full.toml"),
     include_str!("../../scenarios/rolling-restart.toml"),
+    include_str!("../../scenarios/moved.toml"),
     include_str!("../../scenarios/founding.toml"),
     include_str!("../../scenarios/beyond-budget.toml"),
     include_str!("../../scenarios/dense.toml"),
@@ -119,6 +122,7 @@ impl Scenario {
             Script::Founding => script::founding(&mut setup, seed, &mut faults),
             Script::BeyondBudget => script::beyond_budget(&mut setup, &mut faults),
             Script::Rolling => script::rolling(&mut setup, &mut faults),
+            Script::Moved => script::moved(&mut setup, seed, &mut faults),
         };
         topics_come_and_go(&setup, &mut faults, &mut entries);
         entries.sort_by_key(|entry| entry.at_us);
@@ -192,6 +196,7 @@ impl Scenario {
             beyond_budget: self.beyond_budget,
             promises_faults: self.faults[1] > 0 || self.dense > 0 || self.script != Script::Weights,
             subject: None,
+            back_within_ms: None,
         }
     }
 
@@ -329,6 +334,11 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
                 _ => (vec![node], vec![Guard::Up, Guard::Unsynced]),
             };
             (Fault::PowerLoss { nodes, down_ms }, guards, 500_000)
+        }
+        "moved" => {
+            let nodes = if draw.chance(500_000) { vec![node] } else { some(draw, count) };
+            let (among_themselves, gap_ms) = (draw.chance(300_000), draw.below(600));
+            (Fault::Move { nodes, among_themselves, down_ms, gap_ms }, vec![Guard::Up], 200_000)
         }
         "pause" => (Fault::Pause { node, for_ms }, vec![Guard::Up], 0),
         "clock-jump" => {

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use milena_core::NodeId;
@@ -68,6 +69,10 @@ pub struct Setup {
     /// What it is about, if it is dense.
     #[serde(default)]
     pub subject: Option<Subject>,
+    /// Where nothing but what the scenario is about strikes: while every node has been up for this long, there is a controller and
+    /// each broker serves.
+    #[serde(default)]
+    pub back_within_ms: Option<u64>,
 }
 
 /// A node.
@@ -338,6 +343,9 @@ pub enum Fault {
     OrderlyStop { node: Target, down_ms: u64 },
     /// When a process dies. The page cache stays.
     Crash { node: Target, down_ms: u64 },
+    /// When processes die and come back at other addresses, one after the other, with the list of all new ones: at fresh ones,
+    /// or each at the one that the next had.
+    Move { nodes: Vec<Target>, among_themselves: bool, down_ms: u64, gap_ms: u64 },
     /// When power is lost: what no sync covers survives sector by sector, as chance has it.
     PowerLoss { nodes: Vec<Target>, down_ms: u64 },
     /// When a process is stopped for a while and sees nothing of it.
@@ -403,6 +411,7 @@ impl Fault {
             Fault::OrderlyStop { .. } => "orderly-stop",
             Fault::Crash { .. } => "crash",
             Fault::PowerLoss { .. } => "power-loss",
+            Fault::Move { .. } => "moved",
             Fault::Pause { .. } => "pause",
             Fault::ClockJump { .. } => "clock-jump",
             Fault::ClockRate { .. } => "clock-rate",
@@ -440,6 +449,7 @@ impl Fault {
             Fault::OrderlyStop { .. }
             | Fault::Crash { .. }
             | Fault::PowerLoss { .. }
+            | Fault::Move { .. }
             | Fault::Partition { .. }
             | Fault::CutClients { .. }
             | Fault::SlowDisk { .. }
@@ -513,9 +523,9 @@ impl Schedule {
 }
 
 impl Setup {
-    /// Core's configuration of a node.
-    pub fn config(&self, index: usize, shards: u16) -> Config {
-        let address = |index: usize| format!("node-{}:19091", index + 1);
+    /// Core's configuration of a node, where the nodes are at these addresses.
+    pub fn config(&self, index: usize, shards: u16, addresses: &[Arc<str>]) -> Config {
+        let address = |index: usize| addresses[index].to_string();
         let core = &self.core;
         Config {
             node: NodeId(index as i32 + 1),

@@ -43,6 +43,7 @@ each_holds! {
     slow_disk_holds "slow-disk"
     disk_full_holds "disk-full"
     rolling_restart_holds "rolling-restart"
+    moved_holds "moved"
     founding_holds "founding"
     beyond_budget_holds "beyond-budget"
     dense_holds "dense"
