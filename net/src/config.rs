@@ -108,6 +108,9 @@ pub struct Tuning {
     /// How often retention is looked at, milliseconds
     #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(100..=86_400_000))]
     pub retention_check_ms: u64,
+    /// A snapshot of the metadata is taken after this many of its records
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub metadata_snapshot_records: u64,
     /// A broker silent for this long is fenced, milliseconds
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(500..=600_000))]
     pub broker_session_ms: u64,
@@ -186,6 +189,7 @@ impl Tuning {
         config.storage.memory_bytes_max = self.memory_bytes;
         config.storage.reserve_bytes = self.reserve_bytes;
         config.storage.retention_check_ms = self.retention_check_ms;
+        config.quorum.snapshot_every_records = self.metadata_snapshot_records;
         config.quorum.broker_session_ms = self.broker_session_ms;
         config.quorum.broker_heartbeat_ms =
             config.quorum.broker_heartbeat_ms.min(self.broker_session_ms / 4);
