@@ -285,6 +285,8 @@ marks! {
         BrokerStoppedLate = "broker.stopped_late",
         /// When a damaged replica was taken out of its sets.
         ControllerDamagedReplica = "controller.damaged_replica",
+        /// When a broker was refused because another disk of its id is in service.
+        ControllerDuplicateRefused = "controller.duplicate_refused",
         /// When an eligible replica out of the in-sync set was elected.
         ControllerElrElection = "controller.elr_election",
         /// When a leadership went back to the preferred replica.

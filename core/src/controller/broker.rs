@@ -11,9 +11,18 @@
 //!                               └──┘ └── silent for a session ──┘   │
 //!                     register: E' ◀───────────── register: E' ─────┘
 //! ```
+//!
+//! Two processes may call themselves by one id, by a slip of whoever started them. An incarnation is a disk, and one disk serves
+//! one process at a time, for a process locks its directory. So a registration that names the disk of the one in force
+//! comes from a next life of the same broker and is taken at once: the life before is over, and a restart waits for no
+//! session. One that names another disk comes from another process, or from the same broker on a disk that was replaced.
+//! Which of them it is only time tells: it is refused until the session of the one in force is over (KIP-631), and where that
+//! one keeps on being heard, the newcomer is told so for good.
+
+use milena_wire::ErrorCode;
 
 use super::message::Registration;
-use super::{Change, partition_change};
+use super::{Change, Refusal, partition_change};
 use crate::metadata::{Broker, Image, Record};
 use crate::{BrokerEpoch, NodeId};
 
@@ -21,10 +30,28 @@ use crate::{BrokerEpoch, NodeId};
 /// force (it was delayed or doubled, and a newer one may have come after it).
 ///
 /// Every partition that it holds gets a new partition epoch, so that no proposal made with its former life stands.
-pub fn register(image: &Image, node: NodeId, request: &Registration) -> Option<Vec<Record>> {
+///
+/// # Errors
+///
+/// DUPLICATE_BROKER_REGISTRATION while the registration in force `lives` and is of another disk.
+pub fn register(
+    image: &Image,
+    node: NodeId,
+    request: &Registration,
+    lives: bool,
+) -> Result<Option<Vec<Record>>, Refusal> {
     let known = image.brokers.get(&node);
     if known.map(|broker| broker.epoch) != request.replaces {
-        return None;
+        return Ok(None);
+    }
+    let is_another = |other: &&Broker| other.incarnation != request.incarnation;
+    if let Some(other) = known.filter(is_another).filter(|_| lives) {
+        let line = format!(
+            "node {node} at {} is refused: another process calls itself node {node}, at {}, with a directory of \
+             its own; check --node-id of both",
+            request.peer, other.peer
+        );
+        return Err(Refusal::new(ErrorCode::DUPLICATE_BROKER_REGISTRATION, line));
     }
     let intact = known.is_some_and(|broker| proves_disk(broker, request));
     let mut records = vec![Record::RegisterBroker {
@@ -41,7 +68,7 @@ pub fn register(image: &Image, node: NodeId, request: &Registration) -> Option<V
             Change::without_unclean(partition, node)
         }
     });
-    Some(records)
+    Ok(Some(records))
 }
 
 /// Whether what a broker says of its disk shows that it holds everything it ever acknowledged: it is the same disk, and

@@ -81,6 +81,15 @@ pub enum ControllerMessage {
         /// Metadata up to here shows who has taken over.
         end: Offset,
     },
+    /// When a broker is not registered because another one of its id is in service.
+    Refused {
+        /// The life that asked.
+        life: u64,
+        /// Why, with both.
+        refusal: Refusal,
+        /// Whether the other one was heard for so long since that it cannot be an earlier life of the one that asked.
+        for_good: bool,
+    },
 }
 
 /// A broker's registration.

@@ -69,7 +69,8 @@ impl Cluster {
 
     fn register(&mut self, node: NodeId, disk: Incarnation, synced: Option<BrokerEpoch>) -> bool {
         let request = self.registration(node, disk, synced);
-        let records = register(&self.image, node, &request);
+        // Whatever was in force, its session is over.
+        let records = register(&self.image, node, &request, false).expect("nobody is in the way");
         let done = records.is_some();
         self.commit(records.unwrap_or_default());
         done
@@ -83,7 +84,7 @@ impl Cluster {
     ) -> Registration {
         let replaces = self.image.brokers.get(&node).map(|broker| broker.epoch);
         let kafka = ("localhost".into(), 9092);
-        let peer = "localhost:1".into();
+        let peer = format!("host-{:?}:1", incarnation.0);
         Registration { life: 1, replaces, incarnation, synced, kafka, peer, rack: None }
     }
 
@@ -164,6 +165,26 @@ fn nodes(list: &[i32]) -> Vec<NodeId> {
 }
 
 #[test]
+fn while_a_broker_lives_its_id_is_not_given_to_another_disk_and_its_own_next_life_does_not_wait() {
+    let cluster = Cluster::new(1);
+    let (node, before) = (NodeId(1), cluster.image.brokers[&NodeId(1)].clone());
+    let other = cluster.registration(node, disk(NodeId(9)), None);
+    let refusal = register(&cluster.image, node, &other, true).unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::DUPLICATE_BROKER_REGISTRATION);
+    assert!(refusal.message.contains(&other.peer) && refusal.message.contains(&before.peer));
+    let late = Registration { replaces: None, ..other.clone() };
+    assert_eq!(register(&cluster.image, node, &late, true), Ok(None), "it speaks of another time");
+
+    let next_life = cluster.registration(node, disk(node), before.confirmed);
+    let records = register(&cluster.image, node, &next_life, true).unwrap();
+    assert!(records.is_some_and(|records| !records.is_empty()));
+    assert!(
+        register(&cluster.image, node, &other, false).unwrap().is_some(),
+        "the session is over"
+    );
+}
+
+#[test]
 fn fencing_keeps_the_seat_below_min_isr_only() {
     let mut cluster = Cluster::with_topic(3, 3, 2);
     cluster.fence(NodeId(3));
@@ -235,7 +256,7 @@ fn a_late_registration_changes_nothing() {
     let late = cluster.registration(NodeId(3), disk(NodeId(3)), None);
     let synced = cluster.image.brokers[&NodeId(3)].epoch;
     assert!(cluster.register(NodeId(3), disk(NodeId(3)), Some(synced)));
-    assert_eq!(register(&cluster.image, NodeId(3), &late), None);
+    assert_eq!(register(&cluster.image, NodeId(3), &late, false), Ok(None));
 }
 
 #[test]

@@ -21,6 +21,9 @@ const QUEUE_MAX: usize = 20_000;
 const ENTRY_RECORDS_MAX: usize = 2_000;
 /// Answers to one broker's clients that are remembered, in case they are lost.
 const ANSWERS_MAX: usize = 2_000;
+/// Who is heard for so many sessions since another disk of its id was first refused is not an earlier life of that one, which
+/// ended before: nothing of it is on its way for that long.
+const SESSIONS_HEARD: u64 = 5;
 /// Leaderships given back at each look.
 const GIVEN_BACK_MAX: usize = 100;
 
@@ -49,7 +52,24 @@ pub(super) struct Decided {
     pub answers: Vec<Answer>,
     /// What happened that is rare.
     pub sometimes: Vec<Mark>,
-    registered: Vec<(NodeId, u64)>,
+    registered: Vec<(NodeId, Registered)>,
+    fenced: Vec<NodeId>,
+}
+
+/// A registration of this term.
+#[derive(Clone, Copy, Debug)]
+struct Registered {
+    life: u64,
+    epoch: BrokerEpoch,
+    at: Instant,
+}
+
+/// A life that was refused because another disk of its id is in service.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    life: u64,
+    /// How often the other one was heard since.
+    heard: u64,
 }
 
 /// An entry that is not committed yet.
@@ -91,7 +111,8 @@ pub(super) struct Active {
     /// When each broker was last heard.
     sessions: BTreeMap<NodeId, Instant>,
     /// Which life of a broker its registration was for.
-    registered: BTreeMap<NodeId, (u64, BrokerEpoch)>,
+    registered: BTreeMap<NodeId, Registered>,
+    refused: BTreeMap<NodeId, Refused>,
     clients: BTreeMap<NodeId, Clients>,
     /// Registrations whose brokers want to stop.
     stopping: Stopping,
@@ -111,6 +132,7 @@ impl Active {
             in_flight: None,
             sessions: image.brokers.keys().map(|node| (*node, now)).collect(),
             registered: BTreeMap::new(),
+            refused: BTreeMap::new(),
             clients: BTreeMap::new(),
             stopping: Stopping::default(),
             preferred: Preferred::default(),
@@ -145,17 +167,16 @@ impl Active {
         let ask = match message {
             ControllerMessage::Register(request) => {
                 let known = image.brokers.get(&from).map(|broker| broker.epoch);
-                if let Some((life, epoch)) = self.registered.get(&from)
-                    && (*life, Some(*epoch)) == (request.life, known)
+                if let Some(Registered { life, epoch, .. }) = self.registered.get(&from).copied()
+                    && (life, Some(epoch)) == (request.life, known)
                 {
-                    let (life, epoch) = (*life, *epoch);
                     return Some((from, ControllerMessage::Registered { life, epoch }));
                 }
                 Ask::Register(from, request)
             }
             ControllerMessage::Heartbeat { epoch } => {
                 let broker = image.brokers.get(&from).filter(|broker| broker.epoch == epoch)?;
-                self.sessions.insert(from, now);
+                self.heard(now, from);
                 if self.stopping.contains(image, from) {
                     // Sent before it wanted to stop, and late.
                     return None;
@@ -167,7 +188,7 @@ impl Active {
             }
             ControllerMessage::Stopping { epoch } => {
                 image.brokers.get(&from).filter(|broker| broker.epoch == epoch)?;
-                self.sessions.insert(from, now);
+                self.heard(now, from);
                 self.stopping.0.insert(from, epoch);
                 Ask::Stop(from, epoch)
             }
@@ -191,6 +212,7 @@ impl Active {
             ControllerMessage::Registered { .. }
             | ControllerMessage::Administered { .. }
             | ControllerMessage::MayStop { .. }
+            | ControllerMessage::Refused { .. }
             | ControllerMessage::DescribeQuorum { .. }
             | ControllerMessage::QuorumDescribed { .. } => return None,
         };
@@ -198,6 +220,38 @@ impl Active {
             self.queue.push_back(ask);
         }
         None
+    }
+
+    /// When a broker shows that it lives, under the registration in force.
+    fn heard(&mut self, now: Instant, node: NodeId) {
+        self.sessions.insert(node, now);
+        if let Some(refused) = self.refused.get_mut(&node) {
+            refused.heard += 1;
+        }
+    }
+
+    /// Whether the registration in force of a broker may be of a process that runs. One that has only just been made is: two
+    /// that start at once would take the id from each other for ever.
+    fn lives(&self, now: Instant, config: &Config, draft: &Image, node: NodeId) -> bool {
+        let Some(broker) = draft.brokers.get(&node) else { return false };
+        let session_ms = config.quorum.broker_session_ms;
+        let lately = self.registered.get(&node).is_some_and(|registered| {
+            registered.epoch == broker.epoch && now.ms_since(registered.at) < session_ms
+        });
+        !broker.fenced || lately
+    }
+
+    /// The answer to a life that is not registered.
+    fn refuse(&mut self, config: &Config, node: NodeId, life: u64, refusal: Refusal) -> Answer {
+        let new = Refused { life, heard: 0 };
+        let refused = self.refused.entry(node).or_insert(new);
+        if refused.life != life {
+            *refused = new;
+        }
+        let quorum = &config.quorum;
+        let enough = SESSIONS_HEARD * quorum.broker_session_ms / quorum.broker_heartbeat_ms.max(1);
+        let for_good = refused.heard >= enough;
+        (node, ControllerMessage::Refused { life, refusal, for_good })
     }
 
     fn clients(&mut self, node: NodeId, epoch: BrokerEpoch) -> &mut Clients {
@@ -278,12 +332,22 @@ impl Active {
         };
         match ask {
             Ask::Register(node, request) => {
-                if let Some(records) = controller::register(draft, node, &request) {
-                    take(draft, records);
-                    decided.registered.push((node, request.life));
-                    let (life, epoch) = (request.life, BrokerEpoch(offset));
-                    let answer = ControllerMessage::Registered { life, epoch };
-                    decided.answers.push((node, answer));
+                // The end of the one before is committed first.
+                let lives = decided.fenced.contains(&node) || self.lives(now, config, draft, node);
+                let life = request.life;
+                match controller::register(draft, node, &request, lives) {
+                    Ok(Some(records)) => {
+                        take(draft, records);
+                        let epoch = BrokerEpoch(offset);
+                        decided.registered.push((node, Registered { life, epoch, at: now }));
+                        let answer = ControllerMessage::Registered { life, epoch };
+                        decided.answers.push((node, answer));
+                    }
+                    Ok(None) => {}
+                    Err(refusal) => {
+                        decided.answers.push(self.refuse(config, node, life, refusal));
+                        decided.sometimes.push(Mark::ControllerDuplicateRefused);
+                    }
                 }
             }
             Ask::Confirm(node, epoch) => take(draft, controller::confirm(draft, node, epoch)),
@@ -292,6 +356,7 @@ impl Active {
                 let session_ms = config.quorum.broker_session_ms;
                 if heard.is_some_and(|heard| now.ms_since(*heard) >= session_ms) {
                     take(draft, controller::fence(draft, node));
+                    decided.fenced.push(node);
                 }
             }
             Ask::Stop(node, epoch) => {
@@ -397,8 +462,9 @@ impl Active {
 
     /// Remembers what was answered, in case the answer is lost. Everything answered is in the metadata below `end`.
     fn close(&mut self, mut decided: Decided, end: Offset) -> Decided {
-        for (node, life) in std::mem::take(&mut decided.registered) {
-            self.registered.insert(node, (life, BrokerEpoch(end - 1)));
+        for (node, registered) in std::mem::take(&mut decided.registered) {
+            self.registered.insert(node, registered);
+            self.refused.remove(&node);
         }
         for (to, answer) in &mut decided.answers {
             if let ControllerMessage::MayStop { end: shown, .. } = answer {
@@ -437,5 +503,119 @@ fn note_rare_paths(image: &Image, records: &[Record], sometimes: &mut Vec<Mark>)
         if new.isr.is_empty() && new.elr.is_empty() {
             sometimes.push(Mark::ControllerNoMemberLeft);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Incarnation;
+    use crate::config::QuorumConfig;
+
+    const NODE: NodeId = NodeId(2);
+
+    fn config() -> Config {
+        Config {
+            node: NodeId(1),
+            controllers: Vec::new(),
+            broker: true,
+            controller: true,
+            kafka: (String::new(), 1),
+            peer: String::new(),
+            rack: None,
+            shards: 1,
+            storage: Default::default(),
+            quorum: QuorumConfig {
+                broker_session_ms: 1_000,
+                broker_heartbeat_ms: 250,
+                ..Default::default()
+            },
+            replication: Default::default(),
+        }
+    }
+
+    /// A controller whose entries are committed at once.
+    struct Controller {
+        active: Active,
+        config: Config,
+        image: Image,
+    }
+
+    impl Controller {
+        fn new() -> Controller {
+            let image = Image::default();
+            Controller { active: Active::new(1, Instant(0), &image, 0), config: config(), image }
+        }
+
+        fn tell(&mut self, ms: u64, message: ControllerMessage) -> Vec<ControllerMessage> {
+            let now = Instant(0).after_ms(ms);
+            let known = self.active.on_message(now, &self.image, NODE, message);
+            let offset = self.image.end;
+            let decided = self.active.decide(now, &self.config, &self.image, offset);
+            let decided = match decided {
+                Some(decided) if !decided.records.is_empty() => {
+                    self.image.apply(offset, 1, &decided.records);
+                    self.active.on_applied(offset)
+                }
+                decided => decided,
+            };
+            let answers = decided.into_iter().flat_map(|decided| decided.answers);
+            known.into_iter().chain(answers).map(|(_, answer)| answer).collect()
+        }
+
+        /// Registers a life on a disk of its own.
+        fn register(&mut self, ms: u64, life: u64) -> Vec<ControllerMessage> {
+            let request = Registration {
+                life,
+                replaces: self.image.brokers.get(&NODE).map(|broker| broker.epoch),
+                incarnation: Incarnation(life.into()),
+                synced: None,
+                kafka: (String::new(), 1),
+                peer: format!("host-{life}:1"),
+                rack: None,
+            };
+            self.tell(ms, ControllerMessage::Register(request))
+        }
+    }
+
+    fn is_registered(answers: &[ControllerMessage]) -> bool {
+        matches!(answers, [ControllerMessage::Registered { .. }])
+    }
+
+    fn refused_for_good(answers: &[ControllerMessage]) -> bool {
+        let [ControllerMessage::Refused { life: 8, refusal, for_good }] = answers else {
+            panic!("{answers:?}");
+        };
+        assert!(["host-7:1", "host-8:1"].iter().all(|host| refusal.message.contains(host)));
+        *for_good
+    }
+
+    #[test]
+    fn who_is_heard_for_sessions_after_another_disk_came_is_no_earlier_life_of_it() {
+        let mut controller = Controller::new();
+        assert!(is_registered(&controller.register(0, 7)));
+        let epoch = controller.image.brokers[&NODE].epoch;
+        assert!(!refused_for_good(&controller.register(10, 8)), "one that has just begun lives");
+        for beat in 1..20 {
+            controller.tell(beat * 250, ControllerMessage::Heartbeat { epoch });
+            assert!(!refused_for_good(&controller.register(beat * 250, 8)), "{beat}");
+        }
+        controller.tell(5_000, ControllerMessage::Heartbeat { epoch });
+        assert!(refused_for_good(&controller.register(5_000, 8)));
+    }
+
+    #[test]
+    fn a_replaced_disk_waits_for_the_session_of_the_one_before() {
+        let mut controller = Controller::new();
+        assert!(is_registered(&controller.register(0, 7)));
+        let epoch = controller.image.brokers[&NODE].epoch;
+        controller.tell(250, ControllerMessage::Heartbeat { epoch });
+        assert!(!refused_for_good(&controller.register(1_240, 8)));
+        for ms in (0..=1_250).step_by(250) {
+            controller.active.look(Instant(0).after_ms(ms), &controller.config, &controller.image);
+        }
+        let answers = controller.register(1_250, 8);
+        assert!(!refused_for_good(&answers), "its end is committed first");
+        assert!(is_registered(&controller.register(1_251, 8)));
     }
 }

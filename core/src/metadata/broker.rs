@@ -76,6 +76,8 @@ pub(super) struct Lifecycle {
     synced: Option<BrokerEpoch>,
     /// The last epoch given to the disk: lower ones are late doubles.
     taken: Option<BrokerEpoch>,
+    /// Whether another broker of this id was in the way of this life.
+    refused: bool,
     /// When to speak to the controller next.
     speak_at: Instant,
     stop: Option<Stop>,
@@ -86,7 +88,7 @@ impl Lifecycle {
     pub fn new(incarnation: Incarnation, life: u64) -> Lifecycle {
         let stage = Stage::Unregistered;
         let (synced, taken, speak_at) = (None, None, Instant(0));
-        Lifecycle { incarnation, life, stage, synced, taken, speak_at, stop: None }
+        Lifecycle { incarnation, life, stage, synced, taken, refused: false, speak_at, stop: None }
     }
 
     /// Reads the last epoch off the disk. One whose place is damaged proves nothing and goes.
@@ -207,6 +209,13 @@ impl Lifecycle {
             self.stage = Stage::Syncing(epoch, lsn);
             self.taken = Some(epoch);
         }
+    }
+
+    /// When the controller has not registered this broker because another one of its id is in service. Whether that is news;
+    /// none where another life or state is spoken of.
+    pub fn on_refused(&mut self, life: u64) -> Option<bool> {
+        let speaks_of_this = life == self.life && self.stage == Stage::Unregistered;
+        speaks_of_this.then(|| !std::mem::replace(&mut self.refused, true))
     }
 
     /// When more of the journal is on stable storage.

@@ -440,6 +440,26 @@ impl Metadata {
                     broker.on_may_stop(epoch, end);
                 }
             }
+            ControllerMessage::Refused { life, refusal, for_good } => {
+                let first = match &mut self.broker {
+                    Some(broker) => broker.on_refused(life),
+                    None => None,
+                };
+                match first {
+                    Some(_) if for_good => {
+                        self.halted = true;
+                        out.halt(Halt::Operator(refusal.message));
+                    }
+                    Some(true) => {
+                        let line = format!(
+                            "{}, or if it was this one before its disk was replaced, this ends with its session",
+                            refusal.message
+                        );
+                        out.log(LogLevel::Warn, line);
+                    }
+                    Some(false) | None => {}
+                }
+            }
             ControllerMessage::DescribeQuorum { id } => {
                 if let Some(description) = self.quorum.describe(now) {
                     self.send(from, ControllerMessage::QuorumDescribed { id, description }, out);

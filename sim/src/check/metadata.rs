@@ -16,7 +16,7 @@ impl Checks {
             return Ok(());
         }
         let before = self.image.replace(image.clone());
-        let registered = self.registrations(image, before.as_deref());
+        let registered = self.registrations(image, before.as_deref())?;
         let mut changed = Vec::new();
         for (id, topic) in &image.topics {
             let known = before.as_ref().and_then(|before| before.topics.get(id));
@@ -99,8 +99,13 @@ impl Checks {
         }
     }
 
-    /// Brokers that registered: their leaderships of before are over (P19).
-    fn registrations(&mut self, image: &Image, before: Option<&Image>) -> Vec<usize> {
+    /// Brokers that registered: their leaderships of before are over (P19), and nobody took the id of one that was in service on
+    /// another disk (P24).
+    fn registrations(
+        &mut self,
+        image: &Image,
+        before: Option<&Image>,
+    ) -> Result<Vec<usize>, Violation> {
         let mut registered = Vec::new();
         for (id, broker) in &image.brokers {
             let node = (id.0 - 1) as usize;
@@ -108,6 +113,16 @@ impl Checks {
                 continue;
             }
             registered.push(node);
+            let replaced = before.filter(|before| before.end + 1 == image.end);
+            let replaced = replaced.and_then(|before| before.brokers.get(id));
+            let in_service = replaced.filter(|other| !other.fenced);
+            if let Some(other) = in_service.filter(|o| o.incarnation != broker.incarnation) {
+                let story = format!(
+                    "node {id} is registered on disk {:?} while it is in service on {:?}",
+                    broker.incarnation, other.incarnation
+                );
+                return Err(Violation::new("P24", story));
+            }
             let known = before.into_iter().flat_map(|before| &before.topics);
             let mut epochs: Vec<(usize, Epoch)> = Vec::new();
             for (topic, partitions) in known {
@@ -118,7 +133,7 @@ impl Checks {
             }
             self.nodes[node].pending_barrier = Some((broker.epoch, epochs));
         }
-        registered
+        Ok(registered)
     }
 
     /// A broker begins to serve under a registration.
