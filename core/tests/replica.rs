@@ -472,7 +472,9 @@ fn absurd_pushes_are_refused() {
         let mut batch = BatchBuilder::new(base, epoch, Compression::None);
         batch.append(0, None, Some(b"x"), &[]).build()
     };
+    let cluster = 1;
     let push = Push {
+        cluster,
         log: LOG,
         leader: (NodeId(1), BrokerEpoch(11)),
         leader_epoch: epoch,
@@ -486,6 +488,7 @@ fn absurd_pushes_are_refused() {
         records: Vec::new(),
     };
     let pushes = [
+        Push { cluster: 2, records: vec![batch(3, epoch)], ..push.clone() },
         Push { base: i64::MIN, ..push.clone() },
         Push { base: i64::MIN, begin: true, ..push.clone() },
         Push { base: i64::MAX, ..push.clone() },
@@ -511,7 +514,13 @@ fn absurd_pushes_are_refused() {
         let incarnation = world.nodes[&2].incarnation;
         let follower =
             Member { node: NodeId(2), broker_epoch: BrokerEpoch(12), incarnation, replica };
-        ReplicaMessage::Acknowledge(Acknowledge { log: LOG, leader_epoch: epoch, follower, answer })
+        ReplicaMessage::Acknowledge(Acknowledge {
+            cluster,
+            log: LOG,
+            leader_epoch: epoch,
+            follower,
+            answer,
+        })
     };
     let numbers = [i64::MIN, -1, 0, 4, i64::MAX];
     let answers = numbers.into_iter().flat_map(|a| numbers.map(|b| (a, b)));
@@ -530,6 +539,31 @@ fn absurd_pushes_are_refused() {
     world.pass(3_000);
     world.assert_converged(1);
     assert_eq!(world.view(1).high_watermark, 4);
+}
+
+/// A replica of another cluster that is reached through a port that was used again confirms nothing.
+#[test]
+fn an_acknowledgement_of_another_cluster_does_not_count() {
+    let mut world = World::new(&[]);
+    world.cut.insert(3);
+    world.produce(1, -1, &[b"a"]);
+    world.pass(100);
+    assert_eq!(world.view(1).high_watermark, 0, "3 is in sync and has not answered");
+    let leader_epoch = world.view(1).leader_epoch.expect("it leads");
+    let last_epoch = world.records(1)[0].expect("known");
+    for (cluster, high_watermark) in [(2, 0), (1, 1)] {
+        let follower = Member {
+            node: NodeId(3),
+            broker_epoch: BrokerEpoch(13),
+            incarnation: world.nodes[&3].incarnation,
+            replica: ReplicaIncarnation(0),
+        };
+        let answer = Answer::Synced { end: 1, last_epoch, matched: 1 };
+        let acknowledge = Acknowledge { cluster, log: LOG, leader_epoch, follower, answer };
+        let message = PeerMessage::Replica(ReplicaMessage::Acknowledge(acknowledge));
+        world.step(1, Input::Peer { from: NodeId(3), message });
+        assert_eq!(world.view(1).high_watermark, high_watermark, "of cluster {cluster}");
+    }
 }
 
 #[test]

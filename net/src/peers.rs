@@ -10,8 +10,8 @@
 //! record batches.
 //!
 //! Both sides of a connection are of one cluster, as far as they know theirs: each says which with its hello, and again when it
-//! has joined one. So messages need not say it, and a node that was started with another cluster's data or
-//! addresses disturbs nobody. Who is refused is told why.
+//! has joined one. Who is refused is told why. What could change a record or a registration says it too, and core compares. So
+//! a node that was started with another cluster's data or addresses disturbs nobody.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -35,7 +35,7 @@ use crate::runtime::{
 /// First bytes of a connection. Frozen.
 const MAGIC: &[u8; 6] = b"milena";
 /// Version of the hello and of the frames behind it.
-const FORMAT: u16 = 4;
+const FORMAT: u16 = 5;
 /// Largest hello.
 const HELLO_BYTES_MAX: usize = 1 << 10;
 /// Largest frame: a push is bounded by the configuration, far below.
@@ -573,7 +573,7 @@ mod tests {
         }
         let mut other = bytes;
         other[7] = 1;
-        assert_eq!(Hello::decode(other.into()), Err("it speaks format 1, this version 4".into()));
+        assert_eq!(Hello::decode(other.into()), Err("it speaks format 1, this version 5".into()));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::metadata::{Broker, Image, Record};
 use crate::{BrokerEpoch, NodeId};
 
 /// When a broker asks to be registered: the records, or none where the request is not about the registration that is in
-/// force (it was delayed or doubled, and a newer one may have come after it).
+/// force (it was delayed or doubled, and a newer one may have come after it) or comes from another cluster.
 ///
 /// Every partition that it holds gets a new partition epoch, so that no proposal made with its former life stands.
 ///
@@ -41,7 +41,8 @@ pub fn register(
     lives: bool,
 ) -> Result<Option<Vec<Record>>, Refusal> {
     let known = image.brokers.get(&node);
-    if known.map(|broker| broker.epoch) != request.replaces {
+    let replaces = known.map(|broker| broker.epoch);
+    if request.cluster != image.cluster || request.replaces != replaces {
         return Ok(None);
     }
     let is_another = |other: &&Broker| other.incarnation != request.incarnation;

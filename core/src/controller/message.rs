@@ -95,6 +95,8 @@ pub enum ControllerMessage {
 /// A broker's registration.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Registration {
+    /// The cluster that it belongs to; the controller of another one drops this.
+    pub cluster: u128,
     /// Drawn at each start of the broker.
     pub life: u64,
     /// The registration in force, as the broker's metadata shows it; another one in force drops this.

@@ -85,7 +85,8 @@ impl Cluster {
         let replaces = self.image.brokers.get(&node).map(|broker| broker.epoch);
         let kafka = ("localhost".into(), 9092);
         let peer = format!("host-{:?}:1", incarnation.0);
-        Registration { life: 1, replaces, incarnation, synced, kafka, peer, rack: None }
+        let cluster = self.image.cluster;
+        Registration { cluster, life: 1, replaces, incarnation, synced, kafka, peer, rack: None }
     }
 
     fn confirm(&mut self, node: NodeId) {
@@ -174,6 +175,9 @@ fn while_a_broker_lives_its_id_is_not_given_to_another_disk_and_its_own_next_lif
     assert!(refusal.message.contains(&other.peer) && refusal.message.contains(&before.peer));
     let late = Registration { replaces: None, ..other.clone() };
     assert_eq!(register(&cluster.image, node, &late, true), Ok(None), "it speaks of another time");
+
+    let stray = Registration { cluster: cluster.image.cluster + 1, ..other.clone() };
+    assert_eq!(register(&cluster.image, node, &stray, false), Ok(None), "of another cluster");
 
     let next_life = cluster.registration(node, disk(node), before.confirmed);
     let records = register(&cluster.image, node, &next_life, true).unwrap();

@@ -566,6 +566,7 @@ mod tests {
         /// Registers a life on a disk of its own.
         fn register(&mut self, ms: u64, life: u64) -> Vec<ControllerMessage> {
             let request = Registration {
+                cluster: self.image.cluster,
                 life,
                 replaces: self.image.brokers.get(&NODE).map(|broker| broker.epoch),
                 incarnation: Incarnation(life.into()),

@@ -145,6 +145,7 @@ impl Lifecycle {
             }
             Some(epoch) => ControllerMessage::Heartbeat { epoch },
             None => ControllerMessage::Register(Registration {
+                cluster: image.cluster,
                 life: self.life,
                 replaces: image.brokers.get(&config.node).map(|broker| broker.epoch),
                 incarnation: self.incarnation,

@@ -259,6 +259,7 @@ impl Replica {
             replica,
         };
         let message = super::message::ReplicaMessage::Acknowledge(Acknowledge {
+            cluster: cx.host.image.cluster,
             log,
             leader_epoch: epoch,
             follower: member,

@@ -379,6 +379,7 @@ impl Replica {
         let retry_ms = cx.host.config.replication.push_retry_ms;
         progress.on_sent(cx.now.mono, base, end, bytes, retry_ms);
         let push = Push {
+            cluster: cx.host.image.cluster,
             log: self.log,
             leader: (cx.host.config.node, broker_epoch),
             leader_epoch: leader.epoch,

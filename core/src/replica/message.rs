@@ -16,6 +16,15 @@ pub enum ReplicaMessage {
 }
 
 impl ReplicaMessage {
+    /// The cluster of the sender: what another one's replica says, reached through a port that was used again, is not for this
+    /// one.
+    pub fn cluster(&self) -> u128 {
+        match self {
+            ReplicaMessage::Push(push) => push.cluster,
+            ReplicaMessage::Acknowledge(acknowledge) => acknowledge.cluster,
+        }
+    }
+
     /// The partition.
     pub fn log(&self) -> LogId {
         match self {
@@ -28,6 +37,8 @@ impl ReplicaMessage {
 /// From the leader, pipelined: sent while its own sync runs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Push {
+    /// The leader's cluster.
+    pub cluster: u128,
     /// The partition.
     pub log: LogId,
     /// The leader and its broker epoch.
@@ -59,6 +70,8 @@ pub struct Push {
 /// From a follower: only what is synced, only after a push of this epoch matched and any truncation is synced.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Acknowledge {
+    /// The follower's cluster.
+    pub cluster: u128,
     /// The partition.
     pub log: LogId,
     /// Leader epoch of the push.

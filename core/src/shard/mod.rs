@@ -161,6 +161,15 @@ impl Shard {
     }
 
     fn on_peer(&mut self, from: NodeId, message: ReplicaMessage, out: &mut Outputs) {
+        let own = self.host.image.cluster;
+        if message.cluster() != own {
+            // Before the first image nothing is led or followed.
+            if own != 0 {
+                let what = "a replica of another cluster";
+                out.event(|| crate::trace::Event::Refused { from, what });
+            }
+            return;
+        }
         let log = message.log();
         let Some(replica) = self.replicas.get_mut(&log) else { return };
         let mut cx = Context { now: self.now, host: &mut self.host, out };
