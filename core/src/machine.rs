@@ -239,7 +239,7 @@ pub enum Timer {
     Election,
     /// When a quorum leader sends to followers that have nothing new, or checks that a majority still hears it.
     QuorumHeartbeat,
-    /// When an empty or unfinished node asks the others again.
+    /// When an empty or unfinished node asks the others again, or one says that it was started with another list.
     Founding,
     /// When a broker registers again or tells the controller that it lives.
     BrokerHeartbeat,

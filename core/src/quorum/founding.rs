@@ -26,6 +26,8 @@ use crate::{Halt, Incarnation, Instant, LogLevel, NodeId, Outputs, cluster_id};
 
 /// Nodes that disagree about the list are given this many election timeouts to hear of the others.
 const DISAGREEMENT_TIMEOUTS: u64 = 10;
+/// A founded node whose list is not its record's says so again after this long: its operator may have missed the start.
+const OTHER_LIST_EVERY_MS: u64 = 300_000;
 
 /// What a node remembers of founding within one run.
 #[derive(Debug, Default)]
@@ -49,6 +51,8 @@ pub(super) struct Founding {
     /// Listed nodes, empty like this one, with the same list.
     agree: BTreeSet<NodeId>,
     disagree_since: Option<Instant>,
+    /// When to say again that this node was started with another list than its record's.
+    pub report_at: Option<Instant>,
 }
 
 impl Quorum {
@@ -282,11 +286,13 @@ impl Quorum {
         self.stop(Halt::Operator(line), out);
     }
 
-    /// A node that holds a record was started with another list than the record's: it goes by the record.
-    pub(super) fn report_other_list(&self, out: &mut Outputs) {
+    /// A node that holds a record was started with another list than the record's: it goes by the record, and says
+    /// so now and then.
+    pub(super) fn report_other_list(&mut self, out: &mut Outputs) {
         let Some(record) = self.state.founding.as_ref().filter(|r| r.list != self.list) else {
             return;
         };
+        self.founding.report_at = Some(self.now.mono.after_ms(OTHER_LIST_EVERY_MS));
         let shown = |list: &[NodeId]| {
             let ids: Vec<String> = list.iter().map(ToString::to_string).collect();
             ids.join(",")

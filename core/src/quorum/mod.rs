@@ -286,6 +286,9 @@ impl Quorum {
         if is_due(self.founding.ask_at) {
             self.ask(store, out);
         }
+        if is_due(self.founding.report_at) {
+            self.report_other_list(out);
+        }
         if is_due(self.heartbeat_at()) {
             self.heartbeat(out);
         }
@@ -302,6 +305,7 @@ impl Quorum {
         }
         let deadlines = [
             (self.founding.ask_at, Timer::Founding),
+            (self.founding.report_at, Timer::Founding),
             (self.heartbeat_at(), Timer::QuorumHeartbeat),
             (self.election_at, Timer::Election),
         ];
