@@ -4,6 +4,10 @@
 //! that this node was started with. Each may be out of date, because a node may come back at another address while this
 //! one, its list, or all of the cluster sleeps. So none overrides another: all are candidates and are tried in turn, a
 //! failed one later and later.
+//!
+//! Two processes may call themselves by one id, each with a disk of its own. Messages go to a node, so only one of them can be
+//! answered: the one that was there first, while it is heard. The other one is refused at its hello, is told with whom it
+//! collides, and stops when it has been told so for longer than a connection can outlive its process unnoticed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +20,10 @@ const BACKOFF_MS_MIN: u64 = 10;
 const BACKOFF_MS_MAX: u64 = 500;
 /// Who refused this node at a candidate is asked again after this long, unless the peer itself is heard.
 const REFUSED_MS: u64 = 10_000;
+/// A connection on which nothing was heard for this long may be of a process that is gone.
+const SILENT_MS: u64 = 2_000;
+/// Who is refused for this long because another process has its id stops.
+const DUPLICATE_MS: u64 = 5_000;
 /// A peer that is heard and not reached for this long is worth a warning ...
 const UNREACHED_MS: u64 = 1_000;
 /// ... and another one after this long.
@@ -50,6 +58,8 @@ pub enum Failure {
     Unreached,
     /// When somebody answered and does not want to be this node's peer.
     Refused,
+    /// When somebody answered who hears another process with this node's id.
+    Duplicate,
 }
 
 /// The address book of one node.
@@ -64,11 +74,21 @@ struct Peer {
     candidates: BTreeMap<Source, String>,
     /// Candidates that failed since they were last good or new.
     failed: BTreeMap<String, Failed>,
-    /// From where each open connection of the peer comes, and which disk speaks there.
-    heard_from: Vec<(String, Incarnation)>,
+    /// Connections that the peer has opened.
+    heard_from: Vec<Heard>,
+    /// Since when it refuses this node because another process has its id.
+    duplicate_since: Option<Instant>,
     /// Since when nothing was reached.
     unreached_since: Option<Instant>,
     warned_at: Option<Instant>,
+}
+
+/// A connection that a peer has opened.
+#[derive(Clone, Debug)]
+struct Heard {
+    from: String,
+    incarnation: Incarnation,
+    at: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -113,35 +133,54 @@ impl Addresses {
     }
 
     /// When a peer has opened a connection, from somewhere, and said where it can be reached: all that failed is worth
-    /// another try, for the peer lives. A line for the log where its id is in use by two processes with a disk each.
+    /// another try, for the peer lives.
+    ///
+    /// # Errors
+    ///
+    /// A line for both logs where another process has its id: the connection is to be refused with it.
     pub fn opened(
         &mut self,
+        now: Instant,
         node: NodeId,
         from: &str,
         incarnation: Incarnation,
         address: &str,
-    ) -> Option<String> {
+    ) -> Result<(), String> {
+        let known = self.peers.get(&node).into_iter().flat_map(|peer| &peer.heard_from);
+        let lives = |heard: &&Heard| now.ms_since(heard.at) < SILENT_MS;
+        if let Some(other) = known.filter(lives).find(|heard| heard.incarnation != incarnation) {
+            return Err(format!(
+                "two processes call themselves node {node}, each with a directory of its own, one heard from {} and this one, \
+                 from {from}, which says that it is reached at {address}; check --node-id of both",
+                other.from
+            ));
+        }
         self.learn(node, Source::Hello, address);
         let peer = self.peers.entry(node).or_default();
         peer.failed.clear();
-        let other = peer.heard_from.iter().find(|(_, disk)| *disk != incarnation);
-        let line = other.map(|(other, _)| {
-            format!(
-                "two processes call themselves node {node}, one at {other} and one at {from}, each with a directory of its \
-                 own; check --node-id"
-            )
-        });
-        peer.heard_from.push((from.to_string(), incarnation));
-        line
+        peer.heard_from.push(Heard { from: from.to_string(), incarnation, at: now });
+        Ok(())
+    }
+
+    /// When a connection that a peer has opened shows that it lives.
+    pub fn heard(&mut self, now: Instant, node: NodeId, from: &str) {
+        let known = self.peers.get_mut(&node).into_iter().flat_map(|peer| &mut peer.heard_from);
+        known.filter(|heard| heard.from == from).for_each(|heard| heard.at = now);
     }
 
     /// When a connection that a peer has opened is gone. Where it said it was stays a candidate.
     pub fn closed(&mut self, node: NodeId, from: &str) {
         if let Some(peer) = self.peers.get_mut(&node)
-            && let Some(at) = peer.heard_from.iter().position(|(heard, _)| heard == from)
+            && let Some(at) = peer.heard_from.iter().position(|heard| heard.from == from)
         {
             peer.heard_from.remove(at);
         }
+    }
+
+    /// Whether a peer has been refusing this node for so long that the other process with its id lives.
+    pub fn is_duplicate(&self, now: Instant, node: NodeId) -> bool {
+        let since = self.peers.get(&node).and_then(|peer| peer.duplicate_since);
+        since.is_some_and(|since| now.ms_since(since) >= DUPLICATE_MS)
     }
 
     fn learn(&mut self, node: NodeId, source: Source, address: &str) -> bool {
@@ -177,6 +216,7 @@ impl Addresses {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.failed.remove(address);
             peer.unreached_since = None;
+            peer.duplicate_since = None;
         }
     }
 
@@ -190,6 +230,8 @@ impl Addresses {
     ) -> Option<String> {
         let peer = self.peers.get_mut(&node)?;
         let since = *peer.unreached_since.get_or_insert(now);
+        peer.duplicate_since =
+            (how == Failure::Duplicate).then(|| peer.duplicate_since.unwrap_or(now));
         if peer.candidates.values().any(|candidate| candidate == address) {
             let before = peer.failed.get(address).map_or(0, |failed| failed.backoff_ms);
             let backoff_ms = (before * 2).clamp(BACKOFF_MS_MIN, BACKOFF_MS_MAX);
@@ -199,7 +241,7 @@ impl Addresses {
         }
         let all_failed = peer.candidates.values().all(|known| peer.failed.contains_key(known));
         let said_lately = peer.warned_at.is_some_and(|at| now.ms_since(at) < WARNING_MS);
-        let (from, _) = peer.heard_from.last()?;
+        let from = &peer.heard_from.last()?.from;
         if !all_failed || said_lately || now.ms_since(since) < UNREACHED_MS {
             return None;
         }
@@ -249,7 +291,7 @@ mod tests {
     #[test]
     fn a_hello_is_tried_first_and_one_that_refuses_does_not_hold_up_the_others() {
         let mut book = book();
-        assert_eq!(book.opened(PEER, "somewhere", DISK, "hello"), None);
+        assert_eq!(book.opened(at(0), PEER, "somewhere", DISK, "hello"), Ok(()));
         assert_eq!(book.dial(at(0), PEER), Dial::Now("hello"));
         for address in ["hello", "image"] {
             book.failed(at(0), PEER, address, Failure::Refused);
@@ -257,7 +299,7 @@ mod tests {
         assert_eq!(book.dial(at(0), PEER), Dial::Now("given"));
         book.failed(at(0), PEER, "given", Failure::Unreached);
         assert_eq!(book.dial(at(10), PEER), Dial::Now("given"));
-        assert_eq!(book.opened(PEER, "elsewhere", DISK, "hello"), None);
+        assert_eq!(book.opened(at(10), PEER, "elsewhere", DISK, "hello"), Ok(()));
         assert_eq!(book.dial(at(10), PEER), Dial::Now("hello"), "it lives");
     }
 
@@ -270,7 +312,7 @@ mod tests {
         };
         assert_eq!(fail(&mut book, 0), None);
         assert_eq!(fail(&mut book, 5_000), None, "it may be down");
-        assert_eq!(book.opened(PEER, "somewhere", DISK, "given"), None);
+        assert_eq!(book.opened(at(0), PEER, "somewhere", DISK, "given"), Ok(()));
         let line = fail(&mut book, 6_000).expect("it lives");
         assert!(["somewhere", "given", "image"].iter().all(|part| line.contains(part)), "{line}");
         assert_eq!(fail(&mut book, 7_000), None);
@@ -284,21 +326,42 @@ mod tests {
         let mut book = book();
         assert!(!book.given(NodeId(1), "me") && !book.knows(NodeId(1)));
         assert!(!book.given(PEER, "given") && !book.learn(PEER, Source::Given, "image"));
-        assert_eq!(book.opened(NodeId(3), "somewhere", DISK, "there"), None);
+        assert_eq!(book.opened(at(0), NodeId(3), "somewhere", DISK, "there"), Ok(()));
         assert_eq!((book.strangers(), book.peers().count()), (1, 2));
         assert_eq!(book.dial(at(0), NodeId(4)), Dial::Nowhere);
     }
 
     #[test]
-    fn a_node_id_in_use_by_two_disks_at_once_is_named_with_both_places() {
+    fn of_two_processes_with_one_id_the_later_one_is_refused_while_the_other_is_heard() {
+        let other = Incarnation(8);
         let mut book = book();
-        assert_eq!(book.opened(PEER, "here", DISK, "hello"), None);
-        assert_eq!(book.opened(PEER, "here again", DISK, "hello"), None);
-        let line = book.opened(PEER, "there", Incarnation(8), "hello").expect("two disks");
-        assert!(line.contains("here") && line.contains("there"), "{line}");
-        book.closed(PEER, "here");
-        book.closed(PEER, "here again");
+        assert_eq!(book.opened(at(0), PEER, "here", DISK, "hello"), Ok(()));
+        assert_eq!(book.opened(at(0), PEER, "here again", DISK, "hello"), Ok(()));
+        book.heard(at(1_000), PEER, "here");
+        let line = book.opened(at(2_999), PEER, "there", other, "elsewhere").unwrap_err();
+        assert!(["here", "there", "elsewhere"].iter().all(|place| line.contains(place)), "{line}");
+        assert_eq!(book.dial(at(2_999), PEER), Dial::Now("hello"), "it is not believed");
+        assert_eq!(book.opened(at(3_000), PEER, "there", other, "elsewhere"), Ok(()), "silence");
+
         book.closed(PEER, "there");
-        assert_eq!(book.opened(PEER, "there", Incarnation(9), "hello"), None, "a new disk");
+        book.heard(at(4_000), PEER, "here");
+        book.closed(PEER, "here");
+        assert_eq!(book.opened(at(4_000), PEER, "there", other, "elsewhere"), Ok(()), "it went");
+    }
+
+    #[test]
+    fn who_is_refused_as_a_duplicate_stops_when_that_lasts() {
+        let mut book = book();
+        let fail = |book: &mut Addresses, ms, how| {
+            book.failed(at(ms), PEER, "given", how);
+            book.is_duplicate(at(ms), PEER)
+        };
+        assert!(!fail(&mut book, 0, Failure::Duplicate));
+        assert!(!fail(&mut book, 4_999, Failure::Duplicate));
+        assert!(!fail(&mut book, 6_000, Failure::Unreached), "nobody says so now");
+        assert!(!fail(&mut book, 7_000, Failure::Duplicate));
+        assert!(fail(&mut book, 12_000, Failure::Duplicate));
+        book.reached(PEER, "given");
+        assert!(!book.is_duplicate(at(12_000), PEER));
     }
 }

@@ -117,6 +117,23 @@ pub struct Shared {
     pub ended: mpsc::UnboundedSender<Option<Halt>>,
 }
 
+impl Shared {
+    /// Ends the whole node.
+    fn halt(&self, why: Halt) {
+        // First said, then done, so that no other worker's end is taken for the reason.
+        let _ = self.ended.send(Some(why));
+        self.halted.store(true, Ordering::Release);
+        self.tell_all_to_stop();
+    }
+
+    fn tell_all_to_stop(&self) {
+        for mailbox in &self.mailboxes {
+            // One that has ended already needs no telling.
+            let _ = mailbox.send(Mail::Stop);
+        }
+    }
+}
+
 /// What only the first worker of a node gets.
 pub struct First {
     /// How this node introduces itself.
@@ -219,13 +236,16 @@ impl Worker {
     async fn listen(&mut self, first: First) -> std::io::Result<()> {
         let (inbox, shared) = (self.inbox.clone(), self.shared.clone());
         let numbers: BTreeMap<Place, usize> = self.numbers();
-        let peers = Peers::new(first.hello, self.shared.clock, move |from, message| {
+        let halting = shared.clone();
+        let deliver = move |from, message: PeerMessage| {
             let to = message.place(shared.shards);
             match numbers.get(&to) {
                 Some(number) => inbox.push(*number, Input::Peer { from, message }),
                 None => post(&shared, to, Mail::Peer { to, from, message }),
             }
-        });
+        };
+        let halt = move |why| halting.halt(why);
+        let peers = Peers::new(first.hello, self.shared.clock, deliver, halt);
         first.peers.iter().for_each(|(node, address)| peers.given(*node, address));
         runtime::spawn(peers.clone().accept(runtime::listen(first.peer_listener).await?));
         self.peers = Some(peers);
@@ -373,24 +393,14 @@ impl Worker {
                 }
                 Output::Disk { op, command } => self.seats[number].lanes.submit(op, command),
                 Output::Log { level, line } => log(self.shared.node, level, &line),
-                Output::Stop => self.tell_all_to_stop(),
+                Output::Stop => self.shared.tell_all_to_stop(),
                 Output::Halt(why) => {
-                    // First said, then done, so that no other worker's end is taken for the reason.
-                    let _ = self.shared.ended.send(Some(why));
-                    self.shared.halted.store(true, Ordering::Release);
-                    self.tell_all_to_stop();
+                    self.shared.halt(why);
                     self.out.queue.clear();
                     self.ended = true;
                     return;
                 }
             }
-        }
-    }
-
-    fn tell_all_to_stop(&self) {
-        for mailbox in &self.shared.mailboxes {
-            // One that has ended already needs no telling.
-            let _ = mailbox.send(Mail::Stop);
         }
     }
 

@@ -23,7 +23,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use milena_core::addresses::{Addresses, Dial, Failure};
 use milena_core::metadata::Image;
 use milena_core::peer::{self, PeerMessage};
-use milena_core::{Incarnation, NodeId, cluster_id};
+use milena_core::{Halt, Incarnation, NodeId, cluster_id};
 use tracing::{debug, info, warn};
 
 use crate::frames::{FrameError, FrameReader, push_frame, write_some};
@@ -54,6 +54,8 @@ const BEAT: Duration = Duration::from_millis(500);
 const ALIVE: u8 = 0;
 /// The answer behind which stands why the connection is refused, up to its end.
 const REFUSED: u8 = 1;
+/// The same, where it is because another process has the id.
+const DUPLICATE: u8 = 2;
 /// How long a refusal may take to be read.
 const REFUSING: Duration = Duration::from_secs(1);
 /// Longest reason that is listened to.
@@ -131,6 +133,8 @@ pub struct Peers {
     connections: Cell<usize>,
     /// Takes what arrives.
     deliver: Box<dyn Fn(NodeId, PeerMessage)>,
+    /// Told when this node must not go on, and why.
+    halt: Box<dyn Fn(Halt)>,
 }
 
 struct Peer {
@@ -157,6 +161,7 @@ impl Peers {
         hello: Hello,
         clock: Clock,
         deliver: impl Fn(NodeId, PeerMessage) + 'static,
+        halt: impl Fn(Halt) + 'static,
     ) -> Rc<Peers> {
         Rc::new(Peers {
             book: RefCell::new(Addresses::new(hello.from)),
@@ -165,6 +170,7 @@ impl Peers {
             known: RefCell::default(),
             connections: Cell::new(0),
             deliver: Box::new(deliver),
+            halt: Box::new(halt),
         })
     }
 
@@ -251,6 +257,13 @@ impl Peers {
                             warn!("{address} refuses to be peer {} of this node: {why}", peer.node);
                             Failure::Refused
                         }
+                        End::Duplicate(why) => {
+                            if self.book.borrow().is_duplicate(self.clock.mono(), peer.node) {
+                                return (self.halt)(Halt::Operator(why));
+                            }
+                            warn!("{address} refuses to be peer {} of this node: {why}", peer.node);
+                            Failure::Duplicate
+                        }
                     }
                 }
                 Some(Err(error)) => {
@@ -309,9 +322,11 @@ impl Peers {
                         let _ = stream.set_nodelay(true);
                         let (from, mut to) = stream.into_split();
                         let mut frames = FrameReader::new(from, HELLO_BYTES_MAX);
-                        if let Err(why) = peers.clone().read(address, &mut frames, &mut to).await {
-                            warn!("peer connection from {address} is refused: {why}");
-                            refuse(&mut frames, &mut to, &why).await;
+                        if let Err(refusal) =
+                            peers.clone().read(address, &mut frames, &mut to).await
+                        {
+                            warn!("peer connection from {address} is refused: {}", refusal.why);
+                            refuse(&mut frames, &mut to, &refusal).await;
                         }
                         peers.connections.set(peers.connections.get() - 1);
                     });
@@ -330,32 +345,34 @@ impl Peers {
         from: SocketAddr,
         frames: &mut FrameReader,
         to: &mut OwnedWriteHalf,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refusal> {
         let hello = select! {
             frame = frames.next() => match frame {
                 Ok(frame) => Hello::decode(frame)?,
                 // Somebody looked whether the port is open.
                 Err(FrameError::Closed) => return Ok(()),
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.to_string().into()),
             },
-            () = runtime::sleep(HELLO_TIMEOUT) => return Err("it did not say who it is".into()),
+            () = runtime::sleep(HELLO_TIMEOUT) => {
+                return Err("it did not say who it is".to_string().into());
+            }
         };
         self.check(&hello)?;
         let (node, from) = (hello.from, from.to_string());
-        let warning = self.book.borrow_mut().opened(node, &from, hello.incarnation, &hello.address);
-        if let Some(line) = warning {
-            warn!("{line}");
-        }
+        let (now, disk) = (self.clock.mono(), hello.incarnation);
+        let opened = self.book.borrow_mut().opened(now, node, &from, disk, &hello.address);
+        opened.map_err(|why| Refusal { kind: DUPLICATE, why })?;
         self.peer(node).news.notify_one();
         frames.set_limit(FRAME_BYTES_MAX);
-        let end = self.deliver_all(hello, frames, to).await;
+        let end = self.deliver_all(hello, &from, frames, to).await;
         self.book.borrow_mut().closed(node, &from);
-        end
+        end.map_err(Refusal::from)
     }
 
     async fn deliver_all(
         &self,
         mut hello: Hello,
+        from: &str,
         frames: &mut FrameReader,
         to: &mut OwnedWriteHalf,
     ) -> Result<(), String> {
@@ -369,6 +386,7 @@ impl Peers {
                 }
             };
             if frame.is_empty() {
+                self.book.borrow_mut().heard(self.clock.mono(), node, from);
                 if to.write_all(&[ALIVE]).await.is_err() {
                     return Ok(());
                 }
@@ -424,10 +442,23 @@ impl Peers {
     }
 }
 
+/// Why a connection is refused.
+struct Refusal {
+    /// [`REFUSED`] or [`DUPLICATE`].
+    kind: u8,
+    why: String,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Refusal {
+        Refusal { kind: REFUSED, why }
+    }
+}
+
 /// Tells the other side why it is refused, and closes once it has had the time to read that.
-async fn refuse(frames: &mut FrameReader, to: &mut OwnedWriteHalf, why: &str) {
-    let mut reason = vec![REFUSED];
-    reason.extend_from_slice(why.as_bytes());
+async fn refuse(frames: &mut FrameReader, to: &mut OwnedWriteHalf, refusal: &Refusal) {
+    let mut reason = vec![refusal.kind];
+    reason.extend_from_slice(refusal.why.as_bytes());
     let telling = async {
         // What cannot be told is in this node's log.
         let _ = to.write_all(&reason).await;
@@ -462,6 +493,7 @@ async fn next_answered(frames: &mut FrameReader, to: &mut OwnedWriteHalf) -> Res
 enum End {
     Broken(String),
     Refused(String),
+    Duplicate(String),
 }
 
 /// Reads the answers to beats and pieces, until the connection ends. Any of them shows that the other side lives, and that it is
@@ -471,16 +503,19 @@ async fn answers(from: &mut OwnedReadHalf, alive: impl Fn()) -> End {
     loop {
         match from.read(&mut bytes).await {
             Ok(0) => return End::Broken("closed by the other side".into()),
-            Ok(count) => match bytes[..count].iter().position(|byte| *byte == REFUSED) {
+            Ok(count) => match bytes[..count].iter().position(|byte| *byte != ALIVE) {
                 Some(at) => {
                     let mut reason = bytes[at + 1..count].to_vec();
                     // As much as can be read of it.
                     let _ = from.take(REASON_BYTES_MAX as u64).read_to_end(&mut reason).await;
-                    let reason = String::from_utf8_lossy(&reason);
-                    return End::Refused(reason.escape_debug().to_string());
+                    let reason = String::from_utf8_lossy(&reason).escape_debug().to_string();
+                    return match bytes[at] {
+                        REFUSED => End::Refused(reason),
+                        DUPLICATE => End::Duplicate(reason),
+                        _ => End::Broken("it does not speak the peer protocol".into()),
+                    };
                 }
-                None if bytes[..count].contains(&ALIVE) => alive(),
-                None => {}
+                None => alive(),
             },
             Err(error) => return End::Broken(error.to_string()),
         }

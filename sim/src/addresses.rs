@@ -101,6 +101,7 @@ impl Cluster {
 
     /// A message arrives on a connection that its sender opened in this life, or an earlier one.
     pub(crate) fn on_hello(&mut self, from: usize, to: usize, hello: Hello) {
+        let now = self.nodes[to].clocks(self.now).mono;
         let incarnation = self.nodes[from].incarnation;
         let contacts = &mut self.nodes[to].contacts;
         match contacts.heard.get(&from) {
@@ -109,8 +110,8 @@ impl Cluster {
             None => {}
         }
         let at = &hello.address;
-        let line = contacts.book.opened(id(from), at, incarnation, at);
-        assert!(line.is_none(), "node {} is one process, at {at}", from + 1);
+        let opened = contacts.book.opened(now, id(from), at, incarnation, at);
+        assert_eq!(opened, Ok(()), "a node is one process");
         contacts.heard.insert(from, hello);
     }
 

@@ -1,11 +1,13 @@
 //! Nodes that come back at other ports, alone and all at once, as real processes: the cluster is whole again within seconds,
-//! and every acknowledged record is where it was.
+//! and every acknowledged record is where it was. A process that comes beside another one of its id does not stay.
 
+use std::fs::File;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use milena_tests::{Cluster, Node, free_port};
+use milena_tests::{Cluster, Node, free_port, milena};
 use rdkafka::producer::{BaseRecord, Producer};
 use rdkafka::topic_partition_list::Offset;
 
@@ -127,4 +129,40 @@ fn nodes_that_move_alone_or_together_come_back_with_everything() -> Result<()> {
     is_back(&cluster, Instant::now(), &[2, 2, 3])?;
     write(&cluster, &reports)?;
     keeps_everything(&cluster, &reports)
+}
+
+#[test]
+fn a_second_process_with_a_node_id_in_use_is_refused_and_stops() -> Result<()> {
+    let cluster = Cluster::start(3, &[])?;
+    cluster.must(&["topic", "create", "kept", "--replication-factor", "3", "--partitions", "1"])?;
+    let (directory, list) = (tempfile::tempdir()?, moved(&cluster, &[1]));
+    let said = directory.path().join("said");
+    let mut second = Command::new(milena())
+        .args(["start", "--node-id", "2", "--cluster", &list, "--kafka"])
+        .arg(format!("127.0.0.1:{}", free_port()))
+        .arg("--data")
+        .arg(directory.path().join("data"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&said)?)
+        .spawn()?;
+    let end = Instant::now() + Duration::from_secs(15);
+    let status = loop {
+        match second.try_wait()? {
+            Some(status) => break status,
+            None if Instant::now() < end => std::thread::sleep(Duration::from_millis(50)),
+            None => {
+                second.kill()?;
+                second.wait()?;
+                anyhow::bail!("it goes on: {}", std::fs::read_to_string(&said)?);
+            }
+        }
+    };
+    let said = std::fs::read_to_string(&said)?;
+    let last = said.lines().last().unwrap_or_default();
+    ensure!(!status.success() && last.contains("two processes call themselves node 2"), "{said}");
+    // Nobody takes the one that was there for the other.
+    write(&cluster, &Reports::default())?;
+    ensure!(cluster.nodes.iter().all(|node| services(node) == 1), "somebody lost its place");
+    Ok(())
 }
