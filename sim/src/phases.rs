@@ -102,17 +102,22 @@ impl Cluster {
         self.checks.must_go_on(self.now, &quorum, &looks)
     }
 
-    /// Whether a majority of the controllers is there without this node, none of them on a disk that began anew.
-    fn can_be_missed(&self, node: usize) -> bool {
-        let controllers: Vec<usize> = (0..self.nodes.len())
-            .filter(|node| self.schedule.setup.nodes[*node].controller)
-            .collect();
-        let intact = |other: &&usize| {
-            let ghost = &self.checks.nodes[**other];
-            **other != node && ghost.disks_lost == 0 && !ghost.damage.may_unseat(LogId::METADATA)
+    /// Whether a majority of the controllers is there, without this node where it is one, none of them on a disk that began anew.
+    fn has_majority_without(&self, node: Option<usize>) -> bool {
+        let controllers =
+            || (0..self.nodes.len()).filter(|node| self.schedule.setup.nodes[*node].controller);
+        let intact = |other: &usize| {
+            let ghost = &self.checks.nodes[*other];
+            Some(*other) != node
+                && ghost.disks_lost == 0
+                && !ghost.damage.may_unseat(LogId::METADATA)
         };
-        let left = controllers.iter().filter(intact).count();
-        !controllers.contains(&node) || left > controllers.len() / 2
+        controllers().filter(intact).count() > controllers().count() / 2
+    }
+
+    /// Whether the others can go on without this node.
+    fn can_be_missed(&self, node: usize) -> bool {
+        !self.schedule.setup.nodes[node].controller || self.has_majority_without(Some(node))
     }
 
     fn look_at(&self, node: usize) -> Look {
@@ -131,7 +136,8 @@ impl Cluster {
             && sim.clock.is_true()
             && sim.disk_factor == 1
             && !sim.disk.has_faults()
-            && !sim.disk.is_full();
+            && !sim.disk.is_full()
+            && self.has_majority_without(None);
         let standing = match (stopped || unheard, well) {
             (true, _) if self.can_be_missed(node) => Standing::Silent,
             (false, true) => Standing::Well,
