@@ -1,6 +1,6 @@
 //! CreateTopics and DeleteTopics, from Kafka's form into the controller's and back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use milena_wire::messages::create_topics::{
     CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest,
@@ -22,6 +22,9 @@ use crate::{Config, NodeId, TopicId};
 const TIMEOUT_MS_MIN: i32 = 1_000;
 /// A client waits at most this long, milliseconds: what it asks for is remembered meanwhile.
 const TIMEOUT_MS_MAX: i32 = 60_000;
+
+/// Why a topic to delete is refused that the request names more than once; it is answered once, as Apache Kafka does.
+const TWICE: &str = "a topic is named twice";
 
 /// A request in the controller's form, and how long its client waits in milliseconds; none where it is not the controller's
 /// to answer. `draw` gives each topic to be made its identity.
@@ -50,7 +53,10 @@ pub fn admin_response(
 ) -> Response {
     match request {
         Request::CreateTopics(request) => {
+            // A name that is there twice is refused, and answered once.
+            let mut seen = BTreeSet::new();
             let results = request.topics.iter().zip(topics);
+            let results = results.filter(|(asked, _)| seen.insert(&asked.name));
             CreateTopicsResponse {
                 throttle_time_ms: 0,
                 topics: results.map(|(asked, made)| created(config, asked, made)).collect(),
@@ -59,12 +65,15 @@ pub fn admin_response(
         }
         Request::DeleteTopics(request) => {
             let mut decided = topics.into_iter();
-            let outcome = |wrong: Option<&str>| match wrong {
+            let mut outcome = |wrong: Option<&str>| match wrong {
                 Some(why) => Err(Refusal::new(ErrorCode::INVALID_REQUEST, why)),
                 None => decided.next().expect("an answer for each topic that was passed on"),
             };
-            let outcomes = contradictions(request).into_iter().map(outcome);
-            let results = named_topics(request).zip(outcomes);
+            let mut seen = BTreeSet::new();
+            let results = named_topics(request)
+                .zip(contradictions(request))
+                .filter(|(named, wrong)| *wrong != Some(TWICE) || seen.insert(*named))
+                .map(|(named, wrong)| (named, outcome(wrong)));
             DeleteTopicsResponse {
                 throttle_time_ms: 0,
                 responses: results.map(|(asked, gone)| deleted(asked, gone)).collect(),
@@ -163,7 +172,7 @@ fn contradictions(request: &DeleteTopicsRequest) -> Vec<Option<&'static str>> {
     let wrong = |named: (Option<&str>, TopicId)| match named {
         (Some(_), id) if id != TopicId::default() => Some("a topic is named by both name and id"),
         (None, id) if id == TopicId::default() => Some("a topic has neither name nor id"),
-        named if times[&named] > 1 => Some("a topic is named twice"),
+        named if times[&named] > 1 => Some(TWICE),
         _ => None,
     };
     named_topics(request).map(wrong).collect()

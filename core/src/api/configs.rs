@@ -1,10 +1,11 @@
-//! DescribeConfigs: what is in force for a topic or for this broker, and where each value comes from. A resource is described
-//! once, however often it is asked for.
+//! DescribeConfigs: what is in force for a topic or for this broker, and where each value comes from. Who asks for the same
+//! twice is answered once.
 
 use milena_wire::ErrorCode;
 use milena_wire::messages::describe_configs::{
     DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult,
     DescribeConfigsResponse, DescribeConfigsResult, DescribeConfigsSynonym, RESOURCE_TYPE_BROKER,
+    RESOURCE_TYPE_BROKER_LOGGER, RESOURCE_TYPE_CLIENT_METRICS, RESOURCE_TYPE_GROUP,
     RESOURCE_TYPE_TOPIC,
 };
 
@@ -22,6 +23,15 @@ const SOURCE_BROKER: i8 = 4;
 /// `config_source` of a default.
 pub(super) const SOURCE_DEFAULT: i8 = 5;
 
+/// What configurations can be of. A request that names anything else is refused as a whole, as by Apache Kafka.
+const RESOURCE_TYPES: [i8; 5] = [
+    RESOURCE_TYPE_TOPIC,
+    RESOURCE_TYPE_BROKER,
+    RESOURCE_TYPE_BROKER_LOGGER,
+    RESOURCE_TYPE_CLIENT_METRICS,
+    RESOURCE_TYPE_GROUP,
+];
+
 const TYPE_STRING: i8 = 2;
 const TYPE_INT: i8 = 3;
 const TYPE_LONG: i8 = 5;
@@ -33,6 +43,17 @@ pub fn describe_configs(
     config: &Config,
     request: &DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
+    let refused = |resource: &DescribeConfigsResource| DescribeConfigsResult {
+        error_code: ErrorCode::INVALID_REQUEST,
+        error_message: Some("the request names a type of resource that there is not".into()),
+        resource_type: resource.resource_type,
+        resource_name: resource.resource_name.clone(),
+        configs: Vec::new(),
+    };
+    if !request.resources.iter().all(|resource| RESOURCE_TYPES.contains(&resource.resource_type)) {
+        let results = request.resources.iter().map(refused).collect();
+        return DescribeConfigsResponse { throttle_time_ms: 0, results };
+    }
     let describe = |resource: &DescribeConfigsResource| {
         let (error_code, error_message, mut configs) =
             match resource_configs(image, config, resource) {
@@ -59,8 +80,9 @@ pub fn describe_configs(
             configs,
         }
     };
-    let resources =
-        distinct(&request.resources, |resource| (resource.resource_type, &resource.resource_name));
+    let resources = distinct(&request.resources, |resource| {
+        (resource.resource_type, &resource.resource_name, &resource.configuration_keys)
+    });
     DescribeConfigsResponse { throttle_time_ms: 0, results: resources.map(describe).collect() }
 }
 
@@ -84,14 +106,18 @@ fn resource_configs(
         // An empty name means what is set for all brokers at once, which nothing is.
         RESOURCE_TYPE_BROKER if name.is_empty() => Ok(Vec::new()),
         RESOURCE_TYPE_BROKER if name.parse() == Ok(config.node.0) => Ok(of_broker(config)),
-        RESOURCE_TYPE_BROKER => {
-            let message = format!("this is broker {}, ask {name} itself", config.node);
+        // What is logged is not for clients to turn.
+        RESOURCE_TYPE_BROKER_LOGGER if name.parse() == Ok(config.node.0) => Ok(Vec::new()),
+        RESOURCE_TYPE_BROKER | RESOURCE_TYPE_BROKER_LOGGER => {
+            let message = format!("this is broker {}, ask {name:?} itself", config.node);
             Err(Refusal::new(ErrorCode::INVALID_REQUEST, message))
         }
-        other => {
-            let message = format!("resources of type {other} have no configurations here");
+        _ if name.is_empty() => {
+            let message = "groups and subscriptions of client metrics have names";
             Err(Refusal::new(ErrorCode::INVALID_REQUEST, message))
         }
+        // There is nothing that could be set for a group or for client metrics.
+        _ => Ok(Vec::new()),
     }
 }
 

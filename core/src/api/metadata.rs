@@ -26,6 +26,11 @@ pub fn metadata(
     request: &MetadataRequest,
     version: i16,
 ) -> MetadataResponse {
+    if let Some(asked) = &request.topics
+        && asked.iter().any(|topic| !is_nameable(topic, version))
+    {
+        return refused(asked);
+    }
     let operations =
         |asked: bool, all: i32| if asked { all } else { AUTHORIZED_OPERATIONS_OMITTED };
     let with_operations = request.include_topic_authorized_operations;
@@ -33,12 +38,15 @@ pub fn metadata(
         Some(asked) if version > 0 || !asked.is_empty() => {
             // Where any identity is given, identities are what is asked for, as in Apache Kafka.
             let by_id = asked.iter().any(|topic| topic.topic_id != Uuid::ZERO);
+            if asked.iter().any(|topic| !by_id && topic.name.is_none()) {
+                return refused(asked);
+            }
             let asked = asked.iter().filter(|topic| !by_id || topic.topic_id != Uuid::ZERO);
             let key = |topic: &&MetadataRequestTopic| match by_id {
                 true => (None, topic.topic_id),
                 false => (topic.name.clone(), topic.topic_id),
             };
-            distinct(asked, key).map(|topic| asked_topic(image, topic, version)).collect()
+            distinct(asked, key).map(|topic| asked_topic(image, topic)).collect()
         }
         _ => image
             .names
@@ -47,7 +55,8 @@ pub fn metadata(
             .map(|topic| known_topic(image, topic))
             .collect(),
     };
-    for topic in topics.iter_mut().filter(|topic| topic.error_code.is_none()) {
+    // Of a name that no topic has too; an identity that no topic has names nothing.
+    for topic in topics.iter_mut().filter(|topic| topic.name.is_some()) {
         topic.topic_authorized_operations = operations(with_operations, TOPIC_OPERATIONS);
     }
     MetadataResponse {
@@ -63,6 +72,25 @@ pub fn metadata(
         ),
         error_code: ErrorCode::NONE,
     }
+}
+
+/// Whether a topic may be asked for so: before [`BY_ID_FIRST`] a request has room for an identity and for no name at all, and
+/// neither means anything.
+fn is_nameable(topic: &MetadataRequestTopic, version: i16) -> bool {
+    version >= BY_ID_FIRST || topic.name.is_some() && topic.topic_id == Uuid::ZERO
+}
+
+/// Tells of nothing: a request of which one topic is named in no way that its version has is refused as a whole.
+fn refused(asked: &[MetadataRequestTopic]) -> MetadataResponse {
+    let error_code = ErrorCode::INVALID_REQUEST;
+    let topic = |topic: &MetadataRequestTopic| MetadataResponseTopic {
+        error_code,
+        name: Some(topic.name.clone().unwrap_or_default()),
+        topic_id: topic.topic_id,
+        ..Default::default()
+    };
+    let topics = asked.iter().map(topic).collect();
+    MetadataResponse { topics, error_code, ..Default::default() }
 }
 
 /// The brokers in service. Where there is none, all that ever were, or this one: a client that is told of no broker at all
@@ -91,7 +119,7 @@ fn brokers(image: &Image, config: &Config) -> Vec<MetadataResponseBroker> {
     brokers
 }
 
-fn asked_topic(image: &Image, asked: &MetadataRequestTopic, version: i16) -> MetadataResponseTopic {
+fn asked_topic(image: &Image, asked: &MetadataRequestTopic) -> MetadataResponseTopic {
     let by_id = asked.topic_id != Uuid::ZERO;
     let name = asked.name.as_ref().filter(|_| !by_id);
     let (found, missing) = match name {
@@ -104,8 +132,7 @@ fn asked_topic(image: &Image, asked: &MetadataRequestTopic, version: i16) -> Met
         Some(topic) => known_topic(image, topic),
         None => MetadataResponseTopic {
             error_code: missing,
-            // Before that version a name cannot be missing.
-            name: name.cloned().or((version < BY_ID_FIRST).then(String::new)),
+            name: name.cloned(),
             topic_id: if name.is_some() { Uuid::ZERO } else { asked.topic_id },
             is_internal: false,
             partitions: Vec::new(),

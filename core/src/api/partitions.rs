@@ -29,8 +29,9 @@ pub fn describe_topic_partitions(
         && (cursor.partition_index < 0
             || !request.topics.is_empty() && !asked.contains(&*cursor.topic_name))
     {
-        // As in Kafka, a cursor that no page of these topics has given spoils each of them.
-        let refused = asked.into_iter().map(|name| refused(name, ErrorCode::INVALID_REQUEST));
+        // As in Kafka, a cursor that no page of these topics has given spoils each of them, as often as it is named.
+        let asked = request.topics.iter();
+        let refused = asked.map(|topic| refused(&topic.name, ErrorCode::INVALID_REQUEST));
         return DescribeTopicPartitionsResponse { topics: refused.collect(), ..Default::default() };
     }
     let (from_topic, from_index) = match &request.cursor {

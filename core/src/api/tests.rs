@@ -3,6 +3,7 @@
 use crate::controller::configs::TOPIC_CONFIGS;
 use std::sync::Arc;
 
+use milena_wire::messages::AUTHORIZED_OPERATIONS_OMITTED;
 use milena_wire::messages::api_versions::ApiVersionsRequest;
 use milena_wire::messages::create_topics::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
@@ -16,7 +17,7 @@ use milena_wire::messages::describe_quorum::{
 use milena_wire::messages::describe_topic_partitions::{
     Cursor, DescribeTopicPartitionsRequest, TopicRequest,
 };
-use milena_wire::messages::find_coordinator::FindCoordinatorRequest;
+use milena_wire::messages::find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse};
 use milena_wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
 use milena_wire::{Request, Response};
 
@@ -229,19 +230,48 @@ fn configurations_say_where_they_come_from() {
     assert_eq!(describe(2, "x", None).error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
     assert!(describe(4, "2", None).configs.iter().any(|config| config.name == "broker.id"));
     assert_eq!(describe(4, "1", None).error_code, ErrorCode::INVALID_REQUEST);
-    assert_eq!(describe(16, "2", None).error_code, ErrorCode::INVALID_REQUEST);
+    // What a broker logs, client metrics and groups: there is nothing to be set.
+    for (resource_type, name) in [(8, "2"), (16, "x"), (32, "x")] {
+        let described = describe(resource_type, name, None);
+        assert_eq!((described.error_code, described.configs.len()), (ErrorCode::NONE, 0));
+        assert_eq!(describe(resource_type, "", None).error_code, ErrorCode::INVALID_REQUEST);
+    }
+    assert_eq!(describe(8, "1", None).error_code, ErrorCode::INVALID_REQUEST);
 }
 
 #[test]
-fn coordinators_are_not_available() {
-    let request = FindCoordinatorRequest {
-        coordinator_keys: vec!["g".into(), "h".into()],
-        ..Default::default()
+fn an_unknown_type_of_resource_spoils_the_request() {
+    let resource = |resource_type| DescribeConfigsResource {
+        resource_type,
+        resource_name: "a".into(),
+        configuration_keys: None,
     };
-    let code = ErrorCode::COORDINATOR_NOT_AVAILABLE;
-    assert_eq!(find_coordinator(&request, 3).error_code, code);
-    let many = find_coordinator(&request, 6).coordinators;
-    assert_eq!(many.iter().map(|c| c.error_code).collect::<Vec<_>>(), [code, code]);
+    let resources = vec![resource(2), resource(3), resource(3)];
+    let request = DescribeConfigsRequest { resources, ..Default::default() };
+    let results = describe_configs(&image(), &config(), &request).results;
+    let told: Vec<_> = results.iter().map(|r| (r.resource_type, r.configs.len())).collect();
+    assert_eq!(told, [(2, 0), (3, 0), (3, 0)]);
+    assert!(results.iter().all(|result| result.error_code == ErrorCode::INVALID_REQUEST));
+}
+
+/// With an error that is to be tried again, clients do so, for ever.
+#[test]
+fn a_client_that_looks_for_a_coordinator_stops() {
+    let ask = |key_type, version| {
+        let coordinator_keys = vec!["g".into(), "h".into()];
+        let request = FindCoordinatorRequest { key_type, coordinator_keys, ..Default::default() };
+        let FindCoordinatorResponse { error_code, coordinators, .. } =
+            find_coordinator(&request, version);
+        match version {
+            ..4 => vec![error_code],
+            _ => coordinators.iter().map(|one| one.error_code).collect(),
+        }
+    };
+    let (stop, wrong) = (ErrorCode::UNSUPPORTED_VERSION, ErrorCode::INVALID_REQUEST);
+    for (key_type, code) in [(0, stop), (1, stop), (2, wrong), (-1, wrong)] {
+        assert_eq!(ask(key_type, 3), [code]);
+        assert_eq!(ask(key_type, 6), [code, code]);
+    }
 }
 
 #[test]
@@ -315,7 +345,63 @@ fn topics_to_delete_that_contradict_each_other_all_stay() {
     };
     let codes: Vec<_> = response.responses.iter().map(|topic| topic.error_code).collect();
     let (wrong, none) = (ErrorCode::INVALID_REQUEST, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-    assert_eq!(codes, [wrong, wrong, wrong, none, wrong]);
+    assert_eq!(codes, [wrong, wrong, wrong, none], "what is there twice is answered once");
+}
+
+/// All that were refused for being there twice come from the controller, which sees them as they are.
+#[test]
+fn a_topic_to_make_that_is_named_twice_is_answered_once() {
+    let topic = |name: &str| CreatableTopic { name: name.into(), ..Default::default() };
+    let topics = vec![topic("x"), topic("y"), topic("x")];
+    let request = Request::CreateTopics(CreateTopicsRequest { topics, ..Default::default() });
+    let twice = || Err(Refusal::new(ErrorCode::INVALID_REQUEST, "twice"));
+    let none = Err(Refusal::new(ErrorCode::INVALID_PARTITIONS, "none"));
+    let Response::CreateTopics(response) =
+        admin_response(&config(), &request, vec![twice(), none, twice()])
+    else {
+        panic!("another response");
+    };
+    let told: Vec<_> = response.topics.iter().map(|t| (&*t.name, t.error_code)).collect();
+    assert_eq!(told, [("x", ErrorCode::INVALID_REQUEST), ("y", ErrorCode::INVALID_PARTITIONS)]);
+}
+
+/// Before version 12 there is room for an identity and for no name, and neither may be used.
+#[test]
+fn a_topic_that_is_named_in_no_way_of_its_version_spoils_the_request() {
+    let named = |name: Option<&str>, id| MetadataRequestTopic {
+        name: name.map(String::from),
+        topic_id: Uuid([id; 16]),
+    };
+    let ask = |other, version| {
+        let topics = Some(vec![named(Some("a"), 0), other]);
+        let request = MetadataRequest { topics, ..Default::default() };
+        metadata(&image(), &config(), &request, version)
+    };
+    for (other, version) in [(named(None, 0), 11), (named(Some("b"), 2), 10), (named(None, 0), 12)]
+    {
+        let answer = ask(other, version);
+        let codes: Vec<_> = answer.topics.iter().map(|topic| topic.error_code).collect();
+        assert_eq!(codes, [ErrorCode::INVALID_REQUEST; 2]);
+        assert_eq!(answer.error_code, ErrorCode::INVALID_REQUEST);
+        assert_eq!((answer.brokers.len(), answer.cluster_id), (0, None));
+    }
+    assert_eq!(ask(named(None, 2), 12).error_code, ErrorCode::NONE);
+}
+
+#[test]
+fn a_name_that_no_topic_has_may_be_used_like_any_other() {
+    let operations = |topics, version| -> Vec<i32> {
+        let topics = Some(topics);
+        let include_topic_authorized_operations = true;
+        let request =
+            MetadataRequest { topics, include_topic_authorized_operations, ..Default::default() };
+        let answer = metadata(&image(), &config(), &request, version);
+        answer.topics.iter().map(|topic| topic.topic_authorized_operations).collect()
+    };
+    let name = |name: &str| MetadataRequestTopic { name: Some(name.into()), ..Default::default() };
+    assert_eq!(operations(vec![name("a"), name("z"), name("..")], 8), [TOPIC_OPERATIONS; 3]);
+    let id = MetadataRequestTopic { name: None, topic_id: Uuid([9; 16]) };
+    assert_eq!(operations(vec![id], 12), [AUTHORIZED_OPERATIONS_OMITTED]);
 }
 
 #[test]
@@ -332,12 +418,17 @@ fn what_is_asked_for_twice_is_told_once() {
         resource_name: name.into(),
         configuration_keys: None,
     };
-    let resources = vec![resource(2, "a"), resource(4, "2"), resource(2, "a"), resource(4, "2")];
+    let mut resources =
+        vec![resource(2, "a"), resource(4, "2"), resource(2, "a"), resource(4, "2")];
+    resources.push(DescribeConfigsResource {
+        configuration_keys: Some(vec!["retention.ms".into()]),
+        ..resource(2, "a")
+    });
     let request = DescribeConfigsRequest { resources, ..Default::default() };
     let answer = describe_configs(&image(), &config(), &request);
     let told: Vec<_> =
         answer.results.iter().map(|r| (r.resource_type, &*r.resource_name)).collect();
-    assert_eq!(told, [(2, "a"), (4, "2")]);
+    assert_eq!(told, [(2, "a"), (4, "2"), (2, "a")], "other keys are another question");
 }
 
 /// What a client sends can be as long as a string on the wire; a sentence that quotes it may not be.
@@ -509,5 +600,6 @@ fn a_cursor_that_no_page_has_given_is_refused() {
     assert_eq!(ask(&["a", "b"], "b", 0), [ErrorCode::NONE]);
     assert_eq!(ask(&[], "b", 0), [ErrorCode::NONE]);
     assert_eq!(ask(&["a"], "b", 0), [ErrorCode::INVALID_REQUEST]);
-    assert_eq!(ask(&["a", "b"], "b", -1), [ErrorCode::INVALID_REQUEST; 2]);
+    assert_eq!(ask(&["a", "b", "a"], "b", -1), [ErrorCode::INVALID_REQUEST; 3]);
+    assert_eq!(ask(&[], "b", -1), []);
 }

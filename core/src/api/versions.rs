@@ -13,6 +13,11 @@ use crate::metadata::Image;
 /// The first version of FindCoordinator that asks for several keys.
 const MANY_KEYS_FIRST: i16 = 4;
 
+/// `key_type` of consumer groups.
+const KEY_TYPE_GROUP: i8 = 0;
+/// `key_type` of transactions.
+const KEY_TYPE_TRANSACTION: i8 = 1;
+
 /// The first version of ApiVersions in which a client says what it is.
 const SOFTWARE_FIRST: i16 = 3;
 /// `node_id` of a client that does not say which broker it means to reach.
@@ -65,10 +70,20 @@ fn is_software(name: &str) -> bool {
     outer(bytes.first()) && outer(bytes.last()) && bytes.iter().all(inner)
 }
 
-/// Answers FindCoordinator: there are no groups and transactions here, which a client takes as "not yet".
+/// Answers FindCoordinator: there are no groups and no transactions here.
+///
+/// On UNSUPPORTED_VERSION librdkafka tells the application, once, and Java's consumer, its admin client, kafkajs,
+/// kafka-python and aiokafka give up at once, and it is what is the case. COORDINATOR_NOT_AVAILABLE makes each of them ask
+/// for ever; GROUP_AUTHORIZATION_FAILED and INVALID_REQUEST stop them too, but send people to look for rights that nobody
+/// has to be given, or for a mistake in the client.
 pub fn find_coordinator(request: &FindCoordinatorRequest, version: i16) -> FindCoordinatorResponse {
-    let error_code = ErrorCode::COORDINATOR_NOT_AVAILABLE;
-    let message = "this broker coordinates no groups and no transactions";
+    let (error_code, message) = match request.key_type {
+        KEY_TYPE_GROUP | KEY_TYPE_TRANSACTION => {
+            let message = "this broker coordinates no groups and no transactions";
+            (ErrorCode::UNSUPPORTED_VERSION, message)
+        }
+        _ => (ErrorCode::INVALID_REQUEST, "this broker knows no coordinators of this type"),
+    };
     let none = FindCoordinatorResponse { node_id: -1, port: -1, ..Default::default() };
     if version < MANY_KEYS_FIRST {
         return FindCoordinatorResponse { error_code, error_message: Some(message.into()), ..none };

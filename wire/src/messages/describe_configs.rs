@@ -8,6 +8,12 @@ use crate::ErrorCode;
 pub const RESOURCE_TYPE_TOPIC: i8 = 2;
 /// `resource_type` of a broker.
 pub const RESOURCE_TYPE_BROKER: i8 = 4;
+/// `resource_type` of what a broker logs.
+pub const RESOURCE_TYPE_BROKER_LOGGER: i8 = 8;
+/// `resource_type` of a subscription to clients' metrics.
+pub const RESOURCE_TYPE_CLIENT_METRICS: i8 = 16;
+/// `resource_type` of a group.
+pub const RESOURCE_TYPE_GROUP: i8 = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
 #[message(api_key = 32, versions = "1-4", flexible = "4+")]
