@@ -67,17 +67,21 @@ fn trees(field: &str, kafka: &Value, milena: &Value, found: &mut Vec<(String, Va
             }
         }
         (Value::Array(theirs), Value::Array(ours)) => {
-            let (mut theirs, mut ours) = (keyed(theirs), keyed(ours));
+            let (theirs, mut ours) = (keyed(theirs), keyed(ours));
             let place = format!("{field}[]");
+            // What is there again under the same identity has a place of its own.
+            let named = |key: &(_, usize)| match key.1 {
+                0 => place.clone(),
+                _ => format!("{place} again"),
+            };
             for (key, kafka) in &theirs {
                 match ours.remove(key) {
                     Some(milena) => trees(&place, kafka, milena, found),
-                    None => found.push((place.clone(), (*kafka).clone(), "absent".into())),
+                    None => found.push((named(key), (*kafka).clone(), "absent".into())),
                 }
             }
-            theirs.clear();
-            for milena in ours.into_values() {
-                found.push((place.clone(), "absent".into(), milena.clone()));
+            for (key, milena) in ours {
+                found.push((named(&key), "absent".into(), milena.clone()));
             }
         }
         _ if kafka != milena => found.push((field.to_owned(), kafka.clone(), milena.clone())),
@@ -91,10 +95,13 @@ pub fn identity(element: &Value) -> Option<String> {
     parts.find(|part| !part.is_null()).map(Value::to_string)
 }
 
-/// Elements by what identifies them, and by how many of that identity came before.
+/// Elements by what identifies them, and by how many of that identity came before; those of one identity in the order of what
+/// they say, since Kafka shuffles some of its answers.
 fn keyed(elements: &[Value]) -> BTreeMap<(Option<String>, usize), &Value> {
     let mut seen = BTreeMap::new();
     let mut keyed = BTreeMap::new();
+    let mut elements: Vec<_> = elements.iter().collect();
+    elements.sort_by_cached_key(|one| identity(one).map(|_| one.to_string()));
     for element in elements {
         let key = identity(element);
         let count: &mut usize = seen.entry(key.clone()).or_default();
