@@ -115,7 +115,8 @@ impl Cluster {
         contacts.heard.insert(from, hello);
     }
 
-    /// Nodes come back at other addresses, one after the other.
+    /// Nodes come back at other addresses, one after the other, with a list that has them. Who does not move keeps the list that it
+    /// was started with, and hears of the others from themselves.
     pub(crate) fn move_nodes(
         &mut self,
         moved: &[usize],
@@ -135,6 +136,9 @@ impl Cluster {
                 self.addresses[*node] = address(self.addresses_used);
                 self.addresses_used += 1;
             }
+        }
+        for node in moved {
+            self.lists[*node] = self.addresses.clone();
         }
         for (node, turn) in moved.iter().zip(0..) {
             self.start_later(*node, down + turn * gap);

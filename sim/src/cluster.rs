@@ -126,6 +126,8 @@ pub struct Cluster {
     pub(crate) network: Network,
     /// Where each node is, or will be when it is back.
     pub(crate) addresses: Vec<Arc<str>>,
+    /// The list that each node is started with: that of the last time when it moved itself.
+    pub(crate) lists: Vec<Vec<Arc<str>>>,
     /// How many addresses were ever somebody's.
     pub(crate) addresses_used: usize,
     /// Since when no node is down or recovering.
@@ -200,6 +202,7 @@ impl Cluster {
             now: 0,
             queue: Queue::default(),
             network: Network::new(seed, count, setup.network.clone()),
+            lists: vec![addresses.clone(); count],
             addresses,
             addresses_used: count,
             all_up_since: None,
@@ -377,7 +380,7 @@ impl Cluster {
         if sim.life != life || !sim.is_down() {
             return Ok(());
         }
-        let config = self.schedule.setup.config(node, sim.shards, &self.addresses);
+        let config = self.schedule.setup.config(node, sim.shards, &self.lists[node]);
         sim.contacts = Contacts::new(node, &config.controllers);
         let entropy = sim.entropy.entropy();
         sim.state = State::Booting(Box::new(Boot::new(config, entropy)));

@@ -344,7 +344,7 @@ pub enum Fault {
     /// When a process dies. The page cache stays.
     Crash { node: Target, down_ms: u64 },
     /// When processes die and come back at other addresses, one after the other, with the list of all new ones: at fresh ones,
-    /// or each at the one that the next had.
+    /// or each at the one that the next had. The others keep the list that they have.
     Move { nodes: Vec<Target>, among_themselves: bool, down_ms: u64, gap_ms: u64 },
     /// When power is lost: what no sync covers survives sector by sector, as chance has it.
     PowerLoss { nodes: Vec<Target>, down_ms: u64 },
@@ -523,7 +523,7 @@ impl Schedule {
 }
 
 impl Setup {
-    /// Core's configuration of a node, where the nodes are at these addresses.
+    /// Core's configuration of a node, started with this list of where the nodes are.
     pub fn config(&self, index: usize, shards: u16, addresses: &[Arc<str>]) -> Config {
         let address = |index: usize| addresses[index].to_string();
         let core = &self.core;

@@ -260,8 +260,8 @@ pub fn rolling(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
 /// How long a cluster may take to be back once its last node is.
 const BACK_MS: u64 = 5_000;
 
-/// Nodes that come back elsewhere: all of them one after the other, at places that nobody had or at one another's, and one alone
-/// while the others go on. Nothing else strikes, so that what takes long is seen.
+/// Nodes that come back elsewhere: all of them one after the other, at places that nobody had or at one another's, and one alone,
+/// while the others go on or all fail just after, with lists that do not have its new place. Nothing else strikes, so that what takes long is seen.
 pub fn moved(setup: &mut Setup, seed: u64, draw: &mut Stream) -> Vec<Entry> {
     setup.back_within_ms = Some(BACK_MS);
     let count = setup.nodes.len();
@@ -270,15 +270,22 @@ pub fn moved(setup: &mut Setup, seed: u64, draw: &mut Stream) -> Vec<Entry> {
     setup.core.snapshot_every_records = draw.between(5, 20);
     let mut at_us = (WARM_UP_MS + draw.between(1_000, 3_000)) * 1_000;
     for round in 0..2 {
-        let kind = (seed + round) % 3;
+        let kind = (seed + round) % 4;
         let nodes: Vec<Target> = match kind {
-            0 => vec![Target::Node(draw.below(count as u64) as usize)],
+            0 | 3 => vec![Target::Node(draw.below(count as u64) as usize)],
             _ => (0..count).map(Target::Node).collect(),
         };
         let (down_ms, gap_ms) = (draw.between(10, 1_500), draw.between(0, 3_000));
-        let away_ms = down_ms + gap_ms * (nodes.len() as u64 - 1);
+        let mut away_ms = down_ms + gap_ms * (nodes.len() as u64 - 1);
         let fault = Fault::Move { nodes, among_themselves: kind == 2, down_ms, gap_ms };
         entries.push(entry(at_us, fault, vec![Guard::Up]));
+        if kind == 3 {
+            // Sooner or later than it serves at its new place.
+            let at_us = at_us + (down_ms + draw.between(1, 400)) * 1_000;
+            let nodes = (0..count).map(Target::Node).collect();
+            entries.push(entry(at_us, Fault::PowerLoss { nodes, down_ms: 50 }, vec![]));
+            away_ms += 1_000;
+        }
         at_us += (away_ms + BACK_MS + draw.between(500, 1_500)) * 1_000;
     }
     setup.heal_at_ms = setup.heal_at_ms.max(at_us / 1_000);
