@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::InstantDisk;
+use milena_core::controller::message::ControllerMessage;
 use milena_core::disk::{Command, Outcome};
 use milena_core::local::{AlterPartition, LocalMessage, Member};
 use milena_core::metadata::{Image, Metadata, Partition};
@@ -15,8 +16,8 @@ use milena_core::peer::{self, PeerMessage};
 use milena_core::storage::Recovery;
 use milena_core::trace::{Event, Mark};
 use milena_core::{
-    ClientContext, ClientId, Config, Input, Instant, LogId, Machine, NodeId, Now, Offset, OpId,
-    Output, Outputs, Place,
+    ClientContext, ClientId, Config, Halt, Input, Instant, LogId, Machine, NodeId, Now, Offset,
+    OpId, Output, Outputs, Place,
 };
 use milena_wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use milena_wire::messages::delete_topics::DeleteTopicsRequest;
@@ -61,6 +62,8 @@ struct World {
     /// What was applied at each offset, by whomever.
     hashes: BTreeMap<Offset, u64>,
     sometimes: BTreeMap<Mark, u32>,
+    /// The node that is to halt, and why it did.
+    halts: Option<(i32, Option<Halt>)>,
 }
 
 impl World {
@@ -84,6 +87,7 @@ impl World {
             doubled: 0,
             hashes: BTreeMap::new(),
             sometimes: BTreeMap::new(),
+            halts: None,
         };
         for node in 1..=nodes {
             world.start(node);
@@ -206,6 +210,11 @@ impl World {
                     self.later(100, node, Coming::Disk { op, outcome });
                 }
                 Output::Log { .. } => {}
+                Output::Halt(why) if self.halts == Some((node, None)) => {
+                    self.halts = Some((node, Some(why)));
+                    self.stop(node);
+                    return;
+                }
                 Output::Reply { .. } | Output::Close { .. } | Output::Stop | Output::Halt(_) => {
                     panic!("node {node}: {output:?}")
                 }
@@ -455,6 +464,31 @@ fn an_empty_disk_comes_back_without_a_seat() {
     assert_ne!(world.image(leader.0).brokers[&leader].incarnation, before);
     let partition = world.partition(leader.0, "t");
     assert!(!partition.isr.contains(&leader) && !partition.elr.contains(&leader));
+}
+
+/// The old process goes on beside the new one, whose directory is empty: it is the new one that goes.
+#[test]
+fn an_empty_disk_beside_a_process_that_lives_is_not_registered_and_stops() {
+    let mut world = World::new(3, 12);
+    world.until("all serve", 10 * SECOND, World::all_serve);
+    let controller = world.active().unwrap();
+    let node = world.list.iter().copied().find(|node| *node != controller).unwrap();
+    let before = world.image(controller).brokers[&NodeId(node)].clone();
+    world.stop(node);
+    world.disks.insert(node, InstantDisk::default());
+    world.start(node);
+    world.halts = Some((node, None));
+    let end = world.now.after_ms(60 * SECOND);
+    while world.halts == Some((node, None)) {
+        assert!(world.now < end, "it goes on");
+        let epoch = before.epoch;
+        let heartbeat = PeerMessage::Controller(ControllerMessage::Heartbeat { epoch });
+        world.step(controller, Input::Peer { from: NodeId(node), message: heartbeat });
+        world.pass(100);
+    }
+    let Some((_, Some(Halt::Operator(line)))) = &world.halts else { panic!("{:?}", world.halts) };
+    assert!(line.contains(&format!("another process calls itself node {node}")), "{line}");
+    assert_eq!(world.image(controller).brokers[&NodeId(node)], before);
 }
 
 #[test]
