@@ -5,7 +5,11 @@
 //! batches, so none of them goes before its time.
 
 use super::codec::checksum;
+use crate::controller::configs::AFTER_MAX_MS;
 use crate::{LogId, Offset, Timestamp};
+
+/// A journal record says so where its batch counts from its own time. Records of older versions say 0.
+pub(super) const OWN_TIME: u32 = u32::MAX;
 
 /// When the segments of a log end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,14 +30,14 @@ impl SegmentRules {
         SegmentRules { bytes, ms: i64::MAX, jitter_ms: 0, ahead_ms_max: i64::MAX }
     }
 
-    /// When a batch is appended, as its journal record keeps it: seconds since 1970, rounded up so that no record goes early; 0
-    /// where the batch's own time counts.
+    /// When a batch is appended, as its journal record keeps it: seconds since 1970, rounded up so that no record goes early, or
+    /// [`OWN_TIME`].
     pub(super) fn appended_s(&self, own: Timestamp, wall: Timestamp) -> u32 {
-        if (0..=wall.saturating_add(self.ahead_ms_max)).contains(&own) {
-            return 0;
+        if is_believed(own, wall, self.ahead_ms_max) {
+            return OWN_TIME;
         }
         let seconds = wall.saturating_add(999).div_euclid(1_000);
-        seconds.clamp(1, i64::from(u32::MAX)) as u32
+        seconds.clamp(1, i64::from(OWN_TIME - 1)) as u32
     }
 
     /// Whether a batch that counts from `born` is too late for a segment whose first one counts from `begun`.
@@ -56,14 +60,22 @@ impl SegmentRules {
     }
 }
 
-/// From when a batch counts, by its own time and its journal record. `now`: where neither says, as in the records of older
-/// versions.
+fn is_believed(own: Timestamp, wall: Timestamp, ahead_ms_max: i64) -> bool {
+    (0..=wall.saturating_add(ahead_ms_max)).contains(&own)
+}
+
+/// From when a batch counts, by its own time and its journal record.
 pub(super) fn born(own: Timestamp, appended_s: u32, now: Timestamp) -> Timestamp {
     match appended_s {
-        0 if own >= 0 => own,
-        0 => now,
+        0 => born_before(own, now),
+        OWN_TIME => own,
         seconds => i64::from(seconds) * 1_000,
     }
+}
+
+/// From when something counts of which an older version has not said so: from its own time if that can be true, else from now.
+pub(super) fn born_before(own: Timestamp, now: Timestamp) -> Timestamp {
+    if is_believed(own, now, AFTER_MAX_MS) { own } else { now }
 }
 
 #[cfg(test)]
@@ -88,7 +100,12 @@ mod tests {
             [10_000, 10_000, 9_000]
         );
         assert_eq!(counted(-1, -5), 1_000, "a clock before 1970 still leaves a mark in the record");
-        assert_eq!((born(-1, 0, 7), born(3, 0, 7)), (7, 3), "records of older versions");
+        let old = |own| born(own, 0, 7);
+        assert_eq!(
+            [old(-1), old(3), old(8 + AFTER_MAX_MS)],
+            [7, 3, 7],
+            "records of older versions"
+        );
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub(super) struct Record {
     pub seq: u64,
     pub kind: Kind,
     pub at: Offset,
-    /// Of a batch whose own time says nothing of its age: when it was appended, in seconds since 1970. Else 0.
+    /// Of a batch: when it was appended, in seconds since 1970, or that its own time counts ([`super::age::OWN_TIME`]).
     pub appended_s: u32,
     pub body: Pieces,
 }

@@ -11,9 +11,9 @@
 use bytes::Bytes;
 use milena_wire::batch::{BatchHeader, validate};
 
+use super::age::born_before;
 use super::codec::{Put, Reader, checksum, salt};
 use super::log::Op;
-use crate::controller::configs::AFTER_MAX_MS;
 use crate::disk::FileName;
 use crate::{LogId, Offset, Timestamp};
 
@@ -119,11 +119,10 @@ impl Segment {
         self.next = next;
     }
 
-    /// Where an older version has not said from when it counts: from its largest time if that can be true, else from now.
+    /// Says from when it counts where an older version has not.
     pub fn count_from(&mut self, now: Timestamp) {
         if self.length > 0 && self.born == Timestamp::MIN {
-            let believed = 0..=now.saturating_add(AFTER_MAX_MS);
-            self.born = if believed.contains(&self.max.0) { self.max.0 } else { now };
+            self.born = born_before(self.max.0, now);
             self.begun = self.born;
         }
     }
