@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use milena_core::disk::{Command, DiskError, FileName, Success};
+use milena_core::disk::{Command, Directory, DiskError, FileName, Success};
 use milena_core::local::LocalMessage;
 use milena_core::node::Boot;
 use milena_core::peer::{FrameError, PeerMessage, decode, encode, joined};
@@ -448,13 +448,23 @@ impl Cluster {
         }
         // What a failed write has left of a journal nobody knows either.
         let writes = matches!(done.command, Command::Write { file: FileName::Journal { .. }, .. });
-        let failed = (syncs || writes) && matches!(outcome, Err(DiskError::Io(_)));
+        // Nor is there another way than to stop where a sync, or overwriting what the journal has blocks for, takes room that is
+        // not there. A snapshot has none to lose: what was written of it goes.
+        let of_snapshot = match &done.command {
+            Command::SyncDirectory { directory } => *directory == Directory::Snapshots,
+            command => command.file().is_some_and(|f| f.directory() == Directory::Snapshots),
+        };
+        let filling = matches!(done.command, Command::Fill { .. });
+        let lacks_room = full
+            && self.nodes[node].disk.copies_on_write()
+            && (syncs && !of_snapshot && !filling || writes && self.nodes[node].is_up());
+        let failed = (syncs || writes) && matches!(outcome, Err(DiskError::Io(_))) || lacks_room;
         if failed {
             self.checks.on_failed(node);
         }
         let life = self.nodes[node].life;
         self.step(node, done.machine, Input::Disk { op: done.op, outcome })?;
-        if full && self.nodes[node].life != life {
+        if full && !lacks_room && self.nodes[node].life != life {
             return Err(Violation::new(
                 "D9",
                 format!("node {} stops at {:?} on a full disk", node + 1, done.command.file()),

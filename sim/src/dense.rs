@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Stream;
-use crate::scenario::{WARM_UP_MS, losing};
+use crate::scenario::{WARM_UP_MS, full_disk, losing, name_failure, rot};
 use crate::schedule::{Action, Direction, Entry, Fault, Guard, Setup, Target, TopicSetup};
 
 /// What a dense run is about.
@@ -255,7 +255,7 @@ fn lost_disks(rounds: &mut Rounds<'_>, setup: &mut Setup) {
         };
         let down_ms = rounds.draw.between(1, 300);
         let guards = losing(setup);
-        match rounds.draw.below(7) {
+        match rounds.draw.below(9) {
             0..=2 => rounds.fault(Fault::DestroyDisk { node, down_ms }, guards, 400_000),
             3 => rounds.fault(Fault::CorruptJournal { node, down_ms }, guards, 400_000),
             4 => {
@@ -265,6 +265,15 @@ fn lost_disks(rounds: &mut Rounds<'_>, setup: &mut Setup) {
                 rounds.crash(node, 1, 100);
             }
             5 => rounds.fault(Fault::ReadFailure { node, reads: 2 }, guards, 400_000),
+            6 | 7 => {
+                let rot = rot(rounds.draw, node, down_ms);
+                let at_rest = matches!(rot, Fault::Rot { down_ms: Some(_), .. });
+                rounds.fault(rot, guards, 400_000);
+                if !at_rest {
+                    rounds.wait_ms(1, 100);
+                    rounds.crash(node, 1, 100);
+                }
+            }
             _ => {
                 let Some(node) = restored else { continue };
                 rounds.fault(Fault::TakeImage { node }, vec![Guard::Up], 0);
@@ -315,8 +324,14 @@ fn recovery(rounds: &mut Rounds<'_>, setup: &mut Setup) {
                 0 | 1 => Fault::Crash { node, down_ms },
                 2 => Fault::SyncFailure { node },
                 3 => Fault::WriteFailure { node },
-                4 => Fault::ReadFailure { node, reads: 1 },
-                5 => Fault::FullDisk { node, for_ms: rounds.draw.between(20, 400) },
+                4 => match rounds.draw.below(2) {
+                    0 => Fault::ReadFailure { node, reads: 1 },
+                    _ => name_failure(rounds.draw, node, down_ms),
+                },
+                5 => {
+                    let for_ms = rounds.draw.between(20, 400);
+                    full_disk(rounds.draw, node, for_ms)
+                }
                 _ => Fault::PowerLoss { nodes: vec![node], down_ms },
             };
             let guards = vec![Guard::Recovering(rounds.draw.below(depth_us))];
@@ -343,7 +358,8 @@ fn full_disks(rounds: &mut Rounds<'_>, setup: &mut Setup) {
         for step in 0..rounds.draw.between(1, setup.nodes.len() as u64) as usize {
             let node = Target::Node((first + step) % setup.nodes.len());
             let for_ms = rounds.draw.between(50, 900);
-            rounds.fault(Fault::FullDisk { node, for_ms }, vec![Guard::Up], 100_000);
+            let full = full_disk(rounds.draw, node, for_ms);
+            rounds.fault(full, vec![Guard::Up], 100_000);
             rounds.wait_ms(0, 60);
         }
         rounds.topic(setup, 500);

@@ -11,6 +11,10 @@
 //! | a file's length | old or new | new |
 //! | a name | old or new | new |
 //!
+//! Of a write that finds too little room, the part that fits is there. Where the file system copies on write, overwriting takes
+//! room as well ([`Disk::copy_on_write`]), and a sync may find none, which fails as any sync does. A failed creation, rename or
+//! removal may have happened.
+//!
 //! A failed sync is the kernel's kind: some sectors may have reached the media, all count as clean, reads show the new bytes, and
 //! the next sync succeeds. Latent corruption changes bytes that were synced, in cache and media alike.
 //!
@@ -22,12 +26,14 @@ use bytes::Bytes;
 use milena_core::disk::{Command, Directory, DiskError, FileName, Outcome, Success};
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
+use serde::{Deserialize, Serialize};
 
 /// Bytes that are written wholly or not at all.
 pub const SECTOR: usize = 512;
 
 /// What a file is, for counts and faults.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FileKind {
     /// A copy of the superblock.
     Superblock,
@@ -68,7 +74,8 @@ impl FileKind {
 }
 
 /// A fault that waits for the next command that it fits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// A sync of a file or folder fails, the kernel's way.
     Sync,
@@ -76,6 +83,33 @@ pub enum Fault {
     Read,
     /// A write fails, having written a part or nothing.
     Write,
+    /// A creation fails.
+    Create,
+    /// A rename fails.
+    Rename,
+    /// A removal fails.
+    Remove,
+    /// A listing of a folder fails; the next one may not.
+    List,
+}
+
+impl Fault {
+    /// The fault of names and folders that a command may meet.
+    fn of_names(command: &Command) -> Option<Fault> {
+        match command {
+            Command::Create { .. } => Some(Fault::Create),
+            Command::Rename { .. } => Some(Fault::Rename),
+            Command::Remove { .. } => Some(Fault::Remove),
+            Command::List { .. } => Some(Fault::List),
+            Command::Write { .. }
+            | Command::Read { .. }
+            | Command::Length { .. }
+            | Command::Sync { .. }
+            | Command::Fill { .. }
+            | Command::SyncDirectory { .. }
+            | Command::FreeSpace => None,
+        }
+    }
 }
 
 #[derive(Clone, Default, Debug)]
@@ -167,6 +201,17 @@ impl File {
     }
 }
 
+/// The first bytes of some pieces.
+fn beginning(pieces: &[Bytes], mut size: usize) -> Vec<Bytes> {
+    let mut taken = Vec::new();
+    for piece in pieces {
+        let part = piece.slice(..size.min(piece.len()));
+        size -= part.len();
+        taken.push(part);
+    }
+    taken
+}
+
 /// The disk.
 #[derive(Clone, Default, Debug)]
 pub struct Disk {
@@ -183,6 +228,7 @@ pub struct Disk {
     used: u64,
     created: [u64; FileKind::ALL.len()],
     shears: bool,
+    copies_on_write: bool,
 }
 
 impl Disk {
@@ -199,6 +245,16 @@ impl Disk {
     /// Whether an unsynced sector may also turn to garbage at a power loss. Only segments rely on whole sectors.
     pub fn shear(&mut self, shears: bool) {
         self.shears = shears;
+    }
+
+    /// Whether overwriting takes as much room as writing does, and a sync may find none.
+    pub fn copy_on_write(&mut self, copies: bool) {
+        self.copies_on_write = copies;
+    }
+
+    /// Whether overwriting takes room.
+    pub fn copies_on_write(&self) -> bool {
+        self.copies_on_write
     }
 
     /// Lets the next command that fits fail.
@@ -228,6 +284,16 @@ impl Disk {
 
     /// Does a command, now. Same commands and same random stream, same outcome.
     pub fn apply(&mut self, command: &Command, random: &mut ChaCha8Rng) -> Outcome {
+        if Fault::of_names(command).is_some_and(|fault| self.takes(fault)) {
+            if random.next_u32() & 1 == 0 {
+                self.perform(command, random)?;
+            }
+            return Err(DiskError::Io(5));
+        }
+        self.perform(command, random)
+    }
+
+    fn perform(&mut self, command: &Command, random: &mut ChaCha8Rng) -> Outcome {
         match command {
             Command::Create { file } => self.create(*file).map(|()| Success::Done),
             Command::Write { file, offset, data } => {
@@ -265,6 +331,10 @@ impl Disk {
                 if self.takes(Fault::Sync) {
                     return Err(DiskError::Io(5));
                 }
+                let changes = self.changed.iter().any(|file| file.directory() == *directory);
+                if changes && self.lacks_room_to_sync(random) {
+                    return Err(DiskError::NoSpace);
+                }
                 self.sync_directory(*directory);
                 Ok(Success::Done)
             }
@@ -294,6 +364,11 @@ impl Disk {
     /// Whether it has a limit, and nothing is left below it.
     pub fn is_full(&self) -> bool {
         self.free() == 0
+    }
+
+    /// Whether this sync is one that finds no room for what it is to write.
+    fn lacks_room_to_sync(&self, random: &mut ChaCha8Rng) -> bool {
+        self.copies_on_write && self.is_full() && random.next_u32() & 1 == 0
     }
 
     fn has_space(&self, more: usize) -> Result<(), DiskError> {
@@ -343,18 +418,29 @@ impl Disk {
         }
         let size: usize = data.iter().map(Bytes::len).sum();
         let before = self.files[inode].length;
-        self.has_space((offset + size).saturating_sub(before))?;
+        let free = usize::try_from(self.free()).unwrap_or(usize::MAX);
+        let in_place = if self.copies_on_write { 0 } else { before.saturating_sub(offset) };
+        let fits = in_place.saturating_add(free);
         let found = &mut self.files[inode];
-        found.write(offset, data);
+        if size <= fits {
+            found.write(offset, data);
+        } else {
+            found.write(offset, &beginning(data, fits));
+        }
         self.used += (found.length - before) as u64;
-        Ok(())
+        if size <= fits { Ok(()) } else { Err(DiskError::NoSpace) }
     }
 
     fn sync(&mut self, file: &FileName, random: &mut ChaCha8Rng) -> Result<(), DiskError> {
         let inode = self.inode(file)?;
-        let fails = self.takes(Fault::Sync);
+        let failure = if self.takes(Fault::Sync) {
+            Some(DiskError::Io(5))
+        } else {
+            let is_dirty = self.files[inode].dirty_count > 0;
+            (is_dirty && self.lacks_room_to_sync(random)).then_some(DiskError::NoSpace)
+        };
         let found = &mut self.files[inode];
-        if fails {
+        if let Some(error) = failure {
             found.clean(|cache, media| {
                 if random.next_u32() & 1 == 0 {
                     media.copy_from_slice(cache);
@@ -363,7 +449,7 @@ impl Disk {
             if random.next_u32() & 1 == 0 {
                 found.media_length = found.length;
             }
-            return Err(DiskError::Io(5));
+            return Err(error);
         }
         found.clean(|cache, media| media.copy_from_slice(cache));
         found.media_length = found.length;
@@ -484,6 +570,7 @@ impl Disk {
             capacity: self.capacity,
             created: self.created,
             shears: self.shears,
+            copies_on_write: self.copies_on_write,
             ..Disk::default()
         };
     }
@@ -702,8 +789,50 @@ mod tests {
     fn a_full_disk_refuses_what_would_grow() {
         let mut disk = synced();
         disk.set_capacity(Some(800));
-        assert_eq!(disk.apply(&write(700, 2, 101), &mut random()), Err(DiskError::NoSpace));
-        assert_eq!(disk.apply(&write(0, 2, 800), &mut random()), Ok(Success::Done));
+        assert_eq!(disk.apply(&write(690, 2, 111), &mut random()), Err(DiskError::NoSpace));
+        let fitting = [vec![1; 690], vec![2; 110]].concat();
+        assert_eq!(
+            read(&mut disk),
+            Ok(Success::Bytes(fitting.into())),
+            "the part that fits is there"
+        );
         assert_eq!(disk.free(), 0);
+        assert_eq!(disk.apply(&write(0, 3, 800), &mut random()), Ok(Success::Done));
+        assert_eq!(disk.free(), 0);
+    }
+
+    #[test]
+    fn overwriting_and_syncing_take_room_where_the_file_system_copies() {
+        let mut disk = synced();
+        disk.copy_on_write(true);
+        disk.set_capacity(Some(750));
+        assert_eq!(disk.apply(&write(0, 2, 100), &mut random()), Err(DiskError::NoSpace));
+        let half = [vec![2; 50], vec![1; 650]].concat();
+        assert_eq!(read(&mut disk), Ok(Success::Bytes(half.into())));
+        disk.set_capacity(Some(700));
+        let mut random = random();
+        let sync = Command::Sync { file: A };
+        let mut outcomes = BTreeSet::new();
+        for _ in 0..20 {
+            disk.files[0].set_dirty(0);
+            outcomes.insert(disk.apply(&sync, &mut random).is_ok());
+            // What a failed sync dropped, the next one does not bring back.
+            assert_eq!(disk.apply(&sync, &mut random), Ok(Success::Done));
+        }
+        assert_eq!(outcomes.len(), 2, "some find room, and some do not");
+    }
+
+    #[test]
+    fn a_failed_rename_may_have_happened() {
+        let mut seen = BTreeSet::new();
+        let mut random = random();
+        for _ in 0..20 {
+            let mut disk = synced();
+            disk.inject(Fault::Rename);
+            let rename = Command::Rename { from: A, to: B };
+            assert_eq!(disk.apply(&rename, &mut random), Err(DiskError::Io(5)));
+            seen.insert(disk.names().copied().collect::<Vec<_>>());
+        }
+        assert_eq!(seen, BTreeSet::from([vec![A], vec![B]]));
     }
 }

@@ -8,7 +8,7 @@ use crate::check::Checked;
 use crate::check::marks::Seen;
 use crate::client::Role;
 use crate::cluster::{Cluster, Happening, Phase, Restore};
-use crate::disk;
+use crate::disk::{self, FileKind};
 use crate::queue::MS;
 use crate::schedule::{Action, Direction, Fault, Guard, Target};
 
@@ -212,6 +212,8 @@ impl Cluster {
                 | Fault::SyncFailure { node }
                 | Fault::WriteFailure { node }
                 | Fault::ReadFailure { node, .. }
+                | Fault::NameFailure { node, .. }
+                | Fault::Rot { node, .. }
                 | Fault::DestroyDisk { node, .. }
                 | Fault::Rollback { node, .. }
                 | Fault::TakeImage { node }
@@ -406,9 +408,10 @@ impl Cluster {
                 self.nodes[at].disk_factor = *factor;
                 self.restore_later(Restore::SlowDisk(at), *for_ms);
             }
-            Fault::FullDisk { for_ms, .. } => {
-                let used = self.nodes[at].disk.used_bytes();
-                self.nodes[at].disk.set_capacity(Some(used));
+            Fault::FullDisk { for_ms, room, copies_on_write, .. } => {
+                let disk = &mut self.nodes[at].disk;
+                disk.set_capacity(Some(disk.used_bytes() + room));
+                disk.copy_on_write(*copies_on_write);
                 self.restore_later(Restore::FullDisk(at), *for_ms);
             }
             Fault::SyncFailure { .. } => self.nodes[at].disk.inject(disk::Fault::Sync),
@@ -421,6 +424,14 @@ impl Cluster {
                     self.checks.on_reads_may_fail(at);
                 }
             }
+            Fault::NameFailure { of, times, down_ms, .. } => {
+                if let Some(down_ms) = down_ms {
+                    self.stop(at);
+                    self.start_later(at, down_ms * MS);
+                }
+                (0..*times).for_each(|_| self.nodes[at].disk.inject(*of));
+            }
+            Fault::Rot { of, down_ms, .. } => return self.rot(at, *of, *down_ms),
             Fault::DestroyDisk { down_ms, .. } => {
                 self.stop(at);
                 self.nodes[at].disk.destroy();
@@ -524,6 +535,7 @@ impl Cluster {
     fn free_disk(&mut self, node: usize) {
         let capacity = self.schedule.setup.disk.capacity;
         self.nodes[node].disk.set_capacity(Some(capacity));
+        self.nodes[node].disk.copy_on_write(false);
     }
 
     /// Puts a broker's disk back, if it has registered again since the image was taken: otherwise nobody could know.
@@ -561,6 +573,37 @@ impl Cluster {
         }
         let at = self.strike.below(length);
         self.flip(node, file, at)
+    }
+
+    /// Turns a bit of what a file of a kind holds: of a sector with nothing in it, nobody could tell.
+    fn rot(&mut self, node: usize, of: FileKind, down_ms: Option<u64>) -> bool {
+        let disk = &self.nodes[node].disk;
+        let files: Vec<FileName> =
+            disk.durable_names().filter(|file| FileKind::of(file) == of).copied().collect();
+        if files.is_empty() {
+            return false;
+        }
+        let file = *self.strike.pick(&files);
+        let bytes = self.nodes[node].disk.flushed_bytes(&file, 0, usize::MAX).unwrap_or_default();
+        let filled: Vec<usize> = bytes
+            .chunks(disk::SECTOR)
+            .enumerate()
+            .filter(|(_, sector)| sector.iter().any(|byte| *byte != 0))
+            .map(|(sector, _)| sector * disk::SECTOR)
+            .collect();
+        if filled.is_empty() {
+            return false;
+        }
+        let (sector, length) = (*self.strike.pick(&filled), bytes.len());
+        let at = sector + self.strike.below(disk::SECTOR.min(length - sector) as u64) as usize;
+        if !self.flip(node, file, at as u64) {
+            return false;
+        }
+        if let Some(down_ms) = down_ms {
+            self.lose_power(node);
+            self.start_later(node, down_ms * MS);
+        }
+        true
     }
 
     fn corrupt_journal(&mut self, node: usize, down: u64) -> bool {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::dense::Subject;
+use crate::disk::{self, FileKind};
 use crate::network::NetworkSettings;
 use crate::rng::{Concern, Stream};
 use crate::schedule::{
@@ -376,7 +377,7 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
         }
         "storm" => (Fault::Storm { for_ms }, vec![], 0),
         "slow-disk" => (Fault::SlowDisk { node, factor: draw.between(5, 300), for_ms }, vec![], 0),
-        "full-disk" => (Fault::FullDisk { node, for_ms }, vec![Guard::Up], 0),
+        "full-disk" => (full_disk(draw, node, for_ms), vec![Guard::Up], 0),
         "sync-failure" => (Fault::SyncFailure { node }, vec![Guard::Up], 0),
         "write-failure" => (Fault::WriteFailure { node }, vec![Guard::Up], 0),
         "read-failure" => {
@@ -388,6 +389,8 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
         "destroyed-disk" => (Fault::DestroyDisk { node, down_ms }, losing(setup), 500_000),
         "corrupt-segment" => (Fault::CorruptSegment { node }, losing(setup), 500_000),
         "corrupt-journal" => (Fault::CorruptJournal { node, down_ms }, losing(setup), 500_000),
+        "name-failure" => (name_failure(draw, node, down_ms), vec![Guard::Up], 0),
+        "rot" => (rot(draw, node, down_ms), losing(setup), 500_000),
         "rollback" => {
             let Some(index) = setup.nodes.iter().position(|node| !node.controller) else {
                 return Vec::new();
@@ -417,6 +420,37 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
         other => panic!("no fault is called {other}"),
     };
     vec![Entry { at_us, action: Action::Fault(fault), guards, patience_us }]
+}
+
+/// A disk that is full, or nearly so; one of three copies on write.
+pub(crate) fn full_disk(draw: &mut Stream, node: Target, for_ms: u64) -> Fault {
+    let room = if draw.chance(500_000) { 0 } else { draw.below(16 << 10) };
+    Fault::FullDisk { node, for_ms, room, copies_on_write: draw.chance(330_000) }
+}
+
+/// A failure of a command about names: a listing while a node starts, once or twice; the others whenever they come.
+pub(crate) fn name_failure(draw: &mut Stream, node: Target, down_ms: u64) -> Fault {
+    let of = *draw.pick(&[
+        disk::Fault::Create,
+        disk::Fault::Rename,
+        disk::Fault::Remove,
+        disk::Fault::List,
+    ]);
+    let starts = of == disk::Fault::List || draw.chance(300_000);
+    let times = draw.between(1, 2) as u32;
+    Fault::NameFailure { node, of, times, down_ms: starts.then_some(down_ms) }
+}
+
+/// Damage to a file that is no journal, at rest or under a running node.
+pub(crate) fn rot(draw: &mut Stream, node: Target, down_ms: u64) -> Fault {
+    let of = *draw.pick(&[
+        FileKind::Snapshot,
+        FileKind::Checkpoint,
+        FileKind::Checkpoint,
+        FileKind::Index,
+        FileKind::Segment,
+    ]);
+    Fault::Rot { node, of, down_ms: draw.chance(600_000).then_some(down_ms) }
 }
 
 /// When a copy may be lost: within the budget, and once the run has acknowledged what it must. A partition may be offline for

@@ -15,6 +15,7 @@ use milena_core::config::{Config, QuorumConfig, ReplicationConfig, StorageConfig
 use serde::{Deserialize, Serialize};
 
 use crate::dense::Subject;
+use crate::disk::{self, FileKind};
 use crate::network::NetworkSettings;
 
 /// Version of the file format. Another one is refused.
@@ -364,14 +365,24 @@ pub enum Fault {
     Storm { for_ms: u64 },
     /// When a disk is slow.
     SlowDisk { node: Target, factor: u64, for_ms: u64 },
-    /// When a disk is full.
-    FullDisk { node: Target, for_ms: u64 },
+    /// When a disk is full
+    /// but for so many bytes, and where it copies on write, overwriting takes room too.
+    FullDisk {
+        node: Target,
+        for_ms: u64,
+        #[serde(default)]
+        room: u64,
+        #[serde(default)]
+        copies_on_write: bool,
+    },
     /// When the next sync fails: the pages read new, count as clean, and the next sync succeeds.
     SyncFailure { node: Target },
     /// When the next write fails.
     WriteFailure { node: Target },
     /// When the next reads fail.
     ReadFailure { node: Target, reads: u32 },
+    /// When the next creation, rename, removal or listing fails; with a time, a process dies and meets it as it comes back.
+    NameFailure { node: Target, of: disk::Fault, times: u32, down_ms: Option<u64> },
     /// When a disk is lost and replaced by an empty one.
     DestroyDisk { node: Target, down_ms: u64 },
     /// When a broker's disk is put back to the image taken earlier in the run.
@@ -382,6 +393,8 @@ pub enum Fault {
     CorruptSegment { node: Target },
     /// When bits of a synced journal group turn that a mark on the disk covers.
     CorruptJournal { node: Target, down_ms: u64 },
+    /// When a bit of a synced file of a kind turns; with a time, while its node has no power for so long.
+    Rot { node: Target, of: FileKind, down_ms: Option<u64> },
     /// When the clients' connections to a node break.
     HangUp { node: Target },
     /// When nothing passes between some clients and a node; inward is what the clients send.
@@ -430,6 +443,8 @@ impl Fault {
             Fault::TakeImage { .. } => "image",
             Fault::CorruptSegment { .. } => "corrupt-segment",
             Fault::CorruptJournal { .. } => "corrupt-journal",
+            Fault::NameFailure { .. } => "name-failure",
+            Fault::Rot { .. } => "rot",
             Fault::HangUp { .. } => "hang-up",
             Fault::CutClients { direction: Direction::Both, .. } => "cut-clients",
             Fault::CutClients { .. } => "one-way-cut-clients",
@@ -457,6 +472,8 @@ impl Fault {
             | Fault::SyncFailure { .. }
             | Fault::WriteFailure { .. }
             | Fault::ReadFailure { .. }
+            | Fault::NameFailure { .. }
+            | Fault::Rot { .. }
             | Fault::DestroyDisk { .. }
             | Fault::Rollback { .. }
             | Fault::CorruptSegment { .. }

@@ -165,6 +165,7 @@ impl Checks {
     /// A sync or a journal write of this node has failed: from now on it must be silent (D2).
     pub fn on_failed(&mut self, node: usize) {
         self.nodes[node].disk_failed = true;
+        self.nodes[node].disk_erred = true;
     }
 
     /// The fault injector turned a bit of a file of this node. `held`: the copies of batches there, whole until then.
