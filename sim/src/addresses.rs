@@ -145,6 +145,17 @@ impl Cluster {
         }
     }
 
+    /// Whether the metadata shows each broker alone where it is. It is in no list, so one that has moved and is not registered
+    /// again must not lose the controllers that it knows: then neither could find the other.
+    pub(crate) fn brokers_are_known(&self) -> bool {
+        let Some(image) = &self.checks.image else { return false };
+        (self.schedule.setup.nodes.iter().zip(&self.addresses).enumerate())
+            .filter(|(_, (setup, _))| !setup.controller)
+            .all(|(node, (_, address))| {
+                image.brokers.get(&id(node)).is_some_and(|broker| *broker.peer == **address)
+            })
+    }
+
     /// Where nothing but moves strikes, the cluster is back soon after its last node is.
     pub(crate) fn judge_return(&mut self) -> Checked {
         let Some(bound) = self.schedule.setup.back_within_ms else { return Ok(()) };

@@ -371,6 +371,9 @@ impl Cluster {
                 moved.sort_unstable();
                 moved.dedup();
                 moved.retain(|node| !self.nodes[*node].is_down());
+                if !self.brokers_are_known() {
+                    return false;
+                }
                 self.move_nodes(&moved, *among_themselves, (down_ms * MS, gap_ms * MS));
             }
             Fault::Pause { for_ms, .. } => {
