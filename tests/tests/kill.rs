@@ -15,7 +15,7 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 mod common;
-use common::{Reports, producer};
+use common::{Reports, next, producer};
 
 const PARTITIONS: i32 = 4;
 
@@ -83,8 +83,7 @@ fn read_all(cluster: &Cluster) -> Result<BTreeMap<(i32, i64), String>> {
             Instant::now() < until,
             "reading everything back took too long; {ends:?} are missing"
         );
-        let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
-        let message = message?;
+        let Some(message) = next(&consumer)? else { continue };
         let value = String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned();
         seen.insert((message.partition(), message.offset()), value);
         if ends.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
