@@ -331,9 +331,8 @@ impl History {
         let missed = there.clone().find(|at| {
             time_at(*at).is_some_and(|seen| match lookup {
                 Lookup::From(from) => seen >= from && (offset < 0 || *at < offset),
-                // After a cut, core names the largest of what it still knows, which may not be the largest there is: only that the
-                // record has the time that is told is asked.
-                Lookup::Largest | Lookup::EpochEnd(_) => false,
+                Lookup::Largest => seen > time,
+                Lookup::EpochEnd(_) => false,
             })
         });
         let story = if let Some(missed) = missed {
@@ -649,15 +648,17 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_timestamp_is_that_of_its_record() {
+    fn the_largest_timestamp_is_the_largest() {
         let (place, history) = with_records(&[(5, 1), (9, 1), (7, 1)]);
         let found = |there, answer| {
             let judged = history.judge_lookup(place, Lookup::Largest, there, answer);
             judged.map_err(|violation| violation.property)
         };
         assert_eq!(found(0..3, (9, 1)), Ok(()));
-        assert_eq!(found(0..3, (7, 2)), Ok(()), "the larger one may be out of sight after a cut");
+        assert_eq!(found(0..3, (7, 2)), Err("lookup"));
+        assert_eq!(found(2..3, (7, 2)), Ok(()), "the larger one was trimmed");
         assert_eq!(found(0..3, (9, 2)), Err("lookup"), "it is of another time");
+        assert_eq!(found(0..3, (-1, -1)), Err("lookup"));
         assert_eq!(found(0..3, (11, 3)), Ok(()), "it is new");
     }
 

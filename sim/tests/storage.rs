@@ -128,8 +128,15 @@ struct Asked {
 }
 
 enum What {
-    Batches { from: Offset, upto: Offset },
-    Time { time: Timestamp, upto: Offset },
+    Batches {
+        from: Offset,
+        upto: Offset,
+    },
+    /// None for the largest.
+    Time {
+        time: Option<Timestamp>,
+        upto: Offset,
+    },
 }
 
 struct World {
@@ -348,8 +355,11 @@ impl World {
         let state = known.now.clone();
         let asked = |what| Asked { log, state, changes: known.changes.len(), what };
         if self.random.one_in(3) {
-            let time = self.random.below(11_000) as i64;
-            let ticket = store.find_time(known.id, time, upto, &mut self.out);
+            let time = (!self.random.one_in(3)).then(|| self.random.below(11_000) as i64);
+            let ticket = match time {
+                Some(time) => store.find_time(known.id, time, upto, &mut self.out),
+                None => store.find_largest(known.id, upto, &mut self.out),
+            };
             running.reads.insert((owner, ticket), asked(What::Time { time, upto }));
         } else {
             let from = start + self.random.below((end - start + 1) as usize) as i64;
@@ -402,7 +412,7 @@ impl World {
                         Ok(found) if found == want => {}
                         Ok(found) if asked.changes == self.logs[asked.log].changes.len() => {
                             return Err(format!(
-                                "time {time} below {upto}: {found:?}, not {want:?}"
+                                "time {time:?} below {upto}: {found:?}, not {want:?}"
                             ));
                         }
                         Ok(_) | Err(ReadError::Gone) => {}

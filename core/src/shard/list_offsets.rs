@@ -145,17 +145,11 @@ impl Shard {
                 Found::Known(-1, start, found.epoch_at(start).unwrap_or(epoch))
             }
             LATEST_TIMESTAMP => Found::Known(-1, high_watermark, epoch),
-            MAX_TIMESTAMP => match found.max_timestamp(high_watermark) {
-                Some((..0, _)) => Found::Known(-1, -1, -1),
-                // The first record that has it: what is kept is of its batch.
-                Some((timestamp, _)) => {
-                    let ticket = self.host.store.find_time(log, timestamp, high_watermark, out);
-                    self.reads.insert(ticket, ReadFor::Time(origin, place));
-                    Found::Searching
-                }
-                // The segments are ahead of what is committed.
-                None => Found::NotYet,
-            },
+            MAX_TIMESTAMP => {
+                let ticket = self.host.store.find_largest(log, high_watermark, out);
+                self.reads.insert(ticket, ReadFor::Time(origin, place));
+                Found::Searching
+            }
             // Nothing is in tiered storage.
             LATEST_TIERED_TIMESTAMP | EARLIEST_PENDING_UPLOAD_TIMESTAMP => Found::Known(-1, -1, -1),
             ..0 => return Err(ErrorCode::INVALID_REQUEST),

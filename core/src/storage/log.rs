@@ -145,7 +145,6 @@ pub struct Log {
     /// Of the next segment.
     pub(super) generation: u32,
     pub(super) rules: SegmentRules,
-    pub(super) max: Option<(Timestamp, Offset)>,
     pub(super) action: Option<Action>,
     /// Waits in the list of logs that have something to be written behind.
     pub(super) queued: bool,
@@ -175,7 +174,6 @@ impl Log {
             segments: Vec::new(),
             generation: 1,
             rules,
-            max: None,
             action: None,
             queued: false,
             cuts: 0,
@@ -203,9 +201,6 @@ impl Log {
                 };
                 self.tail_bytes += batch.size;
                 self.tail.push_back(batch);
-                if self.max.is_none_or(|(max, _)| op.max_timestamp > max) {
-                    self.max = Some((op.max_timestamp, op.next - 1));
-                }
             }
             Kind::Truncate => {
                 while self.tail.back().is_some_and(|batch| batch.next > op.at) {
@@ -216,16 +211,13 @@ impl Log {
                     (self.tail, self.tail_bytes) = (VecDeque::new(), 0);
                 }
                 self.cuts += 1;
-                self.find_max();
             }
             Kind::Trim if self.visible.start > start_before => {
                 self.cuts += 1;
-                self.find_max();
             }
             Kind::Reset | Kind::Delete => {
                 self.tail.clear();
                 self.tail_bytes = 0;
-                self.max = None;
                 self.cuts += 1;
             }
             Kind::Trim | Kind::Put | Kind::Mark => {}
@@ -284,31 +276,6 @@ impl Log {
     /// Below this offset batches are in segments, from it on in the tail.
     pub(super) fn border(&self) -> Offset {
         self.tail.front().map_or(self.visible.end, |batch| batch.base)
-    }
-
-    /// Finds the largest timestamp again after a cut, as well as segments tell it without being read.
-    pub(super) fn find_max(&mut self) {
-        let (start, end) = (self.visible.start, self.visible.end);
-        let inside = |(_, offset): &(Timestamp, Offset)| *offset >= start && *offset < end;
-        if self.max.as_ref().is_some_and(inside) {
-            return;
-        }
-        self.max = self.largest(inside);
-    }
-
-    /// The largest timestamp among those that segments and tail tell without being read.
-    fn largest(&self, among: impl Fn(&(Timestamp, Offset)) -> bool) -> Option<(Timestamp, Offset)> {
-        let filed = self.segments.iter().map(|segment| segment.max);
-        let grouped = self.segments.iter().flat_map(|segment| {
-            let next = segment.groups.iter().skip(1).map(|group| group.offset);
-            segment.groups.iter().zip(next).map(|(group, next)| (group.max_timestamp, next - 1))
-        });
-        let tail = self.tail.iter().map(|batch| (batch.max_timestamp, batch.next - 1));
-        filed
-            .chain(grouped)
-            .chain(tail)
-            .filter(among)
-            .max_by_key(|(timestamp, offset)| (*timestamp, std::cmp::Reverse(*offset)))
     }
 
     /// First offset.
@@ -390,20 +357,6 @@ impl Log {
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.length).sum::<u64>() + self.tail_bytes
     }
-
-    /// Largest timestamp of a record below `upto` and its offset, each -1 where there is none; nothing where only a segment
-    /// that reaches above could tell. The offset is the last one of its batch. After a truncation it may be that of an
-    /// earlier batch, until the next append.
-    pub fn max_timestamp(&self, upto: Offset) -> Option<(Timestamp, Offset)> {
-        match self.max {
-            Some((_, offset)) if offset >= upto && upto < self.border() => None,
-            Some((_, offset)) if offset >= upto => {
-                let below = |(_, offset): &_| (self.visible.start..upto).contains(offset);
-                Some(self.largest(below).unwrap_or((-1, -1)))
-            }
-            found => Some(found.unwrap_or((-1, -1))),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -439,7 +392,7 @@ mod tests {
         assert_eq!((log.end_of_epoch(1), log.first_older(0, 4)), ((-1, 9), None));
         assert_eq!(log.end_of_epoch_for_consumers(1), Some((1, 9)), "all of it was trimmed");
         log.submit(op(5, Kind::Truncate, 9, 0, 0));
-        assert_eq!((log.last_epoch(), log.end(), log.max_timestamp(9)), (-1, 9, Some((-1, -1))));
+        assert_eq!((log.last_epoch(), log.end()), (-1, 9));
         log.submit(op(6, Kind::Reset, 40, 0, 0));
         assert_eq!((log.start(), log.end(), log.last_epoch()), (40, 40, -1));
     }

@@ -31,6 +31,8 @@ pub(super) struct Job {
     cuts: u64,
     step: Step,
     tried: bool,
+    /// Largest times of groups of which not all records count, by file and position.
+    largest: BTreeMap<(FileName, u64), Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,11 @@ enum Wanted {
     /// Nothing below `from` is it.
     Time {
         time: Timestamp,
+        from: Offset,
+        upto: Offset,
+    },
+    /// The largest time from `from` on; then the first record that has it.
+    Largest {
         from: Offset,
         upto: Offset,
     },
@@ -70,6 +77,7 @@ enum Next {
     Ask(Step),
     Batches(Vec<Bytes>),
     Time(Option<(Offset, Timestamp, Epoch)>),
+    Largest(Option<Timestamp>),
 }
 
 /// Log, base offset and generation of a segment.
@@ -152,12 +160,20 @@ impl Store {
         self.start_job(id, Wanted::Time { time, from, upto }, out)
     }
 
+    /// The first record with the largest time of those below `upto`; none where no record has a time. Always answered by
+    /// [`StoreEvent::Time`].
+    pub fn find_largest(&mut self, id: LogId, upto: Offset, out: &mut Outputs) -> Ticket {
+        let from = self.log(id).map_or(0, Log::start);
+        self.start_job(id, Wanted::Largest { from, upto }, out)
+    }
+
     fn start_job(&mut self, log: LogId, wanted: Wanted, out: &mut Outputs) -> Ticket {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let cuts = self.logs.get(&log).map_or(0, |log| log.cuts);
         let step = Step::Index { base: 0, generation: 0, count: 0 };
-        self.go_on(ticket, Job { log, wanted, cuts, step, tried: false }, out);
+        let largest = BTreeMap::new();
+        self.go_on(ticket, Job { log, wanted, cuts, step, tried: false, largest }, out);
         ticket
     }
 
@@ -166,7 +182,7 @@ impl Store {
         let next = match self.logs.get(&job.log) {
             None => match job.wanted {
                 Wanted::Batches { .. } => Next::Batches(Vec::new()),
-                Wanted::Time { .. } => Next::Time(None),
+                Wanted::Time { .. } | Wanted::Largest { .. } => Next::Time(None),
             },
             Some(log) if log.visible.damaged => {
                 return self.answer_error(ticket, &job, ReadError::Damaged);
@@ -177,6 +193,9 @@ impl Store {
                 }
                 Wanted::Time { time, from, upto } => {
                     next_of_time(job.log, log, &mut self.indexes, time, from, upto)
+                }
+                Wanted::Largest { from, upto } => {
+                    next_of_largest(job.log, log, &mut self.indexes, &job.largest, from, upto)
                 }
             },
         };
@@ -192,6 +211,16 @@ impl Store {
             }
             Next::Time(found) => {
                 self.events.push_back(StoreEvent::Time { ticket, result: Ok(found) });
+            }
+            Next::Largest(Some(time)) if time >= 0 => {
+                let (Wanted::Batches { from, upto, .. }
+                | Wanted::Time { from, upto, .. }
+                | Wanted::Largest { from, upto }) = job.wanted;
+                job.wanted = Wanted::Time { time, from, upto };
+                self.go_on(ticket, job, out);
+            }
+            Next::Largest(_) => {
+                self.events.push_back(StoreEvent::Time { ticket, result: Ok(None) });
             }
         }
     }
@@ -226,7 +255,9 @@ impl Store {
                 })
             }
             Step::Span { span, upto, .. } => {
-                let (Wanted::Batches { from, .. } | Wanted::Time { from, .. }) = job.wanted;
+                let (Wanted::Batches { from, .. }
+                | Wanted::Time { from, .. }
+                | Wanted::Largest { from, .. }) = job.wanted;
                 verify(span, &bytes, from, *upto).map(Some)
             }
         };
@@ -243,6 +274,13 @@ impl Store {
             return;
         };
         match (batches, &mut job.wanted) {
+            (Some(batches), Wanted::Largest { from, upto }) => {
+                let Step::Span { file, span, .. } = &job.step else { return };
+                let times = batches.iter().map(|batch| largest_of(batch, *from, *upto));
+                let largest = times.max().unwrap_or(Timestamp::MIN);
+                job.largest.insert((*file, span.position), largest);
+                self.go_on(ticket, job, out);
+            }
             (None, _) => self.go_on(ticket, job, out),
             (Some(batches), Wanted::Batches { bytes_max, .. }) => {
                 let batches = limited(batches.into_iter().map(|batch| batch.bytes), *bytes_max);
@@ -265,7 +303,9 @@ impl Store {
     fn answer_error(&mut self, ticket: Ticket, job: &Job, error: ReadError) {
         self.events.push_back(match job.wanted {
             Wanted::Batches { .. } => StoreEvent::Read { ticket, result: Err(error) },
-            Wanted::Time { .. } => StoreEvent::Time { ticket, result: Err(error) },
+            Wanted::Time { .. } | Wanted::Largest { .. } => {
+                StoreEvent::Time { ticket, result: Err(error) }
+            }
         });
     }
 
@@ -410,6 +450,92 @@ fn next_of_time(
         let header = BatchHeader::parse(&bytes).ok()?;
         record_at(&Batch { header, bytes }, time, from, upto)
     }))
+}
+
+/// The largest time below `upto`. What an index tells of a group holds where all its records count; where a cut or the start goes
+/// through one that may have the largest, it is read, and `known` says what was found.
+fn next_of_largest(
+    id: LogId,
+    log: &Log,
+    indexes: &mut Indexes,
+    known: &BTreeMap<(FileName, u64), Timestamp>,
+    from: Offset,
+    upto: Offset,
+) -> Next {
+    let from = from.max(log.start());
+    let border = log.border().min(upto);
+    let mut largest = None;
+    let mut to_read: Option<(Timestamp, Step)> = None;
+    for segment in &log.segments {
+        let until = segment.next.min(border);
+        if until <= from || segment.base >= until {
+            continue;
+        }
+        if segment.base >= from && segment.max.1 < until {
+            largest = largest.max(Some(segment.max.0));
+            continue;
+        }
+        let (filed, groups) = match filed_groups(id, segment, indexes, from.max(segment.base)) {
+            Ok(found) => found,
+            Err(step) => return Next::Ask(step),
+        };
+        let all: Vec<Group> = filed.iter().chain(groups).copied().collect();
+        let mut later = all.iter().skip(1).map(|group| (group.offset, group.position));
+        let file = segment.file(id);
+        for group in &all {
+            let (next, end) = later.next().unwrap_or((segment.next, segment.length));
+            if next <= from || group.offset >= until {
+                continue;
+            }
+            // The last group may hold batches past a cut.
+            let is_whole = group.offset >= from && next <= until && end < segment.length;
+            let found = known.get(&(file, group.position)).copied();
+            if let Some(time) = found.or(is_whole.then_some(group.max_timestamp)) {
+                largest = largest.max(Some(time));
+            } else if to_read.as_ref().is_none_or(|(time, _)| *time < group.max_timestamp) {
+                let (position, length) = (group.position, end - group.position);
+                let span = Span { position, length, groups: vec![*group] };
+                let step = Step::Span { file, span, upto: until, beyond: next.min(until) };
+                to_read = Some((group.max_timestamp, step));
+            }
+        }
+    }
+    for batch in log.tail.iter().filter(|batch| batch.next > from && batch.base < upto) {
+        let is_whole = batch.base >= from && batch.next <= upto;
+        let time = if is_whole {
+            batch.max_timestamp
+        } else {
+            let bytes = batch.body.joined();
+            let header = BatchHeader::parse(&bytes);
+            header.map_or(Timestamp::MIN, |header| largest_of(&Batch { header, bytes }, from, upto))
+        };
+        largest = largest.max(Some(time));
+    }
+    match to_read {
+        Some((time, step)) if Some(time) > largest => Next::Ask(step),
+        _ => Next::Largest(largest),
+    }
+}
+
+/// The largest time of a batch's records between two offsets.
+fn largest_of(batch: &Batch, from: Offset, upto: Offset) -> Timestamp {
+    let header = &batch.header;
+    if header.base_offset >= from && header.next_offset() <= upto {
+        return header.max_timestamp;
+    }
+    let limit = DecompressLimit(RECORDS_BYTES);
+    let times = record_iterator(&batch.bytes, limit).and_then(|records| {
+        let mut largest = Timestamp::MIN;
+        for record in records {
+            let record = record?;
+            if (from..upto).contains(&record.offset) {
+                largest = largest.max(record.timestamp);
+            }
+        }
+        Ok(largest)
+    });
+    // Its CRC is good, so this is what the producer sent; where that cannot be opened, all that is known is the batch.
+    times.unwrap_or(header.max_timestamp)
 }
 
 /// The first record of a batch at or after a time.

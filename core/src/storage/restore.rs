@@ -89,8 +89,6 @@ impl Store {
                 segment.groups = Vec::new();
             }
         }
-        // What is replayed raises it.
-        log.find_max();
         for record in replay {
             let Some(op) = self.op_of(record, wall) else { continue };
             self.memory += op.size;

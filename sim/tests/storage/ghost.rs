@@ -61,15 +61,23 @@ impl State {
         }
     }
 
-    /// The first record at or after a time.
-    pub fn find_time(&self, time: Timestamp, upto: Offset) -> Option<(Offset, Timestamp, Epoch)> {
+    /// Offset, time and epoch of each record below an offset.
+    fn records(&self, upto: Offset) -> impl Iterator<Item = (Offset, Timestamp, Epoch)> {
         let records = self.batches.iter().flat_map(|batch| {
             let offsets = batch.base..batch.next;
             offsets.zip(&batch.times).map(|(offset, time)| (offset, *time, batch.epoch))
         });
-        records
-            .filter(|(offset, ..)| *offset >= self.start && *offset < upto)
-            .find(|(_, at, _)| *at >= time)
+        records.filter(move |(offset, ..)| *offset >= self.start && *offset < upto)
+    }
+
+    /// The first record at or after a time; where none is given, the first one with the largest.
+    pub fn find_time(
+        &self,
+        time: Option<Timestamp>,
+        upto: Offset,
+    ) -> Option<(Offset, Timestamp, Epoch)> {
+        let time = time.or_else(|| self.records(upto).map(|(_, at, _)| at).max())?;
+        self.records(upto).find(|(_, at, _)| *at >= time)
     }
 }
 
