@@ -130,11 +130,11 @@ impl ReplicaLog {
         self.damaged = false;
     }
 
-    /// Everything below an offset is on disk, and with it every truncation that came before.
+    /// Everything below an offset is on disk, and with it every truncation below it: of one at the offset or above nothing is
+    /// said, since what stands below is the same with it and without.
     pub fn durable(&mut self, to: Offset) {
         self.durable_to = self.durable_to.max(to);
-        // An acknowledgement comes only after the truncations before it are synced.
-        self.undo.clear();
+        self.undo.retain(|undo| undo.to >= to);
     }
 
     /// Moves `agrees_to` along what is committed.
@@ -250,6 +250,8 @@ mod tests {
         let mut undone = log.clone();
         assert_eq!(undone.recover(0, 4, 1), Ok(()));
         assert_eq!(undone.batches, [batch(0, 1), batch(2, 1)]);
+        log.durable(2);
+        assert_eq!(log.clone().recover(0, 4, 1), Ok(()), "what is below it is the same");
         log.durable(4);
         assert_eq!(log.clone().recover(0, 4, 1), Err(RecoveryError::Foreign));
         assert_eq!(log.recover(0, 4, 3), Ok(()));
