@@ -31,6 +31,10 @@ pub const HEADER_LEN: usize = 61;
 pub const LENGTH_PREFIX_LEN: usize = 12;
 /// Where the bytes that the checksum covers begin.
 const CHECKSUM_START: usize = 21;
+/// Where the number of the format stands, in every format.
+const MAGIC_PLACE: usize = 16;
+/// The fewest bytes after the length in the oldest format.
+const OLD_HEADER_LEN: i32 = 14;
 /// The fewest bytes of a record: seven fields of one byte.
 const RECORD_SIZE_MIN: usize = 7;
 /// The one message format that is served.
@@ -63,7 +67,7 @@ pub enum BatchError {
         /// Of the bytes.
         computed: u32,
     },
-    /// Offsets that are negative or overflow.
+    /// Offsets that are negative or overflow, or a producer's batch that does not begin at 0.
     #[error("offsets out of range")]
     Offsets,
     /// A count of records that does not fit the offsets or the bytes.
@@ -76,8 +80,13 @@ pub enum BatchError {
     #[error("a client may not write control batches")]
     Control,
     /// A record's time, or that of all of them, that the topic does not take.
-    #[error("timestamp {0} is out of the topic's range")]
-    Timestamp(i64),
+    #[error("timestamp {time} is out of the topic's range")]
+    Timestamp {
+        /// Milliseconds since the epoch.
+        time: i64,
+        /// The record's place in the batch.
+        record: i32,
+    },
     /// A client's batch that claims to have the broker's time.
     #[error("a producer may not set the timestamp type to LogAppendTime")]
     TimestampType,
@@ -105,19 +114,49 @@ impl BatchError {
             BatchError::Truncated { .. } | BatchError::Length(_) | BatchError::Checksum { .. } => {
                 ErrorCode::CORRUPT_MESSAGE
             }
-            // Apache Kafka's word for it: the client does not send it again and again.
-            BatchError::Decompress => ErrorCode::UNKNOWN_SERVER_ERROR,
-            BatchError::Timestamp(_) | BatchError::TimestampType => ErrorCode::INVALID_TIMESTAMP,
+            // Apache Kafka's word for them: the client does not send it again and again.
+            BatchError::Decompress | BatchError::UnknownCompression(_) => {
+                ErrorCode::UNKNOWN_SERVER_ERROR
+            }
+            // No format at all, and not one that is merely not served.
+            BatchError::Magic(magic) if !(0..=MAGIC).contains(magic) => ErrorCode::CORRUPT_MESSAGE,
+            BatchError::Timestamp { .. } | BatchError::TimestampType => {
+                ErrorCode::INVALID_TIMESTAMP
+            }
             BatchError::Magic(_)
             | BatchError::Offsets
             | BatchError::Count { .. }
             | BatchError::Control
             | BatchError::Sequence(_)
             | BatchError::Record => ErrorCode::INVALID_RECORD,
-            BatchError::UnknownCompression(_) => ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
             BatchError::TooLarge(_) => ErrorCode::MESSAGE_TOO_LARGE,
         }
     }
+
+    /// The place in its batch of the record that is to blame, where it is the first of those that are.
+    pub fn record(&self) -> Option<i32> {
+        match self {
+            BatchError::Timestamp { record, .. } => Some(*record),
+            BatchError::TimestampType => Some(0),
+            _ => None,
+        }
+    }
+}
+
+/// The size of the batch at the start of `bytes`, whatever its format, or none where they end before it does. No more is
+/// looked at than its length and its format, as Apache Kafka does before anything else.
+pub fn frame(bytes: &[u8]) -> Result<Option<usize>, BatchError> {
+    let Some(length) = bytes.get(LENGTH_PREFIX_LEN - 4..LENGTH_PREFIX_LEN) else { return Ok(None) };
+    let length = i32::from_be_bytes(length.try_into().expect("four bytes"));
+    if length < OLD_HEADER_LEN {
+        return Err(BatchError::Length(length));
+    }
+    let Some(&magic) = bytes.get(MAGIC_PLACE) else { return Ok(None) };
+    if magic > MAGIC as u8 {
+        return Err(BatchError::Magic(magic as i8));
+    }
+    let size = LENGTH_PREFIX_LEN + length as usize;
+    Ok((size <= bytes.len()).then_some(size))
 }
 
 /// Walks the batches of a buffer: each item is a header and the bytes of that batch, which share the buffer's memory.
@@ -180,19 +219,19 @@ impl TimestampRules {
     };
 
     /// Judges a time that a producer gave; -1 is none.
-    fn check(&self, time: i64) -> Result<(), BatchError> {
+    fn check(&self, time: i64, record: i32) -> Result<(), BatchError> {
         // Wrapping, as Apache Kafka's: what lies out of all reason is out of range either way.
         let behind = self.now.wrapping_sub(time);
         let taken = self.timestamp_type == TimestampType::LogAppendTime
             || time == NO_TIMESTAMP
             || (behind <= self.before_max_ms && behind.wrapping_neg() <= self.after_max_ms);
-        if taken { Ok(()) } else { Err(BatchError::Timestamp(time)) }
+        if taken { Ok(()) } else { Err(BatchError::Timestamp { time, record }) }
     }
 }
 
 /// Checks one whole batch as a producer may send it: as [`validate`], and with as many records as offsets, no control
-/// batch, a known codec, times that `rules` take, and a sequence if it has a producer id. The base offset may be anything:
-/// the leader assigns it. The records are checked one by one; compressed ones may have `limit` bytes, of which few are in
+/// batch, a known codec, times that `rules` take, and a sequence if it has a producer id. The base offset is 0: the leader
+/// assigns it. The records are checked one by one; compressed ones may have `limit` bytes, of which few are in
 /// memory at a time.
 ///
 /// What comes back is the header to store ([`with_header`]): what follows from the records is computed from them, whatever
@@ -203,6 +242,9 @@ pub fn validate_produce(
     rules: &TimestampRules,
 ) -> Result<BatchHeader, BatchError> {
     let mut header = validate_intact(bytes)?;
+    if header.base_offset != 0 {
+        return Err(BatchError::Offsets);
+    }
     if i64::from(header.records_count) != i64::from(header.last_offset_delta) + 1 {
         return Err(BatchError::Count { count: header.records_count });
     }
@@ -218,12 +260,13 @@ pub fn validate_produce(
         if !keeps || header.max_timestamp == NO_TIMESTAMP {
             return Err(BatchError::TimestampType);
         }
-        rules.check(header.max_timestamp)?;
+        rules.check(header.max_timestamp, 0)?;
     }
-    let mut max_timestamp = NO_TIMESTAMP;
+    let (mut max_timestamp, mut record) = (NO_TIMESTAMP, -1);
     records::check(&header, &bytes[HEADER_LEN..], limit, |time| {
         max_timestamp = max_timestamp.max(time);
-        rules.check(time)
+        record += 1;
+        rules.check(time, record)
     })?;
     let kept = match rules.timestamp_type {
         TimestampType::CreateTime => max_timestamp,

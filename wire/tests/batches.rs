@@ -1,9 +1,10 @@
 //! Record batches: built, checked, placed, walked and opened.
 
 use bytes::Bytes;
+use milena_wire::ErrorCode;
 use milena_wire::batch::{
     BatchBuilder, BatchError, BatchHeader, Compression, DecompressLimit, HEADER_LEN, Record,
-    TimestampRules, TimestampType::LogAppendTime, assign, batches, records, validate,
+    TimestampRules, TimestampType::LogAppendTime, assign, batches, frame, records, validate,
     validate_produce, with_header,
 };
 
@@ -27,8 +28,10 @@ fn batch(base_offset: i64, compression: Compression, count: i64) -> Bytes {
 fn built_batches_are_valid_and_open_again() {
     for compression in Compression::ALL {
         let batch = batch(40, compression, 3_000);
-        let header = validate_produce(&batch, LIMIT, &TimestampRules::ANY).expect("valid");
-        assert_eq!(validate(&batch), Ok(header));
+        let produced = altered(&batch, |header| header.base_offset = 0);
+        let header = validate_produce(&produced, LIMIT, &TimestampRules::ANY).expect("valid");
+        assert_eq!(validate(&batch), Ok(BatchHeader { base_offset: 40, ..header }));
+        let header = validate(&batch).expect("valid");
         assert_eq!(
             (header.last_offset(), header.next_offset(), header.size()),
             (3_039, 3_040, batch.len())
@@ -119,7 +122,7 @@ fn what_a_producer_may_not_send() {
         validate_produce(&altered(&batch, alter), LIMIT, &TimestampRules::ANY).map(|_| ())
     };
     assert_eq!(produce(|_| ()), Ok(()));
-    assert_eq!(produce(|header| header.base_offset = i64::MAX), Ok(()));
+    assert_eq!(produce(|header| header.base_offset = 1), Err(BatchError::Offsets));
     assert_eq!(produce(|header| header.base_sequence = 0), Ok(()));
     assert_eq!(produce(|header| header.attributes |= 1 << 5), Err(BatchError::Control));
     assert_eq!(produce(|header| header.attributes |= 7), Err(BatchError::UnknownCompression(7)));
@@ -185,7 +188,7 @@ fn times_out_of_range_are_refused() {
         assert_eq!(judged(time, &rules), Ok(()), "{time}");
     }
     for time in [-2, 0, 994_999, 1_001_001, 1_000_000_000, i64::MAX, i64::MIN] {
-        assert_eq!(judged(time, &rules), Err(BatchError::Timestamp(time)));
+        assert_eq!(judged(time, &rules), Err(BatchError::Timestamp { time, record: 1 }));
         let broker = TimestampRules { timestamp_type: LogAppendTime, ..rules };
         assert_eq!(judged(time, &broker), Ok(()), "the broker's time counts");
     }
@@ -196,4 +199,25 @@ fn times_out_of_range_are_refused() {
     assert_eq!(validate_produce(&claims, LIMIT, &broker), Err(BatchError::TimestampType));
     let none = altered(&claims, |header| header.max_timestamp = -1);
     assert_eq!(validate_produce(&none, LIMIT, &rules), Err(BatchError::TimestampType));
+}
+
+#[test]
+fn bytes_are_divided_into_batches_by_length_and_format_alone() {
+    let batch = batch(0, Compression::None, 2);
+    let size = batch.len();
+    let with = |place: usize, value: u8| {
+        let mut bytes = batch.to_vec();
+        bytes[place] = value;
+        frame(&bytes)
+    };
+    assert_eq!(frame(&batch), Ok(Some(size)));
+    assert_eq!(frame(&[&batch[..], &[0; 40]].concat()), Ok(Some(size)));
+    for cut in [0, 11, 16, 60, size - 1] {
+        assert_eq!(frame(&batch[..cut]), Ok(None), "{cut}");
+    }
+    assert_eq!(with(16, 0), Ok(Some(size)), "old formats too");
+    assert_eq!(with(16, 3), Err(BatchError::Magic(3)));
+    assert_eq!(with(16, 3).unwrap_err().error_code(), ErrorCode::CORRUPT_MESSAGE);
+    assert_eq!(with(8, 0xff).unwrap_err().error_code(), ErrorCode::CORRUPT_MESSAGE);
+    assert_eq!(frame(&[0; 12]), Err(BatchError::Length(0)));
 }

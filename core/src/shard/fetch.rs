@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use milena_wire::messages::fetch::{
-    EpochEndOffset, FetchPartition, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint,
-    PartitionData,
+    EpochEndOffset, FetchPartition, FetchTopic, FetchableTopicResponse, LeaderIdAndEpoch,
+    NodeEndpoint, PartitionData,
 };
 use milena_wire::messages::{FetchRequest, FetchResponse};
 use milena_wire::{ErrorCode, Records, Response, Uuid};
@@ -100,12 +100,19 @@ impl Shard {
         let by_id = version >= session::TOPIC_ID_VERSION;
         let (mut topics, mut items) = (Vec::new(), Vec::new());
         let mut named = BTreeSet::new();
+        // A negative limit is that of the first partition, and leaves nothing for the others.
+        let mut limit = Some(request.max_bytes);
         for topic in request.topics {
-            for asked in topic.partitions {
+            for mut asked in topic.partitions {
                 let log = self.locate(&topic.topic, topic.topic_id, by_id, asked.partition);
                 // Named again, it is answered once, as it was named first.
                 if log.is_ok_and(|log| !named.insert(log)) {
                     continue;
+                }
+                if log.is_ok()
+                    && let Some(limit) = limit.take()
+                {
+                    asked.partition_max_bytes = asked.partition_max_bytes.min(limit);
                 }
                 items.push(Item {
                     topic: topics.len(),
@@ -241,12 +248,13 @@ impl Shard {
         self.host.config.storage.index_interval_bytes as usize
     }
 
-    /// Answers if there is enough, or no more time; reads on where a read ended before the high watermark; waits otherwise.
+    /// Reads on where a read ended before the high watermark and the limits; answers if there is enough, or no more time;
+    /// waits otherwise.
     fn conclude_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
-        let enough = waiting.bytes >= waiting.min_bytes.min(waiting.max_bytes);
-        if enough || waiting.has_news() || waiting.hastened {
+        if waiting.hastened {
             return self.answer_fetch(origin, waiting, out);
         }
+        let enough = waiting.bytes >= waiting.min_bytes.min(waiting.max_bytes);
         let mut more = false;
         for item in &mut waiting.items {
             if item.bytes() > 0 && item.next < item.bounds.0 && item.limit > 0 {
@@ -257,7 +265,7 @@ impl Shard {
         if more {
             waiting.place = 0;
             self.read_fetch(origin, waiting, out);
-        } else if waiting.is_last_chance(self.now.mono) {
+        } else if enough || waiting.has_news() || waiting.is_last_chance(self.now.mono) {
             self.answer_fetch(origin, waiting, out);
         } else {
             self.park_fetch(origin, waiting, out);
@@ -332,6 +340,7 @@ impl Shard {
                 Found::Nothing | Found::Available | Found::Reading => None,
                 Found::Diverging(epoch_end) => {
                     data.diverging_epoch = epoch_end;
+                    data.aborted_transactions = None;
                     None
                 }
             };
@@ -345,6 +354,8 @@ impl Shard {
             }
             if let Some(code) = failed {
                 data.error_code = code;
+                // As Apache Kafka: none where there is no partition, null where there is nothing to read.
+                data.aborted_transactions = item.log.is_err().then(Vec::new);
                 (data.high_watermark, data.last_stable_offset, data.log_start_offset) =
                     (-1, -1, -1);
                 let leader = [ErrorCode::NOT_LEADER_OR_FOLLOWER, ErrorCode::FENCED_LEADER_EPOCH];
@@ -380,25 +391,31 @@ impl Shard {
 
     fn found_at(&self, version: i16, log: LogId, item: &Item) -> Result<Found, ErrorCode> {
         let asked = &item.asked;
-        self.check_epoch(log, asked.current_leader_epoch)?;
+        // In a fetch every negative one says nothing.
+        let led = self.check_epoch(log, asked.current_leader_epoch.max(-1))?;
         let replica = self.replicas.get(&log).expect("it leads");
         if !replica.reached_epoch_start() {
             return Ok(Found::NotYet);
         }
         let found = self.host.store.log(log).expect("a leader has a log");
-        if version >= LEADER_VERSION
-            && asked.last_fetched_epoch >= 0
-            && let Some((epoch, end_offset)) =
-                found.end_of_epoch_for_consumers(asked.last_fetched_epoch)
-            && (epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset)
-        {
-            return Ok(Found::Diverging(EpochEndOffset { epoch, end_offset }));
+        if version >= LEADER_VERSION && asked.last_fetched_epoch >= 0 {
+            let (epoch, end_offset) = found
+                .end_of_epoch_for_consumers(asked.last_fetched_epoch, led)
+                .ok_or(ErrorCode::OFFSET_OUT_OF_RANGE)?;
+            let diverges = epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset;
+            if asked.fetch_offset >= found.start() && diverges {
+                return Ok(Found::Diverging(EpochEndOffset { epoch, end_offset }));
+            }
         }
         if asked.fetch_offset < found.start() || asked.fetch_offset > found.end() {
             return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
         }
-        let available = asked.fetch_offset < replica.high_watermark();
-        Ok(if available { Found::Available } else { Found::Nothing })
+        if asked.fetch_offset >= replica.high_watermark() {
+            return Ok(Found::Nothing);
+        }
+        // Apache Kafka's word for it.
+        let readable = asked.partition_max_bytes >= 0;
+        if readable { Ok(Found::Available) } else { Err(ErrorCode::UNKNOWN_SERVER_ERROR) }
     }
 
     /// Adds the addresses of the leaders that an answer names (KIP-951).
@@ -425,6 +442,30 @@ impl Waiting {
         let news = |item: &Item| matches!(item.found, Found::Failed(_) | Found::Diverging(_));
         self.items.iter().any(news)
     }
+}
+
+/// The answer to a fetch at an isolation level that does not exist: Apache Kafka's word for it, which older versions can
+/// give for each partition only.
+pub(super) fn refuse_isolation(
+    version: i16,
+    session_id: i32,
+    topics: Vec<FetchTopic>,
+) -> FetchResponse {
+    let error_code = ErrorCode::UNKNOWN_SERVER_ERROR;
+    let partition = |asked: FetchPartition| PartitionData {
+        partition_index: asked.partition,
+        aborted_transactions: Some(Vec::new()),
+        records: Some(Records::default()),
+        error_code,
+        high_watermark: -1,
+        ..PartitionData::default()
+    };
+    let topics = topics.into_iter().map(|FetchTopic { topic, topic_id, partitions }| {
+        let partitions = partitions.into_iter().map(partition).collect();
+        FetchableTopicResponse { topic, topic_id, partitions }
+    });
+    let responses = if version < session::TOPIC_ID_VERSION { topics.collect() } else { Vec::new() };
+    FetchResponse { error_code, session_id, responses, ..FetchResponse::default() }
 }
 
 /// Batches that a read gave, as they may be kept: a few small ones would keep the whole group in memory that was read for

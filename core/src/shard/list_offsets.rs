@@ -26,6 +26,17 @@ use crate::{Epoch, Instant, LogId, Offset, Outputs, Timer, Timestamp};
 
 /// First version that knows `OFFSET_NOT_AVAILABLE`.
 const NOT_AVAILABLE_VERSION: i16 = 5;
+/// Who names it asks of no epoch.
+const NO_EPOCH: Epoch = -1;
+/// The versions that brought the special timestamps. An older request that has one means something that it cannot say.
+const SPECIAL_TIMESTAMPS: [(Timestamp, i16); 6] = [
+    (EARLIEST_TIMESTAMP, 1),
+    (LATEST_TIMESTAMP, 1),
+    (MAX_TIMESTAMP, 7),
+    (EARLIEST_LOCAL_TIMESTAMP, 8),
+    (LATEST_TIERED_TIMESTAMP, 9),
+    (EARLIEST_PENDING_UPLOAD_TIMESTAMP, 11),
+];
 /// First version with a time limit of its own.
 const TIMEOUT_VERSION: i16 = 10;
 /// How long a question without a time limit waits, and every one at most, milliseconds.
@@ -86,10 +97,12 @@ impl Shard {
             for asked in topic.partitions {
                 let log = self.locate(&topic.name, Uuid::ZERO, false, asked.partition_index);
                 // Who names a partition twice would be answered twice, and not know which is which.
-                let log = log.and_then(|log| {
-                    let first = named.insert(log);
-                    if first { Ok(log) } else { Err(ErrorCode::INVALID_REQUEST) }
-                });
+                let twice = log.is_ok_and(|log| !named.insert(log));
+                let log = match log {
+                    Ok(_) if twice => Err(ErrorCode::INVALID_REQUEST),
+                    _ if !knows(version, asked.timestamp) => Err(ErrorCode::UNSUPPORTED_VERSION),
+                    log => log,
+                };
                 items.push(Item { topic: topics.len(), log, asked, found: Found::NotYet });
             }
             topics.push(topic.name);
@@ -152,7 +165,7 @@ impl Shard {
             }
             // Nothing is in tiered storage.
             LATEST_TIERED_TIMESTAMP | EARLIEST_PENDING_UPLOAD_TIMESTAMP => Found::Known(-1, -1, -1),
-            ..0 => return Err(ErrorCode::INVALID_REQUEST),
+            ..0 => return Err(ErrorCode::UNSUPPORTED_VERSION),
             timestamp => {
                 let ticket = self.host.store.find_time(log, timestamp, high_watermark, out);
                 self.reads.insert(ticket, ReadFor::Time(origin, place));
@@ -271,13 +284,12 @@ impl Shard {
                             Ok((epoch, self.host.store.log(log).expect("a leader has a log")))
                         });
                     match found {
-                        Ok((epoch, log)) if (0..=epoch).contains(&asked.leader_epoch) => {
-                            if let Some(found) = log.end_of_epoch_for_consumers(asked.leader_epoch)
-                            {
-                                (answer.leader_epoch, answer.end_offset) = found;
-                            }
+                        Ok((led, log)) if asked.leader_epoch != NO_EPOCH => {
+                            // Of an epoch that is still to come nothing can be said.
+                            (answer.leader_epoch, answer.end_offset) = log
+                                .end_of_epoch_for_consumers(asked.leader_epoch, led)
+                                .unwrap_or((NO_EPOCH, -1));
                         }
-                        // No such epoch yet, so nothing can be said of it.
                         Ok(_) => {}
                         Err(code) => answer.error_code = code,
                     }
@@ -288,4 +300,24 @@ impl Shard {
         }
         self.answer_part(origin, Some(Response::OffsetForLeaderEpoch(response)), out);
     }
+}
+
+/// Whether a version of the request has a timestamp, special or not.
+fn knows(version: i16, timestamp: Timestamp) -> bool {
+    let since = SPECIAL_TIMESTAMPS.iter().find(|(special, _)| *special == timestamp);
+    timestamp >= 0 || since.is_some_and(|(_, since)| version >= *since)
+}
+
+/// The answer at an isolation level that does not exist: Apache Kafka's word for it.
+pub(super) fn refuse_isolation(request: ListOffsetsRequest) -> ListOffsetsResponse {
+    let partition = |asked: ListOffsetsPartition| ListOffsetsPartitionResponse {
+        partition_index: asked.partition_index,
+        error_code: ErrorCode::UNKNOWN_SERVER_ERROR,
+        ..ListOffsetsPartitionResponse::default()
+    };
+    let topics = request.topics.into_iter().map(|topic| ListOffsetsTopicResponse {
+        name: topic.name,
+        partitions: topic.partitions.into_iter().map(partition).collect(),
+    });
+    ListOffsetsResponse { topics: topics.collect(), ..ListOffsetsResponse::default() }
 }

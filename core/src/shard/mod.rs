@@ -100,6 +100,9 @@ enum Part {
     ListOffsets(list_offsets::Waiting),
 }
 
+/// Uncommitted and committed reads, which are the same while there are no transactions.
+const ISOLATION_LEVELS: std::ops::RangeInclusive<i8> = 0..=1;
+
 /// Parts that wait for a partition to move from where it stood.
 #[derive(Debug)]
 struct Watch {
@@ -341,16 +344,27 @@ impl Shard {
         match request {
             Request::Produce(request) => {
                 let acks = request.acks;
+                if let Some(refused) = produce::refuse_unframed(&request) {
+                    return match acks {
+                        0 => close(client, "records that nobody can read", out),
+                        _ => out.reply(client, id, Response::Produce(refused)),
+                    };
+                }
                 let parts = self.split_produce(version, request);
                 self.scatter(client, id, version, Whole::Produce { acks }, parts, out);
             }
             Request::Fetch(mut request) => {
                 let by_id = version >= session::TOPIC_ID_VERSION;
-                let exists = |topic: &FetchTopic, partition| {
-                    locate(image, &topic.topic, topic.topic_id, by_id, partition).is_ok()
-                };
-                match self.sessions.begin(self.now.mono, version, &mut request, exists) {
+                let levels = ISOLATION_LEVELS.contains(&request.isolation_level);
+                let strange = (!levels).then(|| (request.session_id, request.topics.clone()));
+                match self.sessions.begin(self.now.mono, version, &mut request) {
                     Ok(plan) => {
+                        if let Some((session, topics)) = strange
+                            && request.topics.iter().any(|topic| knows_any(image, by_id, topic))
+                        {
+                            let refused = fetch::refuse_isolation(version, session, topics);
+                            return out.reply(client, id, Response::Fetch(refused));
+                        }
                         let parts = self.split_fetch(by_id, request);
                         self.scatter(client, id, version, Whole::Fetch(plan), parts, out);
                     }
@@ -361,6 +375,10 @@ impl Shard {
                 }
             }
             Request::ListOffsets(request) => {
+                if !ISOLATION_LEVELS.contains(&request.isolation_level) {
+                    let refused = list_offsets::refuse_isolation(request);
+                    return out.reply(client, id, Response::ListOffsets(refused));
+                }
                 let parts = self.split_list_offsets(request);
                 self.scatter(client, id, version, Whole::ListOffsets, parts, out);
             }
@@ -606,7 +624,9 @@ impl Shard {
     fn check_epoch(&self, log: LogId, believed: Epoch) -> Result<Epoch, ErrorCode> {
         let known = self.host.image.partition(log).map(|(_, partition)| partition.leader_epoch);
         match known {
-            Some(known) if believed >= 0 && believed < known => Err(ErrorCode::FENCED_LEADER_EPOCH),
+            Some(known) if believed != -1 && believed < known => {
+                Err(ErrorCode::FENCED_LEADER_EPOCH)
+            }
             Some(known) if believed > known => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
             Some(_) | None => self.leading(log),
         }
@@ -687,6 +707,12 @@ fn locate(
     };
     let log = LogId { topic: topic.id, partition };
     image.partition(log).map(|_| log).ok_or(unknown)
+}
+
+/// Whether any of the partitions that a fetch names exists.
+fn knows_any(image: &Image, by_id: bool, topic: &FetchTopic) -> bool {
+    let mut partitions = topic.partitions.iter().map(|asked| asked.partition);
+    partitions.any(|index| locate(image, &topic.topic, topic.topic_id, by_id, index).is_ok())
 }
 
 /// How many partitions, topics or other things a request names. A topic without partitions counts too.

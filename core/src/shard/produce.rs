@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use milena_wire::batch::{self, BatchHeader, Compression, DecompressLimit, TimestampType};
 use milena_wire::messages::produce::{
-    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData,
-    PartitionProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
+    TopicProduceResponse,
 };
 use milena_wire::messages::{ProduceRequest, ProduceResponse};
 use milena_wire::{ErrorCode, Response};
@@ -73,11 +73,20 @@ pub(super) struct Stalled {
 struct Refusal {
     code: ErrorCode,
     message: Option<String>,
+    /// The place in its batch of the record that is to blame, if it is one.
+    record: Option<i32>,
 }
 
 impl From<ErrorCode> for Refusal {
     fn from(code: ErrorCode) -> Refusal {
-        Refusal { code, message: None }
+        Refusal { code, message: None, record: None }
+    }
+}
+
+impl From<batch::BatchError> for Refusal {
+    fn from(error: batch::BatchError) -> Refusal {
+        let (code, message) = (error.error_code(), Some(error.to_string()));
+        Refusal { code, message, record: error.record() }
     }
 }
 
@@ -158,7 +167,7 @@ impl Shard {
         at: Instant,
         out: &mut Outputs,
     ) {
-        let (acks, transactional) = (request.acks, request.transactional_id.is_some());
+        let acks = request.acks;
         let mut waiting =
             Waiting { acks, response: ProduceResponse::default(), open: BTreeMap::new() };
         let mut failed = false;
@@ -181,15 +190,12 @@ impl Shard {
                     .locate(&topic.name, topic.topic_id, by_id, index)
                     .map_err(Refusal::from)
                     .and_then(|log| {
-                        if transactional {
-                            let code = ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED;
-                            return Err(Refusal::new(code, "transactions are not supported"));
-                        }
                         if waiting.open.contains_key(&log) {
                             let why = "a partition is named twice in one request";
                             return Err(Refusal::new(ErrorCode::INVALID_REQUEST, why));
                         }
-                        self.append_one(version, acks, log, data, &mut answer, out)
+                        let records = framed(version, data.records.unwrap_or_default())?;
+                        self.append_one(acks, log, records, &mut answer, out)
                     });
                 match outcome {
                     Ok((log, epoch, base, next)) if acks != 0 => {
@@ -218,13 +224,15 @@ impl Shard {
 
     fn append_one(
         &mut self,
-        version: i16,
         acks: i16,
         log: LogId,
-        data: PartitionProduceData,
+        records: Bytes,
         answer: &mut PartitionProduceResponse,
         out: &mut Outputs,
     ) -> Result<(LogId, Epoch, Offset, Offset), Refusal> {
+        if !matches!(acks, -1..=1) {
+            return Err(ErrorCode::INVALID_REQUIRED_ACKS.into());
+        }
         let epoch = match self.leading(log) {
             Ok(epoch) => epoch,
             Err(code) => {
@@ -232,9 +240,7 @@ impl Shard {
                 return Err(code.into());
             }
         };
-        if !matches!(acks, -1..=1) {
-            return Err(ErrorCode::INVALID_REQUIRED_ACKS.into());
-        }
+        answer.log_start_offset = self.host.store.log(log).map_or(-1, |log| log.start());
         let replica = self.replicas.get_mut(&log).expect("it leads");
         if acks == -1 && !replica.enough_in_sync() {
             return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
@@ -247,15 +253,13 @@ impl Shard {
         let settings = TopicSettings::new(&topic.configs, &self.host.config);
         let opened_max = self.host.config.replication.opened_bytes_max;
         let rules = settings.timestamp_rules(self.now.wall);
-        let batch =
-            check(version, data.records.unwrap_or_default(), &settings, opened_max, &rules)?;
+        let batch = check(&records, &settings, opened_max, &rules)?;
         let time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(rules.now);
         let mut cx = Context { now: self.now, host: &mut self.host, out };
         let (base, next) = replica.append(&mut cx, &batch);
         self.touched.insert(log);
         answer.base_offset = base;
         answer.log_append_time_ms = time.unwrap_or(-1);
-        answer.log_start_offset = self.host.store.log(log).map_or(-1, |log| log.start());
         Ok((log, epoch, base, next))
     }
 
@@ -398,56 +402,71 @@ impl Shard {
 
 impl Refusal {
     fn new(code: ErrorCode, message: &str) -> Refusal {
-        Refusal { code, message: Some(message.into()) }
+        Refusal { code, message: Some(message.into()), record: None }
     }
 
     fn fill(self, answer: &mut PartitionProduceResponse) {
         answer.error_code = self.code;
-        if matches!(self.code, ErrorCode::INVALID_RECORD | ErrorCode::INVALID_TIMESTAMP) {
+        if matches!(
+            self.code,
+            ErrorCode::MESSAGE_TOO_LARGE
+                | ErrorCode::CORRUPT_MESSAGE
+                | ErrorCode::KAFKA_STORAGE_ERROR
+        ) {
+            // As Apache Kafka, which tells the log start with the other refusals of what leads.
+            answer.log_start_offset = -1;
+        }
+        if let Some(batch_index) = self.record {
             let batch_index_error_message = self.message.clone();
             answer.record_errors =
-                vec![BatchIndexAndErrorMessage { batch_index: 0, batch_index_error_message }];
+                vec![BatchIndexAndErrorMessage { batch_index, batch_index_error_message }];
         }
         answer.error_message = self.message;
     }
 }
 
-/// Checks what a producer sent for one partition: one batch, whole and intact, with records that can be read and times that
-/// the topic takes; as it is to be stored.
+/// The one whole batch that a producer sent for a partition, in a format that the request's version has. What follows it and
+/// is no batch is dropped.
+fn framed(version: i16, records: Bytes) -> Result<Bytes, Refusal> {
+    let invalid = |message: &str| Refusal::new(ErrorCode::INVALID_RECORD, message);
+    let size = batch::frame(&records)?;
+    let size = size.ok_or_else(|| invalid("a partition without a whole record batch"))?;
+    let header = BatchHeader::parse(&records)?;
+    if header.compression() == Ok(Compression::Zstd) && version < ZSTD_VERSION {
+        return Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE.into());
+    }
+    if batch::frame(&records[size..])?.is_some() {
+        return Err(invalid("more than one record batch for a partition"));
+    }
+    Ok(records.slice(..size))
+}
+
+/// The answer to a request of which a partition's bytes cannot even be divided into batches: nothing of it is carried out.
+pub(super) fn refuse_unframed(request: &ProduceRequest) -> Option<ProduceResponse> {
+    let partitions = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    let error = partitions
+        .filter_map(|data| data.records.as_ref())
+        .find_map(|records| batch::frame(records).err())?;
+    Some(refuse_all(request, error.error_code(), &error.to_string()))
+}
+
+/// Checks a batch: intact, not too large, with records that can be read and times that the topic takes; as it is to be
+/// stored.
 fn check(
-    version: i16,
-    records: Bytes,
+    records: &Bytes,
     settings: &TopicSettings,
     opened_max: usize,
     rules: &batch::TimestampRules,
 ) -> Result<Bytes, Refusal> {
-    let invalid = |message: &str| Refusal::new(ErrorCode::INVALID_RECORD, message);
-    if records.is_empty() {
-        return Err(invalid("a partition without a record batch"));
-    }
-    let described = |error: batch::BatchError| Refusal {
-        code: error.error_code(),
-        message: Some(error.to_string()),
-    };
-    let header = BatchHeader::parse(&records).map_err(described)?;
-    if header.size() < records.len() {
-        return Err(invalid("more than one record batch for a partition"));
-    }
     if records.len() > settings.batch_bytes_max as usize {
         return Err(ErrorCode::MESSAGE_TOO_LARGE.into());
     }
-    let header =
-        batch::validate_produce(&records, DecompressLimit(opened_max), rules).map_err(described)?;
+    let header = batch::validate_produce(records, DecompressLimit(opened_max), rules)?;
     if header.producer_id >= 0 || header.is_transactional() {
-        return Err(invalid(
-            "idempotent and transactional producers are not supported: set enable.idempotence=false",
-        ));
+        let why = "idempotent and transactional producers are not supported: set enable.idempotence=false";
+        return Err(Refusal::new(ErrorCode::INVALID_RECORD, why));
     }
-    let compression = header.compression().map_err(described)?;
-    if compression == Compression::Zstd && version < ZSTD_VERSION {
-        return Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE.into());
-    }
-    Ok(batch::with_header(&records, &header))
+    Ok(batch::with_header(records, &header))
 }
 
 fn records_bytes(request: &ProduceRequest) -> u64 {
@@ -459,6 +478,7 @@ fn refuse_all(request: &ProduceRequest, code: ErrorCode, why: &str) -> ProduceRe
     let responses = request
         .topic_data
         .iter()
+        .filter(|topic| !topic.partition_data.is_empty())
         .map(|topic| TopicProduceResponse {
             name: topic.name.clone(),
             topic_id: topic.topic_id,

@@ -245,7 +245,8 @@ impl Shard {
         }
     }
 
-    /// Cuts topics by the owners of their partitions, keeping their order. There is at least one part.
+    /// Cuts topics by the owners of their partitions, keeping their order; one without partitions stays here. There is at
+    /// least one part.
     fn cut<T: Clone, P>(
         &self,
         topics: Vec<T>,
@@ -255,7 +256,11 @@ impl Shard {
         let mut parts: BTreeMap<u16, Vec<T>> = BTreeMap::new();
         for mut topic in topics {
             let mut by_owner: BTreeMap<u16, T> = BTreeMap::new();
-            for partition in std::mem::take(partitions(&mut topic)) {
+            let all = std::mem::take(partitions(&mut topic));
+            if all.is_empty() {
+                by_owner.insert(self.index, topic.clone());
+            }
+            for partition in all {
                 let part = by_owner.entry(owner(&topic, &partition));
                 partitions(part.or_insert_with(|| topic.clone())).push(partition);
             }
@@ -275,7 +280,8 @@ impl Shard {
         mut request: ProduceRequest,
     ) -> BTreeMap<u16, Request> {
         let by_id = version >= produce::TOPIC_ID_VERSION;
-        let topics = std::mem::take(&mut request.topic_data);
+        let mut topics = std::mem::take(&mut request.topic_data);
+        topics.retain(|topic| !topic.partition_data.is_empty());
         self.cut(
             topics,
             |t| &mut t.partition_data,
@@ -291,7 +297,8 @@ impl Shard {
         by_id: bool,
         mut request: FetchRequest,
     ) -> BTreeMap<u16, Request> {
-        let topics = std::mem::take(&mut request.topics);
+        let mut topics = std::mem::take(&mut request.topics);
+        topics.retain(|topic| !topic.partitions.is_empty());
         let parts = self.cut(
             topics,
             |t| &mut t.partitions,
@@ -300,7 +307,7 @@ impl Shard {
         // The limits are the whole answer's. Each part gives at least one batch of its own, and waits for its share only, so
         // that together they never wait where one shard would not.
         let count = i32::try_from(parts.len()).unwrap_or(i32::MAX);
-        request.max_bytes = (request.max_bytes / count).max(1);
+        request.max_bytes = (request.max_bytes / count).max(request.max_bytes.min(1));
         request.min_bytes = (request.min_bytes / count).max(request.min_bytes.min(1));
         parts
             .into_iter()
@@ -312,7 +319,8 @@ impl Shard {
         &self,
         mut request: ListOffsetsRequest,
     ) -> BTreeMap<u16, Request> {
-        let topics = std::mem::take(&mut request.topics);
+        let mut topics = std::mem::take(&mut request.topics);
+        topics.retain(|topic| !topic.partitions.is_empty());
         self.cut(
             topics,
             |t| &mut t.partitions,

@@ -2,8 +2,8 @@
 //!
 //! A session is a cache of this shard and nothing depends on it: lost, evicted or out of step, the client is told so and
 //! begins with a full fetch. Its partitions are asked for in a rotating order, so that the limit of an answer starves
-//! none of them. It remembers partitions that exist and no others: a fetch that names one which does not makes no session,
-//! and ends the one it belongs to.
+//! none of them. It remembers partitions that do not exist too, and tells of them each time: Apache Kafka does, and a client
+//! whose topic is deleted and made again goes on with its session. What it remembers is bounded, names included.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -20,8 +20,13 @@ use crate::Instant;
 
 /// First version with sessions.
 const SESSION_VERSION: i16 = 7;
+/// The epoch of a full fetch that opens a session, and of one that ends its session.
+const INITIAL_EPOCH: i32 = 0;
+const FINAL_EPOCH: i32 = -1;
 /// First version with topic ids instead of names.
 pub(super) const TOPIC_ID_VERSION: i16 = 13;
+/// Bytes of a topic's name that weigh as much as a partition.
+const NAME_WEIGHT: usize = 64;
 /// A session unused for this long gives way to a new one (`min.incremental.fetch.session.eviction.ms`).
 const EVICTABLE_MS: u64 = 120_000;
 
@@ -66,55 +71,52 @@ pub(super) enum Plan {
 pub(super) struct Sessions {
     all: BTreeMap<i32, Session>,
     most: usize,
-    partitions_max: usize,
+    weight_max: usize,
     entropy: ChaCha8Rng,
 }
 
 impl Sessions {
-    pub fn new(most: usize, partitions_max: usize, entropy: ChaCha8Rng) -> Sessions {
-        Sessions { all: BTreeMap::new(), most, partitions_max, entropy }
+    /// At most so many, each of at most so many partitions.
+    pub fn new(most: usize, weight_max: usize, entropy: ChaCha8Rng) -> Sessions {
+        Sessions { all: BTreeMap::new(), most, weight_max, entropy }
     }
 
     /// Takes the session part of a request: fills in the partitions it leaves unsaid and says what to do with the answer, or
-    /// refuses. `exists` tells whether a topic has a partition.
+    /// refuses.
     pub fn begin(
         &mut self,
         now: Instant,
         version: i16,
         request: &mut FetchRequest,
-        exists: impl Fn(&FetchTopic, i32) -> bool,
     ) -> Result<Plan, ErrorCode> {
         let by_id = version >= TOPIC_ID_VERSION;
         let (id, epoch) = (request.session_id, request.session_epoch);
-        if version < SESSION_VERSION || epoch < 0 {
-            self.all.remove(&id);
+        if version < SESSION_VERSION {
             return Ok(Plan::Sessionless);
         }
-        let known =
-            |topic: &FetchTopic| topic.partitions.iter().all(|p| exists(topic, p.partition));
-        let all_known = request.topics.iter().all(known);
-        if epoch == 0 {
-            self.all.remove(&id);
-            if !all_known {
+        match epoch {
+            FINAL_EPOCH => {
+                self.all.remove(&id);
                 return Ok(Plan::Sessionless);
             }
-            return Ok(Plan::Create { now, by_id, topics: request.topics.clone() });
+            INITIAL_EPOCH => {
+                self.all.remove(&id);
+                return Ok(Plan::Create { now, by_id, topics: request.topics.clone() });
+            }
+            _ => {}
         }
         let Some(session) = self.all.get_mut(&id) else {
             return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
         };
-        if session.by_id != by_id {
-            return Err(ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR);
-        }
         if session.epoch != epoch {
             return Err(ErrorCode::INVALID_FETCH_SESSION_EPOCH);
         }
+        if session.by_id != by_id {
+            return Err(ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR);
+        }
         session.epoch = session.epoch.checked_add(1).unwrap_or(1);
         session.used_at = now;
-        let named = std::mem::take(&mut request.topics);
-        if all_known {
-            add(&mut session.topics, named);
-        }
+        add(&mut session.topics, request.topics.clone());
         for topic in std::mem::take(&mut request.forgotten_topics_data) {
             let key = (topic.topic, topic.topic_id);
             let Some(partitions) = session.topics.get_mut(&key) else { continue };
@@ -125,7 +127,12 @@ impl Sessions {
                 session.topics.remove(&key);
             }
         }
-        if !all_known || count(&session.topics) > self.partitions_max {
+        if session.topics.is_empty() {
+            // Nothing is left that it could be for. The client learns so by an answer without a session, to what it named.
+            self.all.remove(&id);
+            return Ok(Plan::Sessionless);
+        }
+        if weight(&session.topics) > self.weight_max {
             self.all.remove(&id);
             return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
         }
@@ -191,7 +198,7 @@ impl Sessions {
         }
         let mut all = Topics::new();
         add(&mut all, topics);
-        if all.is_empty() || count(&all) > self.partitions_max {
+        if weight(&all) > self.weight_max {
             return 0;
         }
         for FetchableTopicResponse { topic, topic_id, partitions } in &response.responses {
@@ -230,8 +237,9 @@ fn add(to: &mut Topics, topics: Vec<FetchTopic>) {
     }
 }
 
-fn count(topics: &Topics) -> usize {
-    topics.values().map(BTreeMap::len).sum()
+/// Partitions, and what their topics' names take in memory beside them.
+fn weight(topics: &Topics) -> usize {
+    topics.iter().map(|((name, _), all)| all.len() + name.len() / NAME_WEIGHT).sum()
 }
 
 impl Cached {
@@ -297,11 +305,6 @@ mod tests {
         Sessions::new(most, 100, ChaCha8Rng::from_seed([7; 32]))
     }
 
-    /// Topic `t` has 50 partitions, and there is no other.
-    fn exists(topic: &FetchTopic, partition: i32) -> bool {
-        topic.topic == "t" && partition < 50
-    }
-
     fn request(id: i32, epoch: i32, partitions: &[(i32, i64)]) -> FetchRequest {
         let partitions = partitions
             .iter()
@@ -347,7 +350,7 @@ mod tests {
     fn a_session_remembers_adds_forgets_and_tells_only_changes() {
         let mut sessions = sessions(2);
         let mut full = request(0, 0, &[(0, 5), (1, 6)]);
-        let plan = sessions.begin(Instant(0), 11, &mut full, exists).unwrap();
+        let plan = sessions.begin(Instant(0), 11, &mut full).unwrap();
         let first = sessions.conclude(plan, answer(&[(0, 9, 0), (1, 9, 0)]));
         assert_eq!(told(&first), [0, 1]);
         let id = first.session_id;
@@ -355,7 +358,7 @@ mod tests {
 
         // Partition 1 moved on, 2 is new; 0 is unsaid and stays.
         let mut next = request(id, 1, &[(1, 7), (2, 0)]);
-        let plan = sessions.begin(Instant(1), 11, &mut next, exists).unwrap();
+        let plan = sessions.begin(Instant(1), 11, &mut next).unwrap();
         assert_eq!(asked(&next), [(0, 5), (1, 7), (2, 0)]);
         let second = sessions.conclude(plan, answer(&[(0, 9, 0), (1, 9, 10), (2, 4, 0)]));
         assert_eq!(told(&second), [1, 2], "nothing changed in partition 0");
@@ -367,17 +370,17 @@ mod tests {
             partitions: vec![0],
             ..Default::default()
         }];
-        sessions.begin(Instant(2), 11, &mut third, exists).unwrap();
+        sessions.begin(Instant(2), 11, &mut third).unwrap();
         assert_eq!(asked(&third), [(2, 0), (1, 7)], "it begins after the one that gave records");
     }
 
     #[test]
     fn out_of_step_lost_and_mixed_sessions_are_refused() {
         let mut sessions = sessions(1);
-        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0)]), exists).unwrap();
+        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0)])).unwrap();
         let id = sessions.conclude(plan, answer(&[(0, 1, 0)])).session_id;
         let mut begin = |version, epoch, id| {
-            sessions.begin(Instant(0), version, &mut request(id, epoch, &[]), exists).map(|_| ())
+            sessions.begin(Instant(0), version, &mut request(id, epoch, &[])).map(|_| ())
         };
         assert_eq!(begin(11, 2, id), Err(ErrorCode::INVALID_FETCH_SESSION_EPOCH));
         assert_eq!(begin(13, 1, id), Err(ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR));
@@ -388,17 +391,52 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_not_remembered() {
+    fn an_epoch_that_means_nothing_is_out_of_step_and_names_no_session_away() {
         let mut sessions = sessions(1);
-        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0), (50, 0)]), exists);
-        assert_eq!(sessions.conclude(plan.unwrap(), answer(&[(0, 1, 0)])).session_id, 0);
-        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0)]), exists);
+        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0)])).unwrap();
+        let id = sessions.conclude(plan, answer(&[(0, 1, 0)])).session_id;
+        let mut begin = |version, epoch, id| {
+            sessions.begin(Instant(0), version, &mut request(id, epoch, &[])).map(|_| ())
+        };
+        assert_eq!(begin(11, -2, 0), Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND));
+        assert_eq!(begin(11, -2, id), Err(ErrorCode::INVALID_FETCH_SESSION_EPOCH));
+        assert_eq!(begin(13, 2, id), Err(ErrorCode::INVALID_FETCH_SESSION_EPOCH), "epochs first");
+        assert_eq!(begin(11, 1, id), Ok(()));
+    }
+
+    #[test]
+    fn a_session_whose_last_partition_is_forgotten_ends_without_an_error() {
+        let mut sessions = sessions(1);
+        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0)])).unwrap();
+        let id = sessions.conclude(plan, answer(&[(0, 1, 0)])).session_id;
+        let mut last = request(id, 1, &[(1, 7)]);
+        last.forgotten_topics_data = vec![milena_wire::messages::fetch::ForgottenTopic {
+            topic: "t".into(),
+            partitions: vec![0, 1],
+            ..Default::default()
+        }];
+        let plan = sessions.begin(Instant(0), 11, &mut last).unwrap();
+        assert_eq!(asked(&last), [(1, 7)], "what it names is answered nevertheless");
+        let answer = sessions.conclude(plan, FetchResponse::default());
+        assert_eq!((answer.session_id, answer.error_code), (0, ErrorCode::NONE));
+        assert!(sessions.all.is_empty());
+    }
+
+    #[test]
+    fn what_a_session_remembers_is_bounded_names_included() {
+        let mut sessions = sessions(1);
+        let plan = sessions.begin(Instant(0), 11, &mut request(0, 0, &[(0, 0), (50, 0)]));
         let id = sessions.conclude(plan.unwrap(), answer(&[(0, 1, 0)])).session_id;
-        let mut unknown = request(id, 1, &[(1, 0)]);
-        unknown.topics[0].topic = "u".repeat(30_000);
-        let gone = sessions.begin(Instant(0), 11, &mut unknown, exists).map(|_| ());
+        assert_ne!(id, 0, "whether they exist is not asked");
+        let mut large = request(id, 1, &[(1, 0)]);
+        large.topics[0].topic = "u".repeat(30_000);
+        let gone = sessions.begin(Instant(0), 11, &mut large).map(|_| ());
         assert_eq!(gone, Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND));
         assert!(sessions.all.is_empty());
+        let mut large = request(0, 0, &[(1, 0)]);
+        large.topics[0].topic = "u".repeat(30_000);
+        let plan = sessions.begin(Instant(0), 11, &mut large).unwrap();
+        assert_eq!(sessions.conclude(plan, FetchResponse::default()).session_id, 0);
     }
 
     #[test]
@@ -411,11 +449,11 @@ mod tests {
             FetchTopic { topic: topic.into(), partitions, ..FetchTopic::default() }
         });
         let mut full = FetchRequest { topics: topics.into(), ..request(0, 0, &[]) };
-        let plan = sessions.begin(Instant(0), 11, &mut full, |_, _| true).unwrap();
+        let plan = sessions.begin(Instant(0), 11, &mut full).unwrap();
         let id = sessions.conclude(plan, FetchResponse::default()).session_id;
         sessions.all.get_mut(&id).unwrap().rotated = Some((("b".into(), Uuid::ZERO), 0));
         let mut next = FetchRequest { topics: Vec::new(), ..request(id, 1, &[]) };
-        sessions.begin(Instant(0), 11, &mut next, |_, _| true).unwrap();
+        sessions.begin(Instant(0), 11, &mut next).unwrap();
         let turns: Vec<(&str, i32)> = next
             .topics
             .iter()
@@ -429,7 +467,7 @@ mod tests {
         let mut sessions = sessions(1);
         let mut open = |now: u64| {
             let now = Instant(0).after_ms(now);
-            let plan = sessions.begin(now, 11, &mut request(0, 0, &[(0, 0)]), exists).unwrap();
+            let plan = sessions.begin(now, 11, &mut request(0, 0, &[(0, 0)])).unwrap();
             sessions.conclude(plan, answer(&[(0, 1, 0)])).session_id
         };
         assert_ne!(open(0), 0);

@@ -323,13 +323,16 @@ impl Log {
         (epochs[i].0, epochs.get(i + 1).map_or(self.visible.end, |(_, start)| *start))
     }
 
-    /// The same as consumers ask it: of an epoch before the first one here all records lay before the log start, so the log
-    /// goes on from there and nothing was lost. None where the log says nothing of any epoch.
-    pub fn end_of_epoch_for_consumers(&self, epoch: Epoch) -> Option<(Epoch, Offset)> {
+    /// The same as consumers ask it of a leader of epoch `led`, which begins where the log ended, with a record or without.
+    /// Of an epoch before the first one here all records lay before the log start, so the log goes on from there and nothing
+    /// was lost. None of epochs that are still to come.
+    pub fn end_of_epoch_for_consumers(&self, epoch: Epoch, led: Epoch) -> Option<(Epoch, Offset)> {
         match self.visible.epochs.first() {
+            _ if epoch > led => None,
+            _ if epoch == led => Some((led, self.visible.end)),
             Some((first, start)) if epoch < *first => Some((epoch, self.start().max(*start))),
             Some(_) => Some(self.end_of_epoch(epoch)),
-            None => None,
+            None => Some((epoch, self.visible.end)),
         }
     }
 
@@ -384,17 +387,21 @@ mod tests {
         assert_eq!(log.end_of_epoch(1), (1, 9));
         assert_eq!(log.end_of_epoch(3), (1, 9));
         assert_eq!(log.end_of_epoch(9), (4, 12));
-        assert_eq!(log.end_of_epoch_for_consumers(0), Some((0, 0)));
-        assert_eq!(log.end_of_epoch_for_consumers(3), Some((1, 9)));
+        assert_eq!(log.end_of_epoch_for_consumers(0, 6), Some((0, 0)));
+        assert_eq!(log.end_of_epoch_for_consumers(3, 6), Some((1, 9)));
+        assert_eq!(log.end_of_epoch_for_consumers(5, 6), Some((4, 12)));
+        assert_eq!(log.end_of_epoch_for_consumers(6, 6), Some((6, 12)), "without a record yet");
+        assert_eq!(log.end_of_epoch_for_consumers(7, 6), None, "still to come");
         assert_eq!((log.epoch_at(8), log.epoch_at(9), log.epoch_at(12)), (Some(1), Some(4), None));
         assert_eq!((log.first_older(0, 4), log.first_older(9, 4)), (Some(0), None));
         log.submit(op(4, Kind::Trim, 9, 0, 0));
         assert_eq!((log.end_of_epoch(1), log.first_older(0, 4)), ((-1, 9), None));
-        assert_eq!(log.end_of_epoch_for_consumers(1), Some((1, 9)), "all of it was trimmed");
+        assert_eq!(log.end_of_epoch_for_consumers(1, 4), Some((1, 9)), "trimmed");
         log.submit(op(5, Kind::Truncate, 9, 0, 0));
         assert_eq!((log.last_epoch(), log.end()), (-1, 9));
         log.submit(op(6, Kind::Reset, 40, 0, 0));
         assert_eq!((log.start(), log.end(), log.last_epoch()), (40, 40, -1));
+        assert_eq!(log.end_of_epoch_for_consumers(4, 6), Some((4, 40)), "of an empty log");
     }
 
     #[test]

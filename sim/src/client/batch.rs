@@ -158,8 +158,8 @@ fn spoilt(records: &Bytes, stream: &mut Stream) -> Bytes {
         2 => patched(records, ATTRIBUTES_LOW_AT, &[*stream.pick(&[5, 6, 7])]),
         // A control batch.
         3 => patched(records, ATTRIBUTES_LOW_AT, &[records[ATTRIBUTES_LOW_AT] | 0x20]),
-        // A message format of the future.
-        4 => patched(records, MAGIC_AT, &[3]),
+        // A message format of the past. One of the future would have all of its request refused.
+        4 => patched(records, MAGIC_AT, &[1]),
         // Two batches where one is allowed.
         5 => {
             let mut bytes = BytesMut::from(&records[..]);

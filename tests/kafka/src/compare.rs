@@ -67,7 +67,8 @@ fn trees(field: &str, kafka: &Value, milena: &Value, found: &mut Vec<(String, Va
             }
         }
         (Value::Array(theirs), Value::Array(ours)) => {
-            let (theirs, mut ours) = (keyed(theirs), keyed(ours));
+            let (theirs, ours) = (joined(theirs), joined(ours));
+            let (theirs, mut ours) = (keyed(&theirs), keyed(&ours));
             let place = format!("{field}[]");
             // What is there again under the same identity has a place of its own.
             let named = |key: &(_, usize)| match key.1 {
@@ -93,6 +94,21 @@ fn trees(field: &str, kafka: &Value, milena: &Value, found: &mut Vec<(String, Va
 pub fn identity(element: &Value) -> Option<String> {
     let mut parts = KEYS.iter().filter_map(|key| element.get(key));
     parts.find(|part| !part.is_null()).map(Value::to_string)
+}
+
+/// Topics with all of their partitions: Kafka lists one twice, once with those that it has and once with the others.
+fn joined(elements: &[Value]) -> Vec<Value> {
+    let mut joined: Vec<Value> = Vec::with_capacity(elements.len());
+    for element in elements {
+        let key = identity(element);
+        let known = joined.iter_mut().find(|known| key.is_some() && identity(known) == key);
+        let known = known.and_then(|known| known.get_mut("partitions")?.as_array_mut());
+        match (known, element.get("partitions").and_then(Value::as_array)) {
+            (Some(known), Some(more)) => known.extend(more.iter().cloned()),
+            _ => joined.push(element.clone()),
+        }
+    }
+    joined
 }
 
 /// Elements by what identifies them, and by how many of that identity came before; those of one identity in the order of what

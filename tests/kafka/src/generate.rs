@@ -10,8 +10,11 @@ use crate::schema::{Field, Kind, Message};
 use crate::side::{Asked, NOBODYS, Schemas};
 use crate::tree::{self, hex};
 
+const FETCH: i16 = 1;
 const CREATE: i16 = 19;
 const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
+/// Milliseconds before and after [`Generator::now`] in which records are.
+pub const AROUND_MS: i64 = 2;
 const ZERO: &str = "00000000000000000000000000000000";
 
 /// Draws the requests of one sequence.
@@ -192,7 +195,8 @@ impl<'a> Generator<'a> {
 
     fn uuid(&mut self) -> String {
         match self.below(16) {
-            0 => ZERO.into(),
+            // Kafka fails at a topic without an id beside another: it compares their names, which it lacks.
+            0 if self.api != FETCH => ZERO.into(),
             1 => NOBODYS[0].into(),
             2..=4 => format!("$id:{}#0", self.names[1]),
             5 => format!("$id:{}#1", self.names[0]),
@@ -250,7 +254,8 @@ impl<'a> Generator<'a> {
             "timeout_ms" => Value::from(10_000),
             "max_wait_ms" => self.mostly([0, 0, 1, 20], [-1]),
             "min_bytes" => self.mostly([0, 1, 1], [-1, 1000]),
-            "max_bytes" => self.mostly([1 << 20, far], [0, 1, -1, 200]),
+            // Less than any batch: of several, Kafka also counts the part of one that it cuts off.
+            "max_bytes" => self.mostly([1 << 20, far], [0, 1, -1, 60]),
             "partition_max_bytes" => self.mostly([1 << 20, 1 << 20, 200], [0, 1, -1]),
             "isolation_level" => self.mostly([0, 1], [2, -1]),
             "session_id" if self.one_in(2) => "$session".into(),
@@ -290,13 +295,16 @@ impl<'a> Generator<'a> {
         };
         let mut builder = BatchBuilder::new(0, -1, compression);
         for _ in 0..1 + self.below(3) {
-            let time = self.now - 2 + self.below(5) as i64;
+            let time = self.now - AROUND_MS + self.below(2 * AROUND_MS as u64 + 1) as i64;
             let key = self.one_in(2).then_some(&b"key"[..]);
             let value = (!self.one_in(4)).then_some(&b"value"[..]);
             let header = [("header", Some(&b"x"[..]))];
             builder.append(time, key, value, if self.one_in(4) { &header } else { &[] });
         }
         let mut batch = builder.build().to_vec();
+        if self.one_in(12) {
+            self.misdescribe(&mut batch);
+        }
         match self.below(40) {
             // Not null: Kafka 4.4 then fails while it describes the request in its log, and never answers.
             0 | 1 => batch.clear(),
@@ -312,4 +320,39 @@ impl<'a> Generator<'a> {
         }
         hex(&batch).into()
     }
+
+    /// Has the header say what the records do not, under a checksum that is right.
+    fn misdescribe(&mut self, batch: &mut [u8]) {
+        let wrong_count = [0, 1, 2, 9][self.below(4) as usize];
+        match self.below(10) {
+            // Where the batch lies in a log is for the broker to say.
+            0 => batch[..8].copy_from_slice(&7i64.to_be_bytes()),
+            1 => batch[12..16].copy_from_slice(&5i32.to_be_bytes()),
+            // Codecs that nobody has, the broker's time, a control batch, and bits without a meaning.
+            // Of requests that may not have Zstandard either, Kafka fails at all partitions then, by an exception that nothing
+            // expects.
+            2 if self.version >= 7 => batch[22] |= 5 + self.below(3) as u8,
+            3 => batch[22] |= 8,
+            4 => batch[22] |= 32,
+            5 if batch[22] & 7 == 0 => batch[22] |= 128,
+            // Offsets and records that do not go together.
+            6 => batch[23..27].copy_from_slice(&i32::to_be_bytes(wrong_count)),
+            7 => batch[57..61].copy_from_slice(&i32::to_be_bytes(wrong_count)),
+            // Times far from ours.
+            8 => {
+                let hours = [-2, 2, 1_000_000][self.below(3) as usize];
+                let time = self.now + hours * 3_600_000;
+                batch[27..35].copy_from_slice(&time.to_be_bytes());
+            }
+            // The largest time is what the records say.
+            _ => batch[35..43].copy_from_slice(&0i64.to_be_bytes()),
+        }
+        seal(batch);
+    }
+}
+
+/// Gives a batch the checksum of its bytes.
+fn seal(batch: &mut [u8]) {
+    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch[21..]) as u32;
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }

@@ -21,9 +21,11 @@ pub fn install() -> Result<Installed> {
     fs::create_dir_all(&target)?;
     let target = target.canonicalize()?;
     let pom = fs::read_to_string(here.join("pom.xml"))?;
+    // The class path is made of whole paths, which a moved workspace no longer has.
+    let installed = format!("{pom}<!-- {} -->\n", target.display());
     let marker = target.join("installed.xml");
     let class_path = target.join("classpath");
-    if fs::read_to_string(&marker).ok().as_ref() != Some(&pom) {
+    if fs::read_to_string(&marker).ok().as_ref() != Some(&installed) {
         let mut maven = Command::new("mvn");
         maven.args(["--quiet", "--batch-mode", "dependency:build-classpath", "--file"]);
         maven.arg(here.join("pom.xml"));
@@ -35,7 +37,7 @@ pub fn install() -> Result<Installed> {
         let clients = clients.context("Apache Kafka comes with a jar of its clients")?;
         let mut jar = Command::new("jar");
         run(jar.args(["xf", clients, "common/message"]).current_dir(&target))?;
-        fs::write(&marker, pom)?;
+        fs::write(&marker, installed)?;
     }
     let class_path = fs::read_to_string(class_path)?.trim().to_owned();
     Ok(Installed { class_path, schemas: target.join("common/message") })

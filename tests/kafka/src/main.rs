@@ -60,6 +60,12 @@ struct Compare {
     /// Rows of the table that no difference needed are no failure: few sequences meet few of them
     #[arg(long)]
     spare_rows: bool,
+    /// Only the answers of these APIs count; of all, if none is named
+    #[arg(long = "api", value_name = "NAME")]
+    apis: Vec<String>,
+    /// Print both answers beside the first of each kind of difference
+    #[arg(long)]
+    whole: bool,
     /// The broker to compare; without it, the one of this workspace, built now
     #[arg(long)]
     milena: Option<PathBuf>,
@@ -108,6 +114,8 @@ fn compare_both(
     let mut oracle = Oracle::new(schemas, &table, brokers)?;
     println!("both are ready after {:.1} s", begun.elapsed().as_secs_f32());
     let time = Duration::from_secs(arguments.seconds);
+    oracle.only = arguments.apis.iter().cloned().collect();
+    oracle.whole = arguments.whole;
     let sequences = oracle.run(arguments.seed, arguments.sequences, time)?;
 
     let (asked, succeeded) =

@@ -8,12 +8,15 @@ use serde_json::{Value, json};
 
 use crate::brokers::Broker;
 use crate::compare::{compare, succeeded};
-use crate::generate::Generator;
+use crate::generate::{self, Generator};
 use crate::side::{Answer, Asked, Schemas, Side};
 use crate::table::{Difference, Table};
 
+const PRODUCE: i16 = 0;
 const CREATE_TOPICS: i16 = 19;
 const DELETE_TOPICS: i16 = 20;
+/// How long what acks=0 wrote may take until it is read: Kafka shows it before it is on the disk, we do not.
+const UNCONFIRMED: Duration = Duration::from_millis(30);
 /// Requests of one sequence.
 const REQUESTS: u64 = 16;
 
@@ -29,6 +32,10 @@ pub struct Oracle<'a> {
     now: i64,
     /// Names of the topics that the sequence has made.
     made: BTreeSet<String>,
+    /// The APIs whose answers count; all, if none is named.
+    pub only: BTreeSet<String>,
+    /// Whether a report has both answers.
+    pub whole: bool,
     /// Requests of each API and version, and how many of them succeeded at Kafka's.
     pub counts: BTreeMap<(i16, i16), (u64, u64)>,
     /// What no row explains: the first of each kind with its seed and request, and how often it was seen.
@@ -39,7 +46,10 @@ impl<'a> Oracle<'a> {
     /// Asks both what they speak.
     pub fn new(schemas: &'a Schemas, table: &'a Table, brokers: [Broker; 2]) -> Result<Oracle<'a>> {
         let [kafka, milena] = &brokers;
-        let mut sides = [Side::new(kafka.port, schemas)?, Side::new(milena.port, schemas)?];
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64;
+        let latest = now + generate::AROUND_MS;
+        let mut sides =
+            [Side::new(kafka.port, schemas, latest)?, Side::new(milena.port, schemas, latest)?];
         let body = json!({"client_software_name": "oracle", "client_software_version": "1"});
         let asked = Asked { api: 18, version: 3, body };
         let [theirs, ours] = &mut sides;
@@ -53,7 +63,6 @@ impl<'a> Oracle<'a> {
             apis.push((api, first.max(schemas[&api][0].versions.0), last));
         }
         let names = milena_wire::ApiKey::ALL.iter().map(|api| (*api as i16, format!("{api:?}")));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64;
         let (counts, open, made) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         Ok(Oracle {
             schemas,
@@ -64,6 +73,8 @@ impl<'a> Oracle<'a> {
             names: names.collect(),
             now,
             made,
+            only: BTreeSet::new(),
+            whole: false,
             counts,
             open,
         })
@@ -78,7 +89,7 @@ impl<'a> Oracle<'a> {
         let mut left = REQUESTS;
         while together && left > 0 {
             let mut group = vec![generator.request()];
-            while group.len() < 4 && generator.pipelined() && !changes(group.last()) {
+            while group.len() < 4 && generator.pipelined() && !writes(group.last()) {
                 group.push(generator.request());
             }
             left = left.saturating_sub(group.len() as u64);
@@ -114,11 +125,12 @@ impl<'a> Oracle<'a> {
                 Answer::Body(body) => Answer::Body(side.masked("", body)),
                 other => other.clone(),
             };
-            let [kafka, milena] = [masked(theirs, &answers[0]), masked(ours, &answers[1])];
+            let both = [masked(theirs, &answers[0]), masked(ours, &answers[1])];
+            let [kafka, milena] = &both;
             let count = self.counts.entry((asked.api, asked.version)).or_default();
             count.0 += 1;
-            count.1 += u64::from(succeeded(&kafka));
-            for (field, kafka, milena) in compare(&kafka, &milena) {
+            count.1 += u64::from(succeeded(kafka));
+            for (field, kafka, milena) in compare(kafka, milena) {
                 let [kafka, milena] = [kafka, milena].map(|value| of_any_sequence(seed, &value));
                 let api = self.names[&asked.api].clone();
                 let version = asked.version;
@@ -127,8 +139,9 @@ impl<'a> Oracle<'a> {
                     Some(parts) => together &= !parts,
                     None => {
                         // What reads leaves both as they were.
-                        together &= asked.api != 0 && !changes(Some(asked));
-                        self.report(seed, asked, difference);
+                        together &= !writes(Some(asked));
+                        let answers = self.whole.then_some(&both);
+                        self.report(seed, asked, difference, answers);
                     }
                 }
             }
@@ -136,16 +149,34 @@ impl<'a> Oracle<'a> {
         Ok(together)
     }
 
-    fn report(&mut self, seed: u64, asked: &Asked, difference: Difference) {
+    fn report(
+        &mut self,
+        seed: u64,
+        asked: &Asked,
+        difference: Difference,
+        answers: Option<&[Answer; 2]>,
+    ) {
         let Difference { api, version, field, kafka, milena } = difference;
+        if !self.only.is_empty() && !self.only.contains(&api) {
+            return;
+        }
         let short = |value: &Value| value.to_string().chars().take(160).collect::<String>();
         let kind = format!("{api} {field}: Kafka {}, Milena {}", short(&kafka), short(&milena));
-        let first = format!("seed {seed}, version {version}, {}", asked.body);
+        let mut first = format!("seed {seed}, version {version}, {}", asked.body);
+        for (who, answer) in ["Kafka", "Milena"].iter().zip(answers.into_iter().flatten()) {
+            first += &match answer {
+                Answer::Body(body) => format!("\n         {who}: {body}"),
+                other => format!("\n         {who}: {other:?}"),
+            };
+        }
         self.open.entry(kind).or_insert((0, first)).0 += 1;
     }
 
     /// Waits on either side for what it says that it has changed, and learns ids.
     fn settle(&mut self, asked: &Asked, answers: &[Answer; 2]) -> Result<()> {
+        if asked.api == PRODUCE && asked.body["acks"] == 0 {
+            std::thread::sleep(UNCONFIRMED);
+        }
         if !changes(Some(asked)) || asked.body["validate_only"] == true {
             return Ok(());
         }
@@ -174,7 +205,10 @@ impl<'a> Oracle<'a> {
         let names = std::mem::take(&mut self.made);
         let body = json!({"topic_names": names, "timeout_ms": 10_000});
         let asked = Asked { api: DELETE_TOPICS, version: 5, body };
-        self.sides.iter_mut().for_each(Side::begin);
+        for side in &mut self.sides {
+            side.begin();
+            side.end_sessions(self.schemas)?;
+        }
         let [theirs, ours] = &mut self.sides;
         theirs.send(self.schemas, &asked)?;
         ours.send(self.schemas, &asked)?;
@@ -215,6 +249,12 @@ fn of_any_sequence(seed: u64, value: &Value) -> Value {
 
 fn changes(asked: Option<&Asked>) -> bool {
     asked.is_some_and(|asked| [CREATE_TOPICS, DELETE_TOPICS].contains(&asked.api))
+}
+
+/// Whether what comes after it may see something else. What is pipelined behind such a request is served beside it here and
+/// after it by Kafka, which no client may count on.
+fn writes(asked: Option<&Asked>) -> bool {
+    changes(asked) || asked.is_some_and(|asked| asked.api == PRODUCE)
 }
 
 fn versions(answer: &Answer) -> Result<BTreeMap<i16, (i16, i16)>> {

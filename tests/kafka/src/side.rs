@@ -1,6 +1,6 @@
 //! One of the two brokers as a sequence sees it: a connection, and what its own identities are called on both sides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ pub const NOBODYS: [&str; 2] =
     ["0123456789abcdef0123456789abcdef", "000000000000000000000000000000ff"];
 /// Topics that Kafka makes for its coordinators, when one is first looked for.
 const KAFKAS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
+const FETCH: i16 = 1;
 const ZERO: &str = "00000000000000000000000000000000";
 
 /// Schemas by API number.
@@ -54,17 +55,28 @@ pub struct Side {
     stream: Option<TcpStream>,
     correlation: i32,
     cluster: String,
+    /// The latest time of a record that is not the broker's.
+    latest: i64,
+    /// The last fetch session, and all of the sequence.
     session: i64,
+    sessions: BTreeSet<i64>,
     /// Generations of topic ids by name, oldest first.
     ids: BTreeMap<String, Vec<String>>,
 }
 
 impl Side {
     /// Connects and asks for the cluster's id.
-    pub fn new(port: u16, schemas: &Schemas) -> Result<Side> {
-        let cluster = String::new();
-        let mut side =
-            Side { port, stream: None, correlation: 0, cluster, session: 0, ids: BTreeMap::new() };
+    pub fn new(port: u16, schemas: &Schemas, latest: i64) -> Result<Side> {
+        let mut side = Side {
+            port,
+            stream: None,
+            correlation: 0,
+            cluster: String::new(),
+            latest,
+            session: 0,
+            sessions: BTreeSet::new(),
+            ids: BTreeMap::new(),
+        };
         let begun = Instant::now();
         loop {
             let answer = side.ask(schemas, &metadata(Some(vec![])))?;
@@ -85,6 +97,18 @@ impl Side {
         self.stream = None;
         self.session = 0;
         self.ids.clear();
+    }
+
+    /// Ends the sequence's fetch sessions: there is room for some only.
+    pub fn end_sessions(&mut self, schemas: &Schemas) -> Result<()> {
+        for session in std::mem::take(&mut self.sessions) {
+            let body = json!({
+                "replica_id": -1, "max_wait_ms": 0, "min_bytes": 0, "max_bytes": 0, "isolation_level": 0,
+                "session_id": session, "session_epoch": -1, "topics": [], "forgotten_topics_data": [],
+            });
+            self.ask(schemas, &Asked { api: FETCH, version: 7, body })?;
+        }
+        Ok(())
     }
 
     /// One request and its answer.
@@ -154,8 +178,9 @@ impl Side {
             _ => Err(error),
         });
         let body = decoded.with_context(|| format!("the answer to {asked:?}"))?;
-        if let (1, Some(session @ 1..)) = (asked.api, body["session_id"].as_i64()) {
+        if let (FETCH, Some(session @ 1..)) = (asked.api, body["session_id"].as_i64()) {
             self.session = session;
+            self.sessions.insert(session);
         }
         Ok(Answer::Body(body))
     }
@@ -260,6 +285,10 @@ impl Side {
             ("last_fetch_timestamp" | "last_caught_up_timestamp", Value::Number(time))
                 if time.as_i64() > Some(0) =>
             {
+                "$time".into()
+            }
+            // Of a record, if it is later than any that a sequence writes.
+            ("timestamp", Value::Number(time)) if time.as_i64() > Some(self.latest) => {
                 "$time".into()
             }
             ("log_append_time_ms", Value::Number(time)) if time.as_i64() > Some(0) => {
