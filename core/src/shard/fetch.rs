@@ -231,7 +231,7 @@ impl Shard {
             }
             Err(ReadError::Damaged) => item.found = Found::Failed(ErrorCode::KAFKA_STORAGE_ERROR),
             // What was read before is good; the rest can be asked for again.
-            Err(ReadError::Gone) if item.bytes() > 0 => {}
+            Err(ReadError::Gone) if item.bytes() > 0 => item.limit = 0,
             Err(ReadError::Gone) => {
                 waiting.reads_again += 1;
                 self.look(version, item);
@@ -257,7 +257,9 @@ impl Shard {
         let enough = waiting.bytes >= waiting.min_bytes.min(waiting.max_bytes);
         let mut more = false;
         for item in &mut waiting.items {
-            if item.bytes() > 0 && item.next < item.bounds.0 && item.limit > 0 {
+            // A read that failed ends it: it would fail again, and again.
+            let ended = !matches!(item.found, Found::Nothing) || item.limit == 0;
+            if item.bytes() > 0 && item.next < item.bounds.0 && !ended {
                 item.found = Found::Available;
                 more = true;
             }
