@@ -231,7 +231,7 @@ impl Shard {
             }
             Err(ReadError::Damaged) => item.found = Found::Failed(ErrorCode::KAFKA_STORAGE_ERROR),
             // What was read before is good; the rest can be asked for again.
-            Err(ReadError::Gone) if item.bytes() > 0 => item.limit = 0,
+            Err(ReadError::Gone) if item.bytes() > 0 => {}
             Err(ReadError::Gone) => {
                 waiting.reads_again += 1;
                 self.look(version, item);
@@ -248,18 +248,15 @@ impl Shard {
         self.host.config.storage.index_interval_bytes as usize
     }
 
-    /// Reads on where a read ended before the high watermark and the limits; answers if there is enough, or no more time;
-    /// waits otherwise.
+    /// Answers if there is enough, or no more time; reads on where a read ended before the high watermark; waits otherwise.
     fn conclude_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
-        if waiting.hastened {
+        let enough = waiting.bytes >= waiting.min_bytes.min(waiting.max_bytes);
+        if enough || waiting.has_news() || waiting.hastened {
             return self.answer_fetch(origin, waiting, out);
         }
-        let enough = waiting.bytes >= waiting.min_bytes.min(waiting.max_bytes);
         let mut more = false;
         for item in &mut waiting.items {
-            // A read that failed ends it: it would fail again, and again.
-            let ended = !matches!(item.found, Found::Nothing) || item.limit == 0;
-            if item.bytes() > 0 && item.next < item.bounds.0 && !ended {
+            if item.bytes() > 0 && item.next < item.bounds.0 && item.limit > 0 {
                 item.found = Found::Available;
                 more = true;
             }
@@ -267,7 +264,7 @@ impl Shard {
         if more {
             waiting.place = 0;
             self.read_fetch(origin, waiting, out);
-        } else if enough || waiting.has_news() || waiting.is_last_chance(self.now.mono) {
+        } else if waiting.is_last_chance(self.now.mono) {
             self.answer_fetch(origin, waiting, out);
         } else {
             self.park_fetch(origin, waiting, out);
