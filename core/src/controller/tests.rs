@@ -16,7 +16,7 @@ use crate::{
 const TOPIC: TopicId = TopicId([7; 16]);
 const LOG: LogId = LogId { topic: TOPIC, partition: 0 };
 
-fn config() -> Config {
+pub fn config() -> Config {
     Config {
         node: NodeId(1),
         controllers: vec![(NodeId(1), "localhost:1".into())],
@@ -30,6 +30,11 @@ fn config() -> Config {
         quorum: Default::default(),
         replication: Default::default(),
     }
+}
+
+/// Nobody is stopping.
+fn nobody(_: NodeId) -> bool {
+    false
 }
 
 /// An image to which the controller's records are applied as if they were committed at once.
@@ -58,7 +63,7 @@ impl Cluster {
             replication_factor: None,
             ..new_topic("t", 0, 0)
         };
-        let (records, _) = create_topic(&cluster.image, &config(), &topic, 0).unwrap();
+        let (records, _) = create_topic(&cluster.image, &config(), &topic, 0, nobody).unwrap();
         cluster.commit(records);
         cluster
     }
@@ -333,7 +338,6 @@ fn proposals_are_committed_or_refused_by_name() {
 
 #[test]
 fn who_is_about_to_stop_leaves_where_enough_remain_and_joins_nothing() {
-    let nobody = |_| false;
     let mut cluster = Cluster::with_topic(3, 3, 2);
     let leaving = leave(&cluster.image, NodeId(1), |node| node == NodeId(1));
     assert!(!leaving.waits);
@@ -436,7 +440,7 @@ fn names_numbers_and_configurations_are_checked() {
     let cluster = Cluster::with_topic(3, 3, 2);
     let refused = |topic: NewTopic| {
         let topic = NewTopic { id: TopicId([9; 16]), ..topic };
-        create_topic(&cluster.image, &config(), &topic, 0).unwrap_err().code
+        create_topic(&cluster.image, &config(), &topic, 0, nobody).unwrap_err().code
     };
     for name in ["", ".", "..", "a b", "é", "__cluster_metadata", &"x".repeat(250)] {
         assert_eq!(refused(new_topic(name, 1, 1)), ErrorCode::INVALID_TOPIC_EXCEPTION, "{name}");
@@ -494,10 +498,11 @@ fn a_batch_is_never_larger_than_what_peers_take() {
 #[test]
 fn names_that_differ_in_dots_collide() {
     let mut cluster = Cluster::new(1);
-    let (records, _) = create_topic(&cluster.image, &config(), &new_topic("a.b", 1, 1), 0).unwrap();
+    let (records, _) =
+        create_topic(&cluster.image, &config(), &new_topic("a.b", 1, 1), 0, nobody).unwrap();
     cluster.commit(records);
     let topic = NewTopic { id: TopicId([9; 16]), ..new_topic("a_b", 1, 1) };
-    let refusal = create_topic(&cluster.image, &config(), &topic, 0).unwrap_err();
+    let refusal = create_topic(&cluster.image, &config(), &topic, 0, nobody).unwrap_err();
     assert_eq!(refusal.code, ErrorCode::INVALID_TOPIC_EXCEPTION);
 }
 
@@ -505,11 +510,11 @@ fn names_that_differ_in_dots_collide() {
 fn a_topic_is_made_once_and_deleted_once() {
     let mut cluster = Cluster::new(3);
     let topic = new_topic("t", 2, 3);
-    let (records, made) = create_topic(&cluster.image, &config(), &topic, 5).unwrap();
+    let (records, made) = create_topic(&cluster.image, &config(), &topic, 5, nobody).unwrap();
     cluster.commit(records);
     assert_eq!(cluster.partition().min_isr, 2);
     assert_eq!(cluster.partition().isr, nodes(&[1, 2, 3]));
-    let (records, again) = create_topic(&cluster.image, &config(), &topic, 5).unwrap();
+    let (records, again) = create_topic(&cluster.image, &config(), &topic, 5, nobody).unwrap();
     assert_eq!((records, again), (vec![], made.clone()));
     let name = TopicReference::Name("t".into());
     let (record, deleted) = delete_topic(&cluster.image, &name).unwrap();
@@ -535,7 +540,8 @@ fn replicas_are_spread_over_brokers_and_racks() {
         let broker = cluster.image.brokers.get_mut(&NodeId(node)).unwrap();
         broker.rack = rack;
     }
-    let (records, _) = create_topic(&cluster.image, &config(), &new_topic("t", 60, 3), 4).unwrap();
+    let (records, _) =
+        create_topic(&cluster.image, &config(), &new_topic("t", 60, 3), 4, nobody).unwrap();
     cluster.commit(records);
     let (mut leaders, mut held) = (BTreeMap::new(), BTreeMap::new());
     for (_, partition) in cluster.image.partitions() {

@@ -19,7 +19,8 @@ const PARTITIONS_DEFAULT: i32 = 1;
 const REPLICATION_FACTOR_DEFAULT: usize = 3;
 
 /// The records that make a topic, and what it will be. `start` rotates from one topic to the next, so that not all first
-/// partitions are led by the same broker. A topic of the same identity is there already: no records.
+/// partitions are led by the same broker. A topic of the same identity is there already: no records. Who is `stopping` gets no
+/// replica unless the client names it, and then not in sync.
 ///
 /// # Errors
 ///
@@ -29,21 +30,23 @@ pub fn create_topic(
     config: &Config,
     topic: &NewTopic,
     start: usize,
+    stopping: impl Fn(NodeId) -> bool,
 ) -> Result<(Vec<Record>, TopicSummary), Refusal> {
+    let stays = |node: NodeId| image.unfenced(node) && !stopping(node);
     if let Some(made) = image.topics.get(&topic.id).filter(|made| made.name == topic.name) {
         return Ok((Vec::new(), TopicSummary::from(&**made)));
     }
     check_name(image, &topic.name)?;
     let configs = check_topic_configs(&topic.configs)?;
     let assignments = if topic.assignments.is_empty() {
-        place_partitions(image, config, topic, start)?
+        place_partitions(image, config, topic, start, stays)?
     } else {
         check_assignments(image, config, topic)?
     };
     let settings = TopicSettings::new(&configs, config);
     let partitions: Vec<Partition> = assignments
         .into_iter()
-        .map(|replicas| new_partition(image, replicas, settings.min_insync_replicas))
+        .map(|replicas| new_partition(image, replicas, settings.min_insync_replicas, stays))
         .collect();
     let made = Topic { id: topic.id, name: topic.name.clone(), configs, partitions };
     let summary = TopicSummary::from(&made);
@@ -137,14 +140,15 @@ fn check_name(image: &Image, name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Replicas of each partition, spread over the brokers in service and, where they have racks, over racks.
+/// Replicas of each partition, spread over the brokers that stay and, where they have racks, over racks.
 fn place_partitions(
     image: &Image,
     config: &Config,
     topic: &NewTopic,
     start: usize,
+    stays: impl Fn(NodeId) -> bool,
 ) -> Result<Vec<Vec<NodeId>>, Refusal> {
-    let brokers = by_turns_of_racks(image);
+    let brokers = by_turns_of_racks(image, stays);
     let partitions = topic.partitions.unwrap_or(PARTITIONS_DEFAULT);
     let partitions_max = config.replication.partitions_max;
     let Some(partitions) =
@@ -169,10 +173,10 @@ fn place_partitions(
     Ok((0..partitions as usize).map(place).collect())
 }
 
-/// The brokers in service with their racks: one of each rack, then a second of each, and so on.
-fn by_turns_of_racks(image: &Image) -> Vec<(NodeId, Option<&str>)> {
+/// The brokers that stay with their racks: one of each rack, then a second of each, and so on.
+fn by_turns_of_racks(image: &Image, stays: impl Fn(NodeId) -> bool) -> Vec<(NodeId, Option<&str>)> {
     let mut racks: BTreeMap<Option<&str>, Vec<NodeId>> = BTreeMap::new();
-    for (node, broker) in image.brokers.iter().filter(|(_, broker)| !broker.fenced) {
+    for (node, broker) in image.brokers.iter().filter(|(node, _)| stays(**node)) {
         racks.entry(broker.rack.as_deref()).or_default().push(*node);
     }
     let longest = racks.values().map(Vec::len).max().unwrap_or(0);
@@ -255,9 +259,17 @@ fn check_assignments(
     Ok(by_index.into_values().cloned().collect())
 }
 
-/// A partition without a record: everyone in service is in sync.
-fn new_partition(image: &Image, replicas: Vec<NodeId>, min_insync_replicas: u16) -> Partition {
-    let mut isr: Vec<NodeId> = replicas.iter().copied().filter(|n| image.unfenced(*n)).collect();
+/// A partition without a record: everyone who stays is in sync, or where nobody does, everyone in service.
+fn new_partition(
+    image: &Image,
+    replicas: Vec<NodeId>,
+    min_insync_replicas: u16,
+    stays: impl Fn(NodeId) -> bool,
+) -> Partition {
+    let mut isr: Vec<NodeId> = replicas.iter().copied().filter(|node| stays(*node)).collect();
+    if isr.is_empty() {
+        isr = replicas.iter().copied().filter(|node| image.unfenced(*node)).collect();
+    }
     let leader = isr.first().copied();
     isr.sort_unstable();
     let partition = Partition {

@@ -416,9 +416,11 @@ impl Active {
                                 topics.push(Err(beyond(config)));
                                 continue;
                             }
-                            let base = scratch.as_mut().unwrap_or(draft);
+                            let base: &Image = scratch.as_ref().unwrap_or(draft);
+                            let is_stopping = |node| self.stopping.contains(base, node);
+                            let start = self.placement;
                             let made =
-                                controller::create_topic(base, config, topic, self.placement);
+                                controller::create_topic(base, config, topic, start, is_stopping);
                             if let Ok((_, summary)) = &made {
                                 left = left.saturating_sub(summary.partitions.max(1) as usize);
                             }
@@ -510,7 +512,9 @@ fn note_rare_paths(image: &Image, records: &[Record], sometimes: &mut Vec<Mark>)
 mod tests {
     use super::*;
     use crate::Incarnation;
+    use crate::TopicId;
     use crate::config::QuorumConfig;
+    use crate::controller::message::NewTopic;
 
     const NODE: NodeId = NodeId(2);
 
@@ -618,5 +622,75 @@ mod tests {
         let answers = controller.register(1_250, 8);
         assert!(!refused_for_good(&answers), "its end is committed first");
         assert!(is_registered(&controller.register(1_251, 8)));
+    }
+
+    fn register(image: &Image, node: i32) -> ControllerMessage {
+        ControllerMessage::Register(Registration {
+            cluster: image.cluster,
+            life: 1,
+            replaces: None,
+            incarnation: Incarnation(node as u128),
+            synced: None,
+            kafka: ("localhost".into(), 9092),
+            peer: "localhost:1".into(),
+            rack: None,
+        })
+    }
+
+    /// Decides and commits all that waits.
+    fn commit(active: &mut Active, config: &Config, image: &mut Image) {
+        while let Some(decided) = active.decide(Instant(0), config, image, image.end) {
+            let offset = image.end;
+            image.apply(offset, active.term(), &decided.records);
+            active.on_applied(offset);
+        }
+    }
+
+    /// Who is stopping is known to one controller only, and told to the next.
+    #[test]
+    fn a_new_topic_is_not_placed_on_who_is_stopping() {
+        let config = crate::controller::tests::config();
+        let mut image = Image::default();
+        let mut active = Active::new(1, Instant(0), &image, 0);
+        let tell = |active: &mut Active, image: &Image, node: i32, message| {
+            active.on_message(Instant(0), image, NodeId(node), message);
+        };
+        for node in 1..=3 {
+            let registration = register(&image, node);
+            tell(&mut active, &image, node, registration);
+            commit(&mut active, &config, &mut image);
+            let epoch = image.brokers[&NodeId(node)].epoch;
+            tell(&mut active, &image, node, ControllerMessage::Heartbeat { epoch });
+            commit(&mut active, &config, &mut image);
+        }
+        let create = |active: &mut Active, image: &mut Image, name: &str, number| {
+            let topic = NewTopic {
+                id: TopicId([number; 16]),
+                name: name.into(),
+                partitions: Some(6),
+                replication_factor: Some(1),
+                assignments: Vec::new(),
+                configs: Vec::new(),
+            };
+            let request = AdminRequest::CreateTopics { topics: vec![topic], validate_only: false };
+            let (term, epoch) = (active.term(), image.brokers[&NodeId(1)].epoch);
+            let id = u64::from(number);
+            tell(active, image, 1, ControllerMessage::Administer { term, epoch, id, request });
+            commit(active, &config, image);
+            let made = image.topic(name).expect("it was made");
+            made.partitions.iter().any(|partition| partition.replicas.contains(&NodeId(2)))
+        };
+        assert!(create(&mut active, &mut image, "before", 1));
+        // It stays in the set of that topic: nobody else has its partitions.
+        let stopping = ControllerMessage::Stopping { epoch: image.brokers[&NodeId(2)].epoch };
+        for term in [1, 2] {
+            if term == 2 {
+                active = Active::new(term, Instant(0), &image, 0);
+            }
+            tell(&mut active, &image, 2, stopping.clone());
+            commit(&mut active, &config, &mut image);
+            assert!(image.unfenced(NodeId(2)));
+            assert!(!create(&mut active, &mut image, &format!("in-{term}"), 1 + term as u8));
+        }
     }
 }
