@@ -1,7 +1,7 @@
 //! Apache Kafka beside Milena.
 //!
 //! `schemas` holds our message types against the schemas in Kafka's own jar. `compare` starts one node of each, sends both
-//! the same requests and compares the answers field by field.
+//! the same requests and compares the answers field by field. `bugs` sees that planted bugs are found so.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 
 mod batches;
 mod brokers;
+mod bugs;
 mod check;
 mod compare;
 mod generate;
@@ -44,6 +45,14 @@ enum Command {
     Schemas,
     /// Send both brokers the same requests.
     Compare(Compare),
+    /// Plant the bugs of `tests/kafka/bugs` in a copy of the last commit, and see that comparing finds each.
+    Bugs {
+        /// How the names of the patches begin; all, if none is given
+        names: Vec<String>,
+        /// Sequences for each at most
+        #[arg(long, default_value_t = 150)]
+        sequences: u64,
+    },
 }
 
 #[derive(clap::Args)]
@@ -83,6 +92,7 @@ fn main() -> Result<()> {
             println!("all messages are Kafka's, field by field and version by version");
             Ok(())
         }
+        Command::Bugs { names, sequences } => bugs::find(&installed, &schemas, &names, sequences),
         Command::Compare(arguments) => {
             let milena = match &arguments.milena {
                 Some(path) => path.clone(),
