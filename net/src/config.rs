@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use milena_core::controller::configs::BATCH_BYTES_LIMIT;
 use milena_core::{Config, NodeId};
 
 use crate::files::Unsynced;
@@ -96,8 +97,8 @@ pub struct Tuning {
     /// Produce is refused when the file system has less room than this, or than journal files still to be filled, and the journal file in use
     #[arg(long, default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     pub reserve_bytes: u64,
-    /// Largest record batch taken from a producer
-    #[arg(long, default_value_t = 1_048_588, value_parser = clap::value_parser!(u32).range(1024..=64 << 20))]
+    /// Default of max.message.bytes
+    #[arg(long, default_value_t = 1_048_588, value_parser = clap::value_parser!(u32).range(1024..=BATCH_BYTES_LIMIT as i64))]
     pub message_max_bytes: u32,
     /// What a record batch may hold decompressed, bytes
     #[arg(long, default_value_t = 128 << 20)]
@@ -117,13 +118,16 @@ pub struct Tuning {
     /// A follower that lags for this long leaves the in-sync set, milliseconds
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(500..=600_000))]
     pub replica_lag_ms: u64,
-    /// Largest request of a Kafka client
+    /// Largest request of a Kafka client, and so the largest record batch, whatever max.message.bytes says; no batch is larger than 120 MiB
     #[arg(long, default_value_t = 100 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
     pub request_max_bytes: u32,
     /// Requests of Kafka clients that are not answered yet, bytes, beside 64 KiB of each connection; more of them wait to be
     /// read, and one that stops growing meanwhile loses its connection
     #[arg(long, default_value_t = 512 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     pub request_memory_bytes: u64,
+    /// Partitions of a topic, and partitions, topics or resources that a request of a Kafka client names; one that names more loses its connection
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    pub partitions_max: u32,
     /// Kafka connections of a node; without it, 10000, or as many as the limit of open files leaves room for
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections_max: Option<u32>,
@@ -196,6 +200,7 @@ impl Tuning {
         config.replication.lag_ms_max = self.replica_lag_ms;
         config.replication.batch_bytes_max = self.message_max_bytes;
         config.replication.opened_bytes_max = self.opened_max_bytes;
+        config.replication.partitions_max = self.partitions_max;
         config.replication.min_insync_replicas = self.min_insync_replicas;
         config
     }

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use milena_core::addresses::{Addresses, Dial, Failure};
+use milena_core::controller::configs::BATCH_BYTES_LIMIT;
 use milena_core::metadata::Image;
 use milena_core::peer::{self, PeerMessage};
 use milena_core::{Halt, Incarnation, NodeId, cluster_id};
@@ -38,8 +39,10 @@ const MAGIC: &[u8; 6] = b"milena";
 const FORMAT: u16 = 5;
 /// Largest hello.
 const HELLO_BYTES_MAX: usize = 1 << 10;
-/// Largest frame: a push is bounded by the configuration, far below.
+/// Largest frame.
 const FRAME_BYTES_MAX: usize = 128 << 20;
+/// A push holds one batch at least, whatever its size.
+const _: () = assert!(FRAME_BYTES_MAX >= BATCH_BYTES_LIMIT as usize + (1 << 20));
 /// Bytes that wait for a connected peer; beyond it pushes are dropped, and beyond twice of it everything.
 const QUEUE_BYTES_MAX: usize = 128 << 20;
 /// Messages kept for a peer that is not connected: the newest, as far as they fit.

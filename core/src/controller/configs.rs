@@ -60,8 +60,9 @@ const SEGMENT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Least `segment.bytes`: a segment is to hold more than its files' own cost.
 const SEGMENT_BYTES_MIN: i64 = 16 * 1024;
 
-/// Greatest `max.message.bytes`: a batch goes to a follower in one message, of which peers take 128 MiB.
-const BATCH_BYTES_LIMIT: u32 = 64 << 20;
+/// Largest batch of any topic, whatever its `max.message.bytes`: it goes to a follower in one message, of which peers take
+/// 128 MiB. No request of a client is that large unless `--request-max-bytes` is raised.
+pub const BATCH_BYTES_LIMIT: u32 = 120 << 20;
 
 /// Every configuration that a topic can have, by name.
 pub const TOPIC_CONFIGS: &[TopicConfig] = &[
@@ -82,7 +83,7 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
     TopicConfig {
         name: "max.message.bytes",
         broker_name: "message.max.bytes",
-        kind: Kind::Int { min: 0, max: BATCH_BYTES_LIMIT as i64 },
+        kind: Kind::Int { min: 0, max: i32::MAX as i64 },
         default: |config| config.replication.batch_bytes_max.to_string(),
         documentation: "Largest record batch taken from a producer, bytes.",
     },

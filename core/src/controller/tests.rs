@@ -488,11 +488,12 @@ fn names_numbers_and_configurations_are_checked() {
 #[test]
 fn a_batch_is_never_larger_than_what_peers_take() {
     let value = |bytes: u32| vec![("max.message.bytes".to_string(), Some(bytes.to_string()))];
-    assert!(configs::check_topic_configs(&value(64 << 20)).is_ok());
-    let refused = configs::check_topic_configs(&value((64 << 20) + 1)).unwrap_err();
+    for (asked, in_force) in [(64 << 20, 64 << 20), (i32::MAX as u32, configs::BATCH_BYTES_LIMIT)] {
+        let own = configs::check_topic_configs(&value(asked)).unwrap();
+        assert_eq!(configs::TopicSettings::new(&own, &config()).batch_bytes_max, in_force);
+    }
+    let refused = configs::check_topic_configs(&value(1 << 31)).unwrap_err();
     assert_eq!(refused.code, ErrorCode::INVALID_CONFIG);
-    let older = BTreeMap::from([("max.message.bytes".into(), i32::MAX.to_string())]);
-    assert_eq!(configs::TopicSettings::new(&older, &config()).batch_bytes_max, 64 << 20);
 }
 
 #[test]

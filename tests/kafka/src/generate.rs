@@ -228,6 +228,8 @@ impl<'a> Generator<'a> {
                 *self.pick(&["1000", "100000", "-1", "delete", "producer", "CreateTime", "x", ""])
             }
             (CREATE, "name") if self.config => *self.pick(&configs),
+            // Two of the names are taken already.
+            (CREATE, "name") if self.one_in(2) => return self.names[2].clone(),
             (32, "configuration_keys") => *self.pick(&configs),
             (32, "resource_name") if self.one_in(3) => *self.pick(&["1", "", "2", "x"]),
             (55, _) if !self.one_in(8) => "__cluster_metadata",

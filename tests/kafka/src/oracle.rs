@@ -55,6 +55,9 @@ impl<'a> Oracle<'a> {
         let [theirs, ours] = &mut sides;
         let theirs = versions(&theirs.ask(schemas, &asked)?)?;
         let ours = versions(&ours.ask(schemas, &asked)?)?;
+        for key_type in [0, 1] {
+            sides[0].find_coordinator(schemas, key_type)?;
+        }
         let mut apis = Vec::new();
         for (api, (first, last)) in ours {
             let known = theirs.get(&api).with_context(|| format!("Kafka has no API {api}"))?;

@@ -92,6 +92,21 @@ impl Side {
         }
     }
 
+    /// Has Kafka make the topic that it has for the coordinators of a type, which it does when one is first looked for.
+    pub fn find_coordinator(&mut self, schemas: &Schemas, key_type: i8) -> Result<()> {
+        let begun = Instant::now();
+        let body = json!({"key": "oracle", "key_type": key_type});
+        let asked = Asked { api: 10, version: 3, body };
+        loop {
+            let answer = self.ask(schemas, &asked)?;
+            if crate::compare::succeeded(&answer) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < SETTLE, "no coordinator in {answer:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Begins a sequence: a new connection, and no names of the one before.
     pub fn begin(&mut self) {
         self.stream = None;
