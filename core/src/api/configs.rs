@@ -32,6 +32,7 @@ const RESOURCE_TYPES: [i8; 5] = [
     RESOURCE_TYPE_GROUP,
 ];
 
+const TYPE_BOOLEAN: i8 = 1;
 const TYPE_STRING: i8 = 2;
 const TYPE_INT: i8 = 3;
 const TYPE_LONG: i8 = 5;
@@ -139,13 +140,17 @@ fn of_topic(known: &TopicConfig, topic: &Topic, config: &Config) -> DescribeConf
         config_source: if own.is_some() { SOURCE_TOPIC } else { SOURCE_DEFAULT },
         is_sensitive: false,
         synonyms: own_synonym.into_iter().chain([default]).collect(),
-        config_type: match known.kind {
-            Kind::Long { .. } => TYPE_LONG,
-            Kind::Int { .. } => TYPE_INT,
-            Kind::OneOf(_) if known.name == "cleanup.policy" => TYPE_LIST,
-            Kind::OneOf(_) => TYPE_STRING,
-        },
+        config_type: config_type(known),
         documentation: Some(known.documentation.into()),
+    }
+}
+
+fn config_type(known: &TopicConfig) -> i8 {
+    match known.kind {
+        Kind::Long { .. } => TYPE_LONG,
+        Kind::Int { .. } => TYPE_INT,
+        Kind::OneOf(_) if known.name == "cleanup.policy" => TYPE_LIST,
+        Kind::OneOf(_) => TYPE_STRING,
     }
 }
 
@@ -153,37 +158,39 @@ fn of_topic(known: &TopicConfig, topic: &Topic, config: &Config) -> DescribeConf
 fn of_broker(config: &Config) -> Vec<DescribeConfigsResourceResult> {
     let replication = &config.replication;
     let own = [
-        ("broker.id", TYPE_INT, config.node.to_string()),
-        ("node.id", TYPE_INT, config.node.to_string()),
-        ("broker.rack", TYPE_STRING, config.rack.clone().unwrap_or_default()),
-        ("auto.create.topics.enable", TYPE_STRING, "false".into()),
-        ("unclean.leader.election.enable", TYPE_STRING, "false".into()),
-        ("replica.lag.time.max.ms", TYPE_LONG, replication.lag_ms_max.to_string()),
-        ("broker.session.timeout.ms", TYPE_INT, config.quorum.broker_session_ms.to_string()),
-        ("broker.heartbeat.interval.ms", TYPE_INT, config.quorum.broker_heartbeat_ms.to_string()),
-        ("fetch.max.bytes", TYPE_INT, replication.fetch_bytes_max.to_string()),
+        ("broker.id", TYPE_INT, Some(config.node.to_string())),
+        ("node.id", TYPE_INT, Some(config.node.to_string())),
+        ("broker.rack", TYPE_STRING, config.rack.clone()),
+        ("auto.create.topics.enable", TYPE_BOOLEAN, Some("false".into())),
+        ("unclean.leader.election.enable", TYPE_BOOLEAN, Some("false".into())),
+        ("replica.lag.time.max.ms", TYPE_LONG, Some(replication.lag_ms_max.to_string())),
+        ("broker.session.timeout.ms", TYPE_INT, Some(config.quorum.broker_session_ms.to_string())),
+        (
+            "broker.heartbeat.interval.ms",
+            TYPE_INT,
+            Some(config.quorum.broker_heartbeat_ms.to_string()),
+        ),
+        ("fetch.max.bytes", TYPE_INT, Some(replication.fetch_bytes_max.to_string())),
     ];
-    let defaults = TOPIC_CONFIGS.iter().map(|known| {
-        let config_type = match known.kind {
-            Kind::Long { .. } => TYPE_LONG,
-            Kind::Int { .. } => TYPE_INT,
-            Kind::OneOf(_) => TYPE_STRING,
-        };
-        (known.broker_name, config_type, (known.default)(config))
-    });
+    let defaults = TOPIC_CONFIGS
+        .iter()
+        .map(|known| (known.broker_name, config_type(known), Some((known.default)(config))));
     own.into_iter()
         .chain(defaults)
         .map(|(name, config_type, value)| DescribeConfigsResourceResult {
             name: name.into(),
-            value: Some(value.clone()),
+            value: value.clone(),
             read_only: true,
             config_source: SOURCE_BROKER,
             is_sensitive: false,
-            synonyms: vec![DescribeConfigsSynonym {
-                name: name.into(),
-                value: Some(value),
-                source: SOURCE_BROKER,
-            }],
+            synonyms: value
+                .map(|value| DescribeConfigsSynonym {
+                    name: name.into(),
+                    value: Some(value),
+                    source: SOURCE_BROKER,
+                })
+                .into_iter()
+                .collect(),
             config_type,
             documentation: None,
         })
