@@ -10,6 +10,8 @@
 
 #[path = "storage/ghost.rs"]
 mod ghost;
+#[path = "storage/random.rs"]
+mod random;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -25,7 +27,8 @@ use milena_core::{
 use milena_sim::disk::{Disk, Fault, FileKind};
 use milena_wire::batch::{BatchBuilder, BatchHeader, Compression, batches};
 use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::Rng;
+use random::Random;
 
 /// What went wrong: the property, and the circumstances.
 type Violation = String;
@@ -56,25 +59,6 @@ fn config(random: &mut Random) -> Config {
         storage,
         quorum: QuorumConfig::default(),
         replication: ReplicationConfig::default(),
-    }
-}
-
-struct Random(ChaCha8Rng);
-
-impl Random {
-    fn new(seed: u64, label: u8) -> Random {
-        let mut bytes = [label; 32];
-        bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        Random(ChaCha8Rng::from_seed(bytes))
-    }
-    fn below(&mut self, limit: usize) -> usize {
-        ((u64::from(self.0.next_u32()) * limit as u64) >> 32) as usize
-    }
-    fn between(&mut self, low: usize, high: usize) -> usize {
-        low + self.below(high - low + 1)
-    }
-    fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
     }
 }
 
