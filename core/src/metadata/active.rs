@@ -519,23 +519,12 @@ mod tests {
     const NODE: NodeId = NodeId(2);
 
     fn config() -> Config {
-        Config {
-            node: NodeId(1),
-            controllers: Vec::new(),
-            broker: true,
-            controller: true,
-            kafka: (String::new(), 1),
-            peer: String::new(),
-            rack: None,
-            shards: 1,
-            storage: Default::default(),
-            quorum: QuorumConfig {
-                broker_session_ms: 1_000,
-                broker_heartbeat_ms: 250,
-                ..Default::default()
-            },
-            replication: Default::default(),
-        }
+        let quorum = QuorumConfig {
+            broker_session_ms: 1_000,
+            broker_heartbeat_ms: 250,
+            ..Default::default()
+        };
+        Config { quorum, ..crate::controller::tests::config() }
     }
 
     /// A controller whose entries are committed at once.
@@ -649,7 +638,7 @@ mod tests {
     /// Who is stopping is known to one controller only, and told to the next.
     #[test]
     fn a_new_topic_is_not_placed_on_who_is_stopping() {
-        let config = crate::controller::tests::config();
+        let config = config();
         let mut image = Image::default();
         let mut active = Active::new(1, Instant(0), &image, 0);
         let tell = |active: &mut Active, image: &Image, node: i32, message| {

@@ -411,6 +411,38 @@ fn filed_groups<'a>(
     Ok((loaded[at..].to_vec(), &segment.groups))
 }
 
+/// A group, and where it ends.
+struct Part {
+    group: Group,
+    next: Offset,
+    end: u64,
+}
+
+impl Part {
+    /// Reads it, below `until`: what lies past that is about to be cut.
+    fn read(&self, file: FileName, until: Offset) -> Step {
+        let (position, length) = (self.group.position, self.end - self.group.position);
+        let span = Span { position, length, groups: vec![self.group] };
+        Step::Span { file, span, upto: until, beyond: self.next.min(until) }
+    }
+}
+
+/// The groups of a segment that hold something from `from` on and below `until`, or what has to be loaded first.
+fn parts(
+    id: LogId,
+    segment: &Segment,
+    indexes: &mut Indexes,
+    from: Offset,
+    until: Offset,
+) -> Result<Vec<Part>, Step> {
+    let (filed, groups) = filed_groups(id, segment, indexes, from.max(segment.base))?;
+    let all: Vec<Group> = filed.iter().chain(groups).copied().collect();
+    let later = all.iter().skip(1).map(|group| (group.offset, group.position));
+    let ends = later.chain([(segment.next, segment.length)]);
+    let parts = all.iter().zip(ends).map(|(group, (next, end))| Part { group: *group, next, end });
+    Ok(parts.filter(|part| part.next > from && part.group.offset < until).collect())
+}
+
 fn next_of_time(
     id: LogId,
     log: &Log,
@@ -426,22 +458,12 @@ fn next_of_time(
         if until <= from || segment.base >= until || segment.max.0 < time {
             continue;
         }
-        let (filed, groups) = match filed_groups(id, segment, indexes, from.max(segment.base)) {
-            Ok(found) => found,
+        let parts = match parts(id, segment, indexes, from, until) {
+            Ok(parts) => parts,
             Err(step) => return Next::Ask(step),
         };
-        let all: Vec<Group> = filed.iter().chain(groups).copied().collect();
-        let mut later = all.iter().skip(1).map(|group| (group.offset, group.position));
-        for group in &all {
-            let (next, end) = later.next().unwrap_or((segment.next, segment.length));
-            if group.max_timestamp >= time && next > from && group.offset < until {
-                let (position, length) = (group.position, end - group.position);
-                let span = Span { position, length, groups: vec![*group] };
-                let file = segment.file(id);
-                // What lies past the border here is about to be cut.
-                let beyond = next.min(until);
-                return Next::Ask(Step::Span { file, span, upto: until, beyond });
-            }
+        if let Some(part) = parts.iter().find(|part| part.group.max_timestamp >= time) {
+            return Next::Ask(part.read(segment.file(id), until));
         }
     }
     let tail = log.tail.iter().filter(|batch| batch.next > from && batch.max_timestamp >= time);
@@ -475,28 +497,20 @@ fn next_of_largest(
             largest = largest.max(Some(segment.max.0));
             continue;
         }
-        let (filed, groups) = match filed_groups(id, segment, indexes, from.max(segment.base)) {
-            Ok(found) => found,
+        let parts = match parts(id, segment, indexes, from, until) {
+            Ok(parts) => parts,
             Err(step) => return Next::Ask(step),
         };
-        let all: Vec<Group> = filed.iter().chain(groups).copied().collect();
-        let mut later = all.iter().skip(1).map(|group| (group.offset, group.position));
         let file = segment.file(id);
-        for group in &all {
-            let (next, end) = later.next().unwrap_or((segment.next, segment.length));
-            if next <= from || group.offset >= until {
-                continue;
-            }
+        for part in parts {
+            let Part { group, next, end } = &part;
             // The last group may hold batches past a cut.
-            let is_whole = group.offset >= from && next <= until && end < segment.length;
+            let is_whole = group.offset >= from && *next <= until && *end < segment.length;
             let found = known.get(&(file, group.position)).copied();
             if let Some(time) = found.or(is_whole.then_some(group.max_timestamp)) {
                 largest = largest.max(Some(time));
             } else if to_read.as_ref().is_none_or(|(time, _)| *time < group.max_timestamp) {
-                let (position, length) = (group.position, end - group.position);
-                let span = Span { position, length, groups: vec![*group] };
-                let step = Step::Span { file, span, upto: until, beyond: next.min(until) };
-                to_read = Some((group.max_timestamp, step));
+                to_read = Some((group.max_timestamp, part.read(file, until)));
             }
         }
     }
