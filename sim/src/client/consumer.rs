@@ -41,6 +41,8 @@ struct Position {
     start: Offset,
     /// Of the last record that it was given.
     epoch: Epoch,
+    /// Highest epoch of the leaders that gave it records.
+    led: Epoch,
     asked: bool,
 }
 
@@ -429,8 +431,10 @@ impl Consumer {
             }
         }
         if data.diverging_epoch.end_offset >= 0 {
-            // A leader of the epoch of what was read, or of a later one, has all of it.
-            if exact && asked.fetched <= asked.epoch {
+            // A leader of the epoch in which it was read, or of a later one, has all of it. One that was deposed meanwhile may not:
+            // its successor has committed what is of an epoch before.
+            let read_in = asked.fetched.max(position.led);
+            if exact && (asked.fetched == NO_EPOCH || read_in <= asked.epoch) {
                 return Err(Violation::new(
                     "divergence",
                     format!(
@@ -496,6 +500,7 @@ impl Consumer {
                 };
                 history.read(position.place, record.offset, shown, &value, exact)?;
                 position.epoch = shown.epoch;
+                position.led = position.led.max(asked.epoch);
                 next += 1;
             }
             if next == from {
@@ -513,7 +518,7 @@ impl Consumer {
 
 impl Position {
     fn unknown(place: usize) -> Position {
-        Position { place, next: None, start: 0, epoch: NO_EPOCH, asked: false }
+        Position { place, next: None, start: 0, epoch: NO_EPOCH, led: NO_EPOCH, asked: false }
     }
 }
 
