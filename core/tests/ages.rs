@@ -1,5 +1,5 @@
-//! From when records count for retention, seen at the storage engine: segments end by time, a strange time neither keeps nor
-//! takes anything, and what was decided at the append holds over restarts.
+//! What records count for retention, seen at the storage engine: segments end by time, a strange time neither keeps nor takes
+//! anything, what was decided at the append holds over restarts, and what was cut counts for nothing.
 
 mod common;
 
@@ -176,4 +176,32 @@ fn the_rules_hold_for_what_comes_after_them() {
     world.restart(HOUR);
     assert_eq!(world.start_at(MORNING + 2 * WEEK), 0, "whoever believes such times keeps them");
     assert_eq!(world.start_at(MORNING + 502 * WEEK), 1);
+}
+
+#[test]
+fn what_was_cut_counts_for_no_bytes_to_keep() {
+    let mut world = World::new();
+    world.rules.bytes = 4_000;
+    world.store.set_segment_rules(LOG, world.rules);
+    (0..120).for_each(|_| world.append(&[MORNING]));
+    let size = world.store.log(LOG).expect("a log").bytes() / 120;
+    // Through a segment whose index is in its file.
+    let mut out = Outputs::default();
+    world.store.truncate(LOG, 60, &mut out);
+    let start = |world: &World, kept: u64| {
+        world.store.retention_start(LOG, MORNING, -1, kept as i64, Offset::MAX)
+    };
+    assert_eq!(start(&world, 0), 0, "while the cut has not reached the segments");
+    world.settle(out);
+    (0..50).for_each(|_| world.append(&[MORNING]));
+    for restarts in 0..2 {
+        let all = 110 * size;
+        let starts: Vec<Offset> = (0..=all).step_by(10).map(|kept| start(&world, kept)).collect();
+        for (kept, start) in (0..=all).step_by(10).zip(&starts) {
+            let left = (110 - *start as u64) * size;
+            assert!(left >= kept, "{left} bytes are left of {kept}, after {restarts} restarts");
+        }
+        assert!(starts[0] >= 60, "it goes where nothing is to be kept");
+        world.restart(0);
+    }
 }

@@ -14,7 +14,7 @@ use crate::{LogId, TopicId};
 
 const MAGIC: &[u8; 8] = b"MILENACP";
 const VERSION: u32 = 2;
-/// The version without the times from which segments count.
+/// The version without what segments count for retention, and from when.
 const VERSION_WITHOUT_AGES: u32 = 1;
 const HEADER: usize = 72;
 const EXISTS: u8 = 1;
@@ -80,6 +80,7 @@ pub(super) fn encode_entry(entry: &Entry) -> Bytes {
         bytes.i64(segment.next);
         bytes.i64(segment.max.0);
         bytes.i64(segment.max.1);
+        bytes.u64(segment.counted);
         bytes.i64(segment.begun);
         bytes.i64(segment.born);
         bytes.u8(u8::from(segment.closed));
@@ -109,7 +110,7 @@ pub(super) fn with_damage(entry: &Bytes, damaged_at: u64) -> Bytes {
     bytes.into()
 }
 
-/// `ages`: whether its version has the times from which segments count; where not, they stay `Timestamp::MIN`.
+/// `ages`: whether its version has what segments count for retention; where not, the times stay `Timestamp::MIN`.
 fn decode_entry(bytes: &Bytes, ages: bool) -> Option<(Entry, usize)> {
     let mut field = Reader(bytes);
     let length = field.u32()? as usize;
@@ -127,7 +128,10 @@ fn decode_entry(bytes: &Bytes, ages: bool) -> Option<(Entry, usize)> {
         segment.next = field.i64()?;
         segment.max = (field.i64()?, field.i64()?);
         if ages {
+            segment.counted = field.u64()?;
             (segment.begun, segment.born) = (field.i64()?, field.i64()?);
+        } else {
+            segment.counted = segment.length;
         }
         segment.closed = field.u8()? != 0;
         segment.filed = field.u32()?;

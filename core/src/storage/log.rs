@@ -356,9 +356,9 @@ impl Log {
         &self.visible.state
     }
 
-    /// Bytes of all segments and of what is not yet in them.
+    /// Bytes of all segments and of what is not yet in them, as far as they surely hold records that count.
     pub fn bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.length).sum::<u64>() + self.tail_bytes
+        self.segments.iter().map(|segment| segment.counted).sum::<u64>() + self.tail_bytes
     }
 }
 

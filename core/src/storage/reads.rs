@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use milena_wire::batch::{BatchHeader, DecompressLimit, record_iterator};
 
-use super::log::Log;
+use super::log::{Log, Op};
 use super::segment::{Batch, ENTRY, Group, Segment, Span, decode_groups, plan, verify};
 use super::{Read, ReadError, Store, StoreEvent, Ticket, Waiting};
 use crate::disk::{Command, FileName, Outcome, Success};
@@ -321,16 +321,20 @@ impl Store {
     ) -> Offset {
         let Some(log) = self.log(id) else { return 0 };
         let mut start = log.start();
+        if log.ops.iter().any(Op::cuts) {
+            // The segments hold what is cut until that has reached them; the next look knows better.
+            return start;
+        }
         let mut left = log.bytes();
         for segment in &log.segments {
             let next = segment.next.min(log.border());
             let last = next >= log.end();
             let expired = ms >= 0 && wall.saturating_sub(segment.born) > ms;
-            let too_large = bytes >= 0 && left.saturating_sub(segment.length) >= bytes as u64;
+            let too_large = bytes >= 0 && left.saturating_sub(segment.counted) >= bytes as u64;
             if next > upto || next <= segment.base || !(expired || too_large && !last) {
                 break;
             }
-            left -= segment.length;
+            left -= segment.counted;
             start = start.max(next);
         }
         start

@@ -49,6 +49,8 @@ pub(super) struct Segment {
     pub generation: u32,
     /// Bytes that hold batches and may be read.
     pub length: u64,
+    /// Bytes of it that surely hold records that count: where a cut went through a group, none from that group on.
+    pub counted: u64,
     /// Offset after the last record that counts; batches past it are cut.
     pub next: Offset,
     /// Largest timestamp and the last offset of its batch. Stays as it was where a truncation took that batch.
@@ -75,6 +77,7 @@ impl Segment {
             base,
             generation,
             length: 0,
+            counted: 0,
             next: base,
             max: (Timestamp::MIN, base),
             begun: Timestamp::MIN,
@@ -116,6 +119,7 @@ impl Segment {
         }
         self.born = self.born.max(born);
         self.length += size;
+        self.counted += size;
         self.next = next;
     }
 
@@ -131,6 +135,9 @@ impl Segment {
     pub fn cut(&mut self, to: Offset) {
         self.next = to;
         self.closed = true;
+        // Where the group that holds the cut is known by the file alone, nobody knows how much lies before it.
+        let whole = self.groups.iter().rfind(|group| group.offset <= to);
+        self.counted = self.counted.min(whole.map_or(0, |group| group.position));
         // Groups wholly past the cut need not be known; one that straddles it stays as it is, to be verified as a whole.
         while let Some(group) = self.groups.last()
             && group.offset >= to

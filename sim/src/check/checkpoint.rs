@@ -332,7 +332,7 @@ fn decode_entry(fields: &mut Fields<'_>) -> Option<(LogId, Entry)> {
     for _ in 0..fields.u32()? {
         let (base, generation) = (fields.u64()? as Offset, fields.u32()?);
         let length = fields.u64()?;
-        fields.take(8 + 8 + 8 + 8 + 8 + 1)?;
+        fields.take(8 + 8 + 8 + 8 + 8 + 8 + 1)?;
         let filed = u64::from(fields.u32()?);
         let groups = fields.u32()? as usize;
         fields.take(groups.checked_mul(32)?)?;

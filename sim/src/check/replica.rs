@@ -60,8 +60,8 @@ pub struct ReplicaLog {
     /// Batches from some offset at or below the start on, dense.
     pub batches: Vec<Batch>,
     undo: Vec<Undo>,
-    /// Where truncations cut it, and the bytes that they cut.
-    pub cuts: Vec<(Offset, u64)>,
+    /// Where truncations cut it.
+    pub cuts: Vec<Offset>,
     /// Everything below was found on the modelled disk when it was acknowledged.
     pub durable_to: Offset,
     /// Everything from the start to here equals what is committed.
@@ -111,8 +111,7 @@ impl ReplicaLog {
         self.end = to.min(self.end);
         self.durable_to = self.durable_to.min(to);
         self.agrees_to = self.agrees_to.min(to);
-        let cut = removed.iter().map(|batch| u64::from(batch.size)).sum();
-        self.cuts.push((to, cut));
+        self.cuts.push(to);
         self.undo.push(Undo { to, removed });
         &self.undo.last().expect("just pushed").removed
     }

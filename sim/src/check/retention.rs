@@ -83,12 +83,7 @@ impl Checks {
         let (Some(limits), Some(replica)) = (self.limits(log), replica) else { return Ok(()) };
         let trimmed = between(replica, replica.start, start);
         let rest = between(replica, start, replica.end);
-        // A segment that was cut counts with all of the group of batches that the cut went through.
-        let group = u64::from(self.storage.index_interval_bytes)
-            + u64::from(self.replication.batch_bytes_max);
-        let cuts = replica.cuts.iter().filter(|(at, _)| *at > start);
-        let mut after = rest.iter().map(|batch| u64::from(batch.size)).sum::<u64>()
-            + cuts.map(|(_, bytes)| *bytes.min(&group)).sum::<u64>();
+        let mut after = rest.iter().map(|batch| u64::from(batch.size)).sum::<u64>();
         for batch in trimmed.iter().rev() {
             let young = !limits.expired(batch.born, wall);
             if young && limits.bytes.is_none_or(|bytes| after < bytes) {
@@ -125,7 +120,10 @@ impl Checks {
         });
         let oldest = &held[..held.len().min(first + 1)];
         let bytes = size(held);
-        let large = limits.bytes.is_some_and(|most| bytes > most.saturating_add(limits.segment));
+        // Of a segment that was cut only what surely counts does: it may hold all but nothing more than that.
+        let cuts = replica.cuts.iter().filter(|at| **at > replica.start).count() as u64;
+        let slack = limits.segment * (1 + cuts);
+        let large = limits.bytes.is_some_and(|most| bytes > most.saturating_add(slack));
         // A segment counts from the latest of its batches.
         let born = oldest.iter().map(|batch| batch.born).max()?;
         let old = limits.expired(born, wall);

@@ -76,7 +76,7 @@ fn numbered(number: u64, low: u64, mark: u64, end: Offset, segment: u64) -> Vec<
     entry.extend(0_i64.to_le_bytes());
     entry.extend(1_u32.to_le_bytes());
     entry.extend(segment.to_le_bytes());
-    entry.extend([0; 41 + 8 + 4]);
+    entry.extend([0; 49 + 8 + 4]);
     let length = entry.len() as u32 + 4;
     let mut bytes = b"MILENACP".to_vec();
     bytes.extend([0; 8]);
