@@ -427,8 +427,9 @@ impl Cluster {
             return Ok(());
         }
         let Some(done) = sim.complete(slot) else { return Ok(()) };
-        if matches!(done.command, Command::Read { .. }) {
+        if let Command::Read { file, .. } = &done.command {
             self.spare_reads_beyond_budget(node);
+            self.spare_segment_beyond_budget(node, file);
         }
         let outcome = self.nodes[node].execute(&done.command);
         self.fingerprint.outcome(&outcome);

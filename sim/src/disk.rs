@@ -229,6 +229,8 @@ pub struct Disk {
     created: [u64; FileKind::ALL.len()],
     shears: bool,
     copies_on_write: bool,
+    /// Bits that were turned over: file, place and mask.
+    turned: Vec<(FileName, usize, u8)>,
 }
 
 impl Disk {
@@ -294,6 +296,9 @@ impl Disk {
     }
 
     fn perform(&mut self, command: &Command, random: &mut ChaCha8Rng) -> Outcome {
+        if let Command::Create { file } | Command::Remove { file } = command {
+            self.turned.retain(|(turned, ..)| turned != file);
+        }
         match command {
             Command::Create { file } => self.create(*file).map(|()| Success::Done),
             Command::Write { file, offset, data } => {
@@ -654,7 +659,26 @@ impl Disk {
         let flip = 1 << (bit % 8);
         file.cache[at] ^= flip;
         file.media[at] ^= flip;
+        self.turned.push((*name, at, flip));
         true
+    }
+
+    /// Whether a bit of a file was turned over.
+    pub fn is_turned(&self, name: &FileName) -> bool {
+        self.turned.iter().any(|(file, ..)| file == name)
+    }
+
+    /// Turns the bits of a file back that were turned over. Nothing may have been written there since.
+    pub fn turn_back(&mut self, name: &FileName) {
+        for (file, at, flip) in std::mem::take(&mut self.turned) {
+            if file != *name {
+                self.turned.push((file, at, flip));
+            } else if let Some(inode) = self.media_names.get(name) {
+                let file = &mut self.files[*inode as usize];
+                file.cache[at] ^= flip;
+                file.media[at] ^= flip;
+            }
+        }
     }
 
     /// From now on every read of a file fails. False where it has no durable name.

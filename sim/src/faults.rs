@@ -1,8 +1,8 @@
 //! How entries of a schedule strike: targets resolved, guards asked, and what a fault does to nodes, links and disks.
 
-use milena_core::NodeId;
 use milena_core::disk::{Command, FileName};
 use milena_core::local::LocalMessage;
+use milena_core::{LogId, NodeId};
 
 use crate::check::Checked;
 use crate::check::marks::Seen;
@@ -275,6 +275,15 @@ impl Cluster {
         if self.checks.may_reads_fail(node) && !self.checks.may_lose(node, &controllers) {
             self.nodes[node].disk.spare_reads();
             self.checks.on_reads_sound(node);
+        }
+    }
+
+    /// The same of bits that were turned over in a segment, which is about to be read.
+    pub(crate) fn spare_segment_beyond_budget(&mut self, node: usize, file: &FileName) {
+        let FileName::Segment { log, .. } = file else { return };
+        let spares = !self.schedule.setup.beyond_budget && self.nodes[node].disk.is_turned(file);
+        if spares && *log != LogId::METADATA && !self.checks.may_lose_log(node, *log) {
+            self.nodes[node].disk.turn_back(file);
         }
     }
 

@@ -324,12 +324,20 @@ impl Checks {
                 return false;
             }
         }
-        (1..self.logs.len()).all(|log| {
-            let truth = &self.logs[log];
-            let Some(partition) = &truth.partition else { return true };
-            let holds = partition.replicas.iter().any(|replica| (replica.0 - 1) as usize == node);
-            truth.deleted || !holds || self.survives_without(log, node)
-        })
+        (1..self.logs.len()).all(|log| self.may_lose_replica(node, log))
+    }
+
+    /// The same of one partition alone.
+    pub fn may_lose_log(&mut self, node: usize, log: LogId) -> bool {
+        let log = self.log_index(log);
+        self.may_lose_replica(node, log)
+    }
+
+    fn may_lose_replica(&mut self, node: usize, log: usize) -> bool {
+        let truth = &self.logs[log];
+        let Some(partition) = &truth.partition else { return true };
+        let holds = partition.replicas.iter().any(|replica| (replica.0 - 1) as usize == node);
+        truth.deleted || !holds || self.survives_without(log, node)
     }
 
     fn survives_without(&mut self, log: usize, lost: usize) -> bool {
