@@ -211,7 +211,7 @@ pub enum Event {
         /// Epoch of its last record, as it said.
         last_epoch: Epoch,
     },
-    /// When a produce with acks=all is answered without error.
+    /// When a produce with acks=all or acks=1 is answered without error.
     Produced {
         /// The log.
         log: LogId,
@@ -221,6 +221,8 @@ pub enum Event {
         base: Offset,
         /// Offset after the last.
         next: Offset,
+        /// Whether with acks=all.
+        all: bool,
     },
     /// When records leave for a consumer.
     Served {

@@ -250,7 +250,8 @@ impl World {
             Event::FollowerMoved { follower, end, .. } => {
                 format!("believes {follower} up to {end}")
             }
-            Event::Produced { base, next, .. } => format!("confirms {base}..{next}"),
+            Event::Produced { base, next, all: true, .. } => format!("confirms {base}..{next}"),
+            Event::Produced { base, next, .. } => format!("confirms its own {base}..{next}"),
             Event::Served { base, next, .. } => format!("serves {base}..{next}"),
             Event::Sometimes(mark)
                 if mark.name().starts_with("replica.") || mark.name().starts_with("fetch.") =>

@@ -305,10 +305,9 @@ impl Shard {
         let topic = &mut waiting.response.responses[written.topic];
         let answer = &mut topic.partition_responses[written.partition];
         if code == ErrorCode::NONE {
-            if waiting.acks == -1 {
-                let Written { epoch, base, next, .. } = written;
-                out.event(|| Event::Produced { log, epoch, base, next });
-            }
+            let Written { epoch, base, next, .. } = written;
+            let all = waiting.acks == -1;
+            out.event(|| Event::Produced { log, epoch, base, next, all });
         } else {
             answer.error_code = code;
             answer.base_offset = -1;

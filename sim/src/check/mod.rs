@@ -4,7 +4,7 @@
 //!   damage.rs     what was damaged on purpose, and what that excuses
 //!   replica.rs    one replica's log as its node told it, and what recovery may bring back
 //!   locations.rs  where each batch was written, found in the write commands by its checksum
-//!   partition.rs  P rules on events of partitions        (P1 to P10, P12, P13, P15, P16, P19 to P21, R3)
+//!   partition.rs  P rules on events of partitions        (P1 to P10, P12, P13, P15, P16, P19 to P21, P25, R3)
 //!                 and on appends to the metadata log     (P9, P16, R5 to R7, R10)
 //!   metadata.rs   the committed image and its sets       (P10 to P12, P24, R9)
 //!   retention.rs  what retention may take, and must        (P23, L13, L14)
@@ -286,8 +286,11 @@ impl Checks {
             Event::FollowerMoved { log, epoch, follower, end, last_epoch } => {
                 self.on_follower_moved(node, *log, *epoch, follower.0, *end, *last_epoch)
             }
-            Event::Produced { log, epoch, base, next } => {
+            Event::Produced { log, epoch, base, next, all: true } => {
                 self.on_produced(node, *log, *epoch, *base, *next)
+            }
+            Event::Produced { log, epoch, base, next, all: false } => {
+                self.on_produced_here(node, disk, *log, *epoch, *base, *next)
             }
             Event::Served { log, base, next, asked } => {
                 self.on_served(node, *log, (*base, *next), *asked)

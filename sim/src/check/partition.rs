@@ -545,6 +545,28 @@ impl Checks {
         Ok(())
     }
 
+    /// P25: what is acknowledged with acks=1 is on its leader's disk, in the epoch that it was written in.
+    pub(super) fn on_produced_here(
+        &mut self,
+        node: usize,
+        disk: &Disk,
+        log: LogId,
+        epoch: Epoch,
+        base: Offset,
+        next: Offset,
+    ) -> Checked {
+        let log = self.log_index(log);
+        self.speaks(node, "acknowledges a produce")?;
+        let replica = self.replica(node, log);
+        let held = replica.at(base).map(|index| replica.batches[index]);
+        if held.is_none_or(|batch| (batch.next, batch.epoch) != (next, epoch)) {
+            let at = self.at(node, log);
+            let story = format!("{at} acknowledges {base}..{next} of epoch {epoch} and has it not");
+            return Err(Violation::new("P25", story));
+        }
+        self.must_be_durable(node, disk, log, next, "P25")
+    }
+
     /// P15: only what is committed is served; P10: and only by who has led the epoch that was asked for.
     pub(super) fn on_served(
         &mut self,

@@ -266,11 +266,11 @@ fn p10_what_another_epoch_has_caused() {
 #[test]
 fn p13_acknowledged_and_not_committed() {
     let mut stage = Stage::replicated();
-    let produced = Event::Produced { log: LOG, epoch: 1, base: 0, next: 1 };
+    let produced = Event::Produced { log: LOG, epoch: 1, base: 0, next: 1, all: true };
     stage.trips("P13", 0, produced.clone());
     let mut stage = Stage::committed();
     stage.ok(0, produced);
-    stage.trips("P13", 0, Event::Produced { log: LOG, epoch: 2, base: 0, next: 1 });
+    stage.trips("P13", 0, Event::Produced { log: LOG, epoch: 2, base: 0, next: 1, all: true });
 }
 
 #[test]
@@ -285,8 +285,22 @@ fn p13_acknowledged_on_too_few_disks() {
     }
     stage.ok(0, moved);
     stage.show(|partition| partition.min_isr = 2).expect("one is not enough any more");
-    let produced = Event::Produced { log: LOG, epoch: 1, base: 0, next: 1 };
+    let produced = Event::Produced { log: LOG, epoch: 1, base: 0, next: 1, all: true };
     stage.trips_as("P13", "on 1 disks where 2 are needed", 0, produced);
+}
+
+#[test]
+fn p25_acknowledged_by_the_leader_alone_and_not_on_its_disk() {
+    let produced = |epoch| Event::Produced { log: LOG, epoch, base: 0, next: 1, all: false };
+    for (epoch, synced, fine) in [(1, true, true), (1, false, false), (2, true, false)] {
+        let mut stage = Stage::with_partition();
+        stage.store(0, LOG, 0, 1, 1, synced);
+        match fine {
+            true => stage.ok(0, produced(epoch)),
+            false => stage.trips("P25", 0, produced(epoch)),
+        }
+    }
+    Stage::with_partition().trips("P25", 0, produced(1));
 }
 
 #[test]
