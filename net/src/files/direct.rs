@@ -1,19 +1,14 @@
-//! Disk commands straight on the file system.
-//!
-//! Open files are kept and the least recently used one is closed at a cap, so that the number of descriptors does not grow
-//! with the number of partitions. A file that has unsynced writes is closed only when no other is left to close, and is synced
-//! first: the kernel may forget a failed write-back together with the file that nobody holds open.
+//! Disk commands straight on the file system, through files that are kept open ([`OpenFiles`]).
 //!
 //! Where the system has no descriptor or memory left to open or read a file, a command waits until it has: that says nothing
 //! about the file, and an error would make core believe that the disk is damaged. A write or a sync is never tried again, whatever its
 //! error: the next sync could say yes to what the kernel has dropped.
 
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,8 +17,9 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use super::disk_error;
+use super::open::{Open, OpenFiles};
 
-/// Open files at most, unless more than that have unsynced writes.
+/// Files that are kept open.
 const OPEN_FILES_MAX: usize = 768;
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 /// A file is filled with a sync after each so many bytes.
@@ -34,34 +30,19 @@ const SLICES_MAX: usize = 1024;
 /// The files of one data directory.
 pub struct Direct {
     root: PathBuf,
-    open: Mutex<HashMap<FileName, Arc<Open>>>,
-    uses: AtomicU64,
+    open: OpenFiles,
     /// Whether a folder's own entry in the root is known to be synced, by [`Directory`].
     rooted: [AtomicBool; Directory::ALL.len()],
-}
-
-struct Open {
-    file: File,
-    last_use: AtomicU64,
-    unsynced: AtomicBool,
-    /// Whether a sync that nobody asked for has failed: the next one that is asked for says so.
-    failed: AtomicBool,
-}
-
-impl Open {
-    fn sync(&self) -> io::Result<()> {
-        if self.failed.load(Ordering::Relaxed) {
-            return Err(Errno::IO.into());
-        }
-        self.unsynced.store(false, Ordering::Relaxed);
-        self.file.sync_data()
-    }
 }
 
 impl Direct {
     /// The files below `root`, which exists.
     pub fn new(root: PathBuf) -> Direct {
-        Direct { root, open: Mutex::default(), uses: AtomicU64::new(0), rooted: Default::default() }
+        Direct::over(root, OpenFiles::new(OPEN_FILES_MAX, Box::new(File::sync_data)))
+    }
+
+    fn over(root: PathBuf, open: OpenFiles) -> Direct {
+        Direct { root, open, rooted: Default::default() }
     }
 
     /// The data directory.
@@ -90,7 +71,7 @@ impl Direct {
         loop {
             match attempt() {
                 Err(error) if is_shortage(&error) => {
-                    self.close_what_is_synced();
+                    self.open.close_what_is_synced();
                     patience.wait(&error);
                 }
                 outcome => return outcome,
@@ -98,18 +79,11 @@ impl Direct {
         }
     }
 
-    /// Gives descriptors back; a file is opened again when it is needed.
-    fn close_what_is_synced(&self) {
-        self.open().retain(|_, entry| is_in_use(entry) || entry.unsynced.load(Ordering::Relaxed));
-    }
-
     fn attempt(&self, command: &Command) -> io::Result<Success> {
         match command {
             Command::Create { file } => self.create(*file)?,
             Command::Write { file, offset, data } => {
-                let open = self.file(*file)?;
-                open.unsynced.store(true, Ordering::Relaxed);
-                write_all_at(&open.file, data, *offset)?;
+                self.file(*file)?.write(|file| write_all_at(file, data, *offset))?;
             }
             Command::Read { file, offset, length } => {
                 let open = self.file(*file)?;
@@ -120,36 +94,31 @@ impl Direct {
                 return Ok(Success::Length(self.file(*file)?.file.metadata()?.len()));
             }
             Command::Sync { file } => {
-                self.file(*file)?.sync()?;
+                self.open.sync(&*self.file(*file)?)?;
             }
             Command::Fill { file, offset, length } => {
                 let open = self.file(*file)?;
-                open.unsynced.store(true, Ordering::Relaxed);
                 // Really written: reserved alone, each later sync would have to note what is no longer unwritten.
                 // Synced piece by piece: a process that is asked to stop meanwhile cannot end before the sync that runs.
                 let (mut at, end) = (*offset, offset + length);
                 while at < end {
                     let count = ZEROS.len().min((end - at) as usize);
-                    write_all_at(&open.file, &[Bytes::from_static(&ZEROS[..count])], at)?;
+                    let zeros = [Bytes::from_static(&ZEROS[..count])];
+                    open.write(|file| write_all_at(file, &zeros, at))?;
                     at += count as u64;
                     if (at - offset).is_multiple_of(FILL_SYNC_BYTES) || at == end {
-                        open.sync()?;
+                        self.open.sync(&open)?;
                     }
                 }
             }
             Command::Rename { from, to } => {
-                let mut open = self.open();
-                open.remove(from);
-                open.remove(to);
                 std::fs::rename(self.path(*from), self.path(*to))?;
+                self.open.rename(*from, *to);
             }
-            Command::Remove { file } => {
-                self.open().remove(file);
-                match std::fs::remove_file(self.path(*file)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
+            Command::Remove { file } => match std::fs::remove_file(self.path(*file)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => self.open.remove(*file),
+            },
             Command::SyncDirectory { directory } => self.sync_directory(*directory)?,
             Command::List { directory } => {
                 return self.patiently(|| self.list(*directory)).map(Success::Names);
@@ -173,7 +142,7 @@ impl Direct {
             }
             other => other,
         })?;
-        self.keep(&mut self.open(), file, made).unsynced.store(true, Ordering::Relaxed);
+        self.open.begin(file, made);
         Ok(())
     }
 
@@ -205,63 +174,14 @@ impl Direct {
         Ok(names)
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<FileName, Arc<Open>>> {
-        self.open.lock().expect("no panic while the table is held")
-    }
-
     fn file(&self, file: FileName) -> io::Result<Arc<Open>> {
-        if let Some(found) = self.kept(&self.open(), file) {
+        if let Some(found) = self.open.get(file) {
             return Ok(found);
         }
         let path = self.path(file);
         let opened = self.patiently(|| OpenOptions::new().read(true).write(true).open(&path))?;
-        let mut open = self.open();
-        // Another lane may have opened it meanwhile.
-        let found = self.kept(&open, file);
-        Ok(found.unwrap_or_else(|| self.keep(&mut open, file, opened)))
+        Ok(self.open.keep(file, opened))
     }
-
-    fn kept(&self, open: &HashMap<FileName, Arc<Open>>, file: FileName) -> Option<Arc<Open>> {
-        let found = open.get(&file)?;
-        found.last_use.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        Some(found.clone())
-    }
-
-    fn keep(
-        &self,
-        open: &mut HashMap<FileName, Arc<Open>>,
-        name: FileName,
-        file: File,
-    ) -> Arc<Open> {
-        while open.len() >= OPEN_FILES_MAX {
-            let idle = open.iter().filter(|(_, entry)| !is_in_use(entry));
-            let oldest = idle.min_by_key(|(_, entry)| {
-                (entry.unsynced.load(Ordering::Relaxed), entry.last_use.load(Ordering::Relaxed))
-            });
-            let Some(oldest) = oldest.map(|(name, _)| *name) else { break };
-            let unsynced = &open[&oldest];
-            if unsynced.unsynced.load(Ordering::Relaxed) && unsynced.sync().is_err() {
-                // Whoever wanted another file is not the one to be told. It stays open until its own sync is asked for.
-                unsynced.failed.store(true, Ordering::Relaxed);
-                unsynced.unsynced.store(true, Ordering::Relaxed);
-                break;
-            }
-            open.remove(&oldest);
-        }
-        let entry = Arc::new(Open {
-            file,
-            last_use: AtomicU64::new(self.uses.fetch_add(1, Ordering::Relaxed)),
-            unsynced: AtomicBool::new(false),
-            failed: AtomicBool::new(false),
-        });
-        open.insert(name, entry.clone());
-        entry
-    }
-}
-
-/// Whether somebody holds it beside the table, who may be about to write.
-fn is_in_use(entry: &Arc<Open>) -> bool {
-    Arc::strong_count(entry) > 1
 }
 
 /// Whether the system lacks something that has nothing to do with the file.
@@ -330,23 +250,4 @@ pub(super) fn write_all_at(file: &File, data: &[Bytes], mut offset: u64) -> io::
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use milena_core::disk::DiskError;
-
-    /// A sync that failed while nobody asked is told to whoever asks next, and its file is not closed before.
-    #[test]
-    fn a_failed_sync_is_not_forgotten_with_its_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let files = Direct::new(directory.path().to_path_buf());
-        let file = |index| FileName::Journal { layout: 1, journal: 0, index };
-        files.execute(&Command::Create { file: file(0) }).unwrap();
-        files.file(file(0)).unwrap().failed.store(true, Ordering::Relaxed);
-        for index in 1..=OPEN_FILES_MAX as u32 {
-            files.execute(&Command::Create { file: file(index) }).unwrap();
-        }
-        files.close_what_is_synced();
-        assert_eq!(files.execute(&Command::Sync { file: file(0) }), Err(DiskError::Io(5)));
-        assert_eq!(files.execute(&Command::Sync { file: file(1) }), Ok(Success::Done));
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@
 mod direct;
 pub mod lanes;
 mod memory;
+mod open;
 
 use std::fs::File;
 use std::io;
