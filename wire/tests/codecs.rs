@@ -57,6 +57,10 @@ fn lz4_frames_are_those_that_java_reads() {
     assert!(!lz4_taken(&lz4(&[0x60, 0x40, 0x83], END)), "header checksum");
     assert!(!lz4_taken(&lz4(independent, &[])), "no end mark");
     assert!(!lz4_taken(&lz4(independent, &END[1..])), "half an end mark");
+    assert!(
+        lz4_taken(&lz4(independent, &[0, 0, 0, 0x80])),
+        "a block that is stored and empty ends too"
+    );
     assert!(lz4_taken(&lz4(independent, &[END, b"behind"].concat())), "what follows is not read");
     let mut linked = Vec::new();
     {
@@ -82,6 +86,8 @@ fn lz4_frames_are_those_that_java_reads() {
         encoder.write_all(&record()).unwrap();
         let mut frame = encoder.finish().unwrap();
         assert!(lz4_taken(&frame), "{block_checksums} {content_checksum} {sized}");
+        let cut = lz4_taken(&frame[..frame.len() - 1]);
+        assert!(!cut, "a byte is missing of the end mark or of the checksum behind it");
         if block_checksums {
             let last = frame.len() - 4 * (2 + usize::from(content_checksum));
             frame[last] ^= 1;
@@ -131,7 +137,7 @@ fn snappy_streams_are_those_that_java_reads() {
         stream
     };
     assert!(snappy_taken(&framed(1, &[&bare])));
-    assert!(!snappy_taken(&framed(0, &[&bare])), "a version before the first");
+    assert!(snappy_taken(&framed(0, &[&bare])), "versions are not looked at");
     assert!(snappy_taken(&[framed(1, &[]), framed(1, &[&bare])].concat()), "a header again");
     let whole = framed(1, &[&bare]);
     assert!(snappy_taken(&[&whole[..], &[0; 3]].concat()), "no length fits behind it");

@@ -1,6 +1,7 @@
 //! Apache Kafka beside Milena.
 //!
-//! `schemas` holds our message types against the schemas in Kafka's own jar. `compare` starts one node of each, sends both
+//! `schemas` holds our message types against the schemas in Kafka's own jar. `codecs` has Kafka's own reader read what our
+//! codecs take. `compare` starts one node of each, sends both
 //! the same requests and compares the answers field by field. `bugs` sees that planted bugs are found so.
 
 use std::env;
@@ -15,6 +16,7 @@ mod batches;
 mod brokers;
 mod bugs;
 mod check;
+mod codecs;
 mod compare;
 mod generate;
 mod install;
@@ -43,6 +45,8 @@ struct Arguments {
 enum Command {
     /// Hold our message types against Kafka's schemas.
     Schemas,
+    /// Have Apache Kafka's own reader and ours read compressed batches, sound and spoilt.
+    Codecs,
     /// Send both brokers the same requests.
     Compare(Compare),
     /// Plant the bugs of `tests/kafka/bugs` in a copy of the last commit, and see that comparing finds each.
@@ -92,6 +96,7 @@ fn main() -> Result<()> {
             println!("all messages are Kafka's, field by field and version by version");
             Ok(())
         }
+        Command::Codecs => codecs::compare(&installed),
         Command::Bugs { names, sequences } => bugs::find(&installed, &schemas, &names, sequences),
         Command::Compare(arguments) => {
             let milena = match &arguments.milena {

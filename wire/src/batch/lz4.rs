@@ -1,6 +1,6 @@
 //! LZ4's frame format as far as Apache Kafka reads it: version 1, independent blocks, no dictionary, a header checksum that
-//! fits and an end mark; block checksums are held to where there are any. A size of the contents and their checksum are
-//! passed over, and so is what stands behind the end mark.
+//! fits and an end mark; block checksums are held to where there are any. A size of the contents and their checksum must be
+//! there where the frame says so, and are passed over, as is what stands behind the frame.
 
 use std::hash::Hasher;
 use std::io::{self, Read};
@@ -16,6 +16,7 @@ const VERSION: u8 = 0b0100_0000;
 const INDEPENDENT: u8 = 0b0010_0000;
 const BLOCK_CHECKSUMS: u8 = 0b0001_0000;
 const CONTENT_SIZE: u8 = 0b0000_1000;
+const CONTENT_CHECKSUM: u8 = 0b0000_0100;
 const RESERVED: u8 = 0b0000_0011;
 /// The bits of the second byte that say how large a block may be; the others are zero.
 const BLOCK_SIZE_MASK: u8 = 0b0111_0000;
@@ -27,6 +28,7 @@ pub(super) struct Lz4Reader<'a> {
     rest: &'a [u8],
     block_bytes_max: usize,
     block_checksums: bool,
+    content_checksum: bool,
     block: Vec<u8>,
     /// How much of the block has been read.
     position: usize,
@@ -63,17 +65,28 @@ impl<'a> Lz4Reader<'a> {
             return Err(BatchError::Decompress);
         }
         let block_checksums = flags & BLOCK_CHECKSUMS != 0;
-        let (block, position, ended) = (Vec::new(), 0, false);
-        Ok(Lz4Reader { rest, block_bytes_max, block_checksums, block, position, ended })
+        let content_checksum = flags & CONTENT_CHECKSUM != 0;
+        Ok(Lz4Reader {
+            rest,
+            block_bytes_max,
+            block_checksums,
+            content_checksum,
+            block: Vec::new(),
+            position: 0,
+            ended: false,
+        })
     }
 
     fn next_block(&mut self) -> Result<(), BatchError> {
         let declared = take_u32(&mut self.rest)?;
-        if declared == 0 {
+        let length = (declared & !STORED) as usize;
+        if length == 0 {
+            if self.content_checksum {
+                take_u32(&mut self.rest)?;
+            }
             self.ended = true;
             return Ok(());
         }
-        let length = (declared & !STORED) as usize;
         if length > self.block_bytes_max {
             return Err(BatchError::Decompress);
         }
