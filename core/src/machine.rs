@@ -261,4 +261,6 @@ pub enum Timer {
     DiskRetry,
     /// When a request to another machine or node is sent again.
     Retry,
+    /// When a node without a controller says whom it hears.
+    Waiting,
 }

@@ -57,6 +57,7 @@ fn recover(disk: &mut InstantDisk, now: Now) -> Store {
                 let outcome = disk.apply(&command);
                 recovery.step(now, Input::Disk { op, outcome }, &mut out);
             }
+            Output::Log { .. } => {}
             other => panic!("{other:?}"),
         }
     }

@@ -62,6 +62,8 @@ struct World {
     /// What was applied at each offset, by whomever.
     hashes: BTreeMap<Offset, u64>,
     sometimes: BTreeMap<Mark, u32>,
+    /// What operators were told, by which node.
+    lines: Vec<(i32, String)>,
     /// The node that is to halt, and why it did.
     halts: Option<(i32, Option<Halt>)>,
 }
@@ -87,6 +89,7 @@ impl World {
             doubled: 0,
             hashes: BTreeMap::new(),
             sometimes: BTreeMap::new(),
+            lines: Vec::new(),
             halts: None,
         };
         for node in 1..=nodes {
@@ -134,7 +137,8 @@ impl World {
                 recovery.step(self.clock(), input, &mut out);
             }
             if let Some(recovered) = recovery.take() {
-                assert!(out.queue.is_empty());
+                let told = |output: &Output| matches!(output, Output::Log { .. });
+                assert!(out.queue.iter().all(told));
                 break recovered;
             }
             let disk = self.disks.get_mut(&node).unwrap();
@@ -209,7 +213,7 @@ impl World {
                     let outcome = self.disks.get_mut(&node).unwrap().apply(&command);
                     self.later(100, node, Coming::Disk { op, outcome });
                 }
-                Output::Log { .. } => {}
+                Output::Log { line, .. } => self.lines.push((node, line)),
                 Output::Halt(why) if self.halts == Some((node, None)) => {
                     self.halts = Some((node, Some(why)));
                     self.stop(node);
@@ -276,6 +280,11 @@ impl World {
     fn active(&self) -> Option<i32> {
         let active = |process: &Process| process.metadata.view().active;
         self.up.iter().filter_map(|(node, p)| Some((active(p)?, *node))).max().map(|(_, n)| n)
+    }
+
+    /// How often a line was logged, by any node.
+    fn told(&self, line: &str) -> usize {
+        self.lines.iter().filter(|(_, said)| said == line).count()
     }
 
     fn administer(&mut self, node: i32, id: u64, request: Request) {
@@ -421,9 +430,14 @@ fn a_silent_broker_is_fenced_and_let_in_again() {
     let partition = world.partition(other, "t");
     assert!(partition.leader.is_some_and(|leader| leader != gone));
     assert_eq!((partition.isr.len(), partition.leader_epoch), (2, 1));
+    let line = format!(
+        "broker {leader} is fenced, for it was not heard in time: 1 partition has another leader"
+    );
+    assert_eq!(world.told(&line), 1, "{:?}", world.lines);
 
     world.start(leader);
     world.until("back", 20 * SECOND, |world| world.serving(leader));
+    assert!(world.told(&format!("broker {leader} is in service")) > 0, "{:?}", world.lines);
     assert!(!world.partition(leader, "t").isr.contains(&gone));
     world.pass(100);
     world.propose("t", &[1, 2, 3]);
@@ -432,6 +446,42 @@ fn a_silent_broker_is_fenced_and_let_in_again() {
     let back = move |world: &World| world.partition(leader, "t").leader == Some(gone);
     world.until("the preferred replica leads again", 20 * SECOND, back);
     assert!(world.sometimes[&Mark::ControllerGivenBack] > 0);
+}
+
+#[test]
+fn operators_are_told_of_a_missing_majority_and_of_sets_under_their_minimum() {
+    let mut world = World::new(3, 5);
+    world.until("serving", 20 * SECOND, World::all_serve);
+    assert_eq!(world.create(1, 1, "t"), ErrorCode::NONE);
+    let leader = world.partition(1, "t").leader.expect("all serve").0;
+    let mut two = [leader, 1 + leader % 3];
+    two.sort_unstable();
+    world.propose("t", &two);
+    world.until("shrunk", SECOND, |world| world.partition(1, "t").isr.len() == 2);
+    let under = "fewer replicas of 1 partition are in sync than min.insync.replicas, so that acks=all is refused: t-0";
+    assert_eq!(world.told(under), 0);
+    world.pass(100);
+    world.propose("t", &[leader]);
+    world.until("shrunk", SECOND, |world| world.partition(1, "t").isr.len() == 1);
+    assert_eq!(world.told(under), 1, "{:?}", world.lines);
+    world.pass(100);
+    world.propose("t", &[1, 2, 3]);
+    world.until("grown", SECOND, |world| world.partition(1, "t").isr.len() == 3);
+    let enough = "enough replicas of 1 partition are in sync again: t-0";
+    assert_eq!(world.told(enough), 1, "{:?}", world.lines);
+
+    world.stop(2);
+    world.stop(3);
+    world.pass(30 * SECOND);
+    let alone =
+        "waiting for a majority of the controllers: heard from 1 of 3, not from nodes 2 and 3";
+    assert_eq!(world.told(alone), 1, "{:?}", world.lines);
+    world.start(2);
+    world.until("a controller again", 20 * SECOND, |world| world.active().is_some());
+    world.pass(SECOND);
+    let leader = world.active().expect("nobody has gone");
+    let over = (1, format!("node {leader} is the active controller"));
+    assert!(world.lines.contains(&over), "{:?}", world.lines);
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! Nothing is decided here: decisions about partitions are pure functions in [`crate::controller`], and what is committed is
 //! the quorum's. This only carries: entries to the image, the image to the shards, requests to the controller.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use milena_wire::Request;
@@ -21,7 +21,8 @@ use super::active::Active;
 use super::admin::{Admin, Asker};
 use super::broker::{Lifecycle, Stopped, Turn};
 use super::describe::{Described, Describing};
-use super::{DecodeError, Image, decode_records, encode_records};
+use super::waiting::Waiting;
+use super::{DecodeError, Image, decode_records, encode_records, news};
 use crate::api::admin::{admin_request, admin_response};
 use crate::api::describe_quorum;
 use crate::controller::message::{ControllerMessage, Damage};
@@ -50,6 +51,7 @@ pub struct Metadata {
     seen: Option<Seen>,
     admin: Admin,
     describing: Describing,
+    waiting: Waiting,
     /// Messages from this node's broker to its own controller and back.
     loopback: VecDeque<ControllerMessage>,
     rng: ChaCha8Rng,
@@ -108,6 +110,7 @@ impl Metadata {
             seen: None,
             admin: Admin::default(),
             describing: Describing::default(),
+            waiting: Waiting::default(),
             loopback: VecDeque::new(),
             rng,
             halted: false,
@@ -173,6 +176,27 @@ impl Metadata {
             }
         }
         self.leave_in_good_order(now, out);
+        self.tell_of_waiting(now, out);
+    }
+
+    /// Says who is heard where there has been no controller for a while.
+    fn tell_of_waiting(&mut self, now: Now, out: &mut Outputs) {
+        let (node, leader) = (self.config.node, self.quorum.leader());
+        if leader.is_some() && self.waiting.line_at().is_none() {
+            return;
+        }
+        let line = self.waiting.line(now.mono, node, &self.controllers(), leader);
+        let level = if leader.is_some() { LogLevel::Info } else { LogLevel::Warn };
+        line.into_iter().for_each(|line| out.log(level, line));
+    }
+
+    /// Who may lead: the voters, or before there are any those of the configuration.
+    fn controllers(&self) -> BTreeSet<NodeId> {
+        let voters = self.quorum.voters();
+        if voters.is_empty() {
+            return self.config.controllers.iter().map(|(node, _)| *node).collect();
+        }
+        voters.keys().copied().collect()
     }
 
     /// Ends a stop in good order: others have taken over as this node's metadata shows, or there is nobody to ask.
@@ -278,6 +302,10 @@ impl Metadata {
         out: &mut Outputs,
     ) -> Result<(), DecodeError> {
         let records = decode_records(payload)?;
+        if self.active.as_ref().is_some_and(|active| active.term() == epoch) {
+            let lines = news::of_entry(&self.image, &records);
+            lines.into_iter().for_each(|(level, line)| out.log(level, line));
+        }
         let image = Arc::make_mut(&mut self.image);
         image.apply(offset, epoch, &records);
         let hash = image.hash;
@@ -406,6 +434,9 @@ impl Metadata {
     }
 
     fn on_peer(&mut self, now: Now, from: NodeId, message: PeerMessage, out: &mut Outputs) {
+        if self.quorum.leader().is_none() {
+            self.waiting.heard(now.mono, from);
+        }
         match message {
             PeerMessage::Founding(message) => {
                 self.quorum.on_founding_message(now, from, message, &mut self.store, out);
@@ -589,6 +620,7 @@ impl Machine for Metadata {
             (look_at, Timer::Controller),
             (self.admin.next_timeout(), Timer::Retry),
             (self.describing.next_timeout(), Timer::Retry),
+            (self.waiting.line_at(), Timer::Waiting),
         ];
         let own = own.into_iter().filter_map(|(at, timer)| Some((at?, timer)));
         own.chain(self.quorum.next_timeout()).chain(self.store.next_timeout()).min()

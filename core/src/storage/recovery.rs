@@ -61,7 +61,19 @@ pub struct Recovery {
     stored: Stored,
     quorum_damaged: bool,
     stores: Vec<Store>,
+    begun: Instant,
+    told: Told,
     done: Option<Recovered>,
+}
+
+/// What an operator is told of a recovery.
+#[derive(Debug, Default)]
+struct Told {
+    files: usize,
+    bytes: u64,
+    changes: usize,
+    damaged: usize,
+    torn: bool,
 }
 
 /// What recovery hands over.
@@ -120,6 +132,8 @@ impl Recovery {
             },
             quorum_damaged: false,
             stores: Vec::new(),
+            begun: Instant::default(),
+            told: Told::default(),
             done: None,
         }
     }
@@ -131,6 +145,7 @@ impl Recovery {
         }
         match input {
             Input::Start => {
+                self.begun = now.mono;
                 let lists = Directory::ALL.map(|directory| Command::List { directory });
                 self.script.push_back(lists.to_vec());
             }
@@ -378,6 +393,8 @@ impl Recovery {
                 Some(Success::Bytes(bytes)) => Some(bytes),
                 _ => None,
             };
+            self.told.files += 1;
+            self.told.bytes += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
             self.reading.add(file, bytes);
         }
         match self.to_read.pop_front() {
@@ -397,6 +414,9 @@ impl Recovery {
         }
         let spare = reading.spare();
         let merged = replay::merge(reading.images, old.shards, &self.names);
+        self.told.changes = merged.logs.values().map(|log| log.replay.len()).sum();
+        self.told.damaged = merged.logs.values().filter(|log| log.damaged).count();
+        self.told.torn = merged.torn;
         if merged.torn {
             out.event(|| Event::Sometimes(Mark::RecoveryTornTail));
         }
@@ -531,6 +551,7 @@ impl Recovery {
                 });
             }
         }
+        self.tell(now, out);
         let mut stores = std::mem::take(&mut self.stores);
         let shards = stores.split_off(1);
         let metadata = stores.pop().expect("the quorum's engine");
@@ -540,6 +561,27 @@ impl Recovery {
             metadata,
             shards,
         });
+    }
+
+    /// One line: what was found, and how long it took.
+    fn tell(&self, now: Now, out: &mut Outputs) {
+        let Told { files, bytes, changes, damaged, torn } = self.told;
+        let took = now.mono.ms_since(self.begun);
+        if files == 0 {
+            let line = format!("the data directory was empty and is prepared, in {took} ms");
+            return out.log(LogLevel::Info, line);
+        }
+        let logs: usize = self.stores.iter().map(|store| store.logs.len()).sum();
+        let mut line = format!(
+            "recovered {logs} logs in {took} ms: {changes} changes replayed from {files} files of {bytes} bytes"
+        );
+        if torn {
+            line += ", a torn tail cut that nobody was told of";
+        }
+        if damaged > 0 {
+            line += &format!(", {damaged} damaged");
+        }
+        out.log(if damaged > 0 { LogLevel::Warn } else { LogLevel::Info }, line);
     }
 }
 
