@@ -18,11 +18,13 @@ use milena_core::local::LocalMessage;
 use milena_core::peer::PeerMessage;
 use milena_core::{Halt, Input, LogLevel, Machine, NodeId, Now, Output, Outputs, Place};
 
+use crate::accept::{self, Acceptor};
 use crate::files::Files;
 use crate::files::lanes::{Done, Lanes};
 use crate::kafka::{Connections, Counts, Limits};
 use crate::peers::{Hello, Peers};
 use crate::runtime::{self, Bound, Clock, Detached, Notify, TcpListener, mpsc, select};
+use crate::warnings::{self, Kind};
 
 /// Inputs stepped before the disk and the sockets get their turn.
 const INPUTS_PER_TURN: usize = 512;
@@ -245,7 +247,9 @@ impl Worker {
             }
         };
         let halt = move |why| halting.halt(why);
-        let peers = Peers::new(first.hello, self.shared.clock, deliver, halt);
+        let (clock, warnings) = (self.shared.clock, self.shared.counts.warnings.clone());
+        runtime::spawn(look_after(self.shared.clone()));
+        let peers = Peers::new(first.hello, clock, warnings, deliver, halt);
         first.peers.iter().for_each(|(node, address)| peers.given(*node, address));
         runtime::spawn(peers.clone().accept(runtime::listen(first.peer_listener).await?));
         self.peers = Some(peers);
@@ -334,7 +338,7 @@ impl Worker {
             }
             Mail::Client(stream) => match (stream.attach(), &self.connections) {
                 (Ok(stream), Some(connections)) => connections.open(stream),
-                (Err(error), _) => tracing::warn!("a connection was lost: {error}"),
+                (Err(error), _) => lost(&self.shared, &error),
                 (_, None) => {}
             },
             Mail::Stop => self.stopping = true,
@@ -437,21 +441,38 @@ async fn accept(own: usize, listener: TcpListener, connections: Rc<Connections>,
         .map(|(_, worker)| *worker)
         .collect();
     let mut turns = workers.iter().copied().cycle();
+    let (clock, warnings) = (shared.clock, shared.counts.warnings.clone());
+    let acceptor = Acceptor { listener, whom: "Kafka clients", clock, warnings };
     loop {
-        match listener.accept().await {
-            Ok((stream, address)) => match turns.next() {
-                Some(worker) if worker != own => match Detached::new(stream) {
-                    Ok(stream) => {
-                        let _ = shared.mailboxes[worker].send(Mail::Client(stream));
-                    }
-                    Err(error) => tracing::warn!("connection of {address} was lost: {error}"),
-                },
-                _ => connections.open(stream),
+        let (stream, _) = match acceptor.next().await {
+            Ok(accepted) => accepted,
+            Err(halt) => return shared.halt(halt),
+        };
+        match turns.next() {
+            Some(worker) if worker != own => match Detached::new(stream) {
+                Ok(stream) => {
+                    let _ = shared.mailboxes[worker].send(Mail::Client(stream));
+                }
+                Err(error) => lost(&shared, &error),
             },
-            Err(error) => {
-                tracing::warn!("accepting a connection: {error}");
-                runtime::sleep(Duration::from_millis(100)).await;
-            }
+            _ => connections.open(stream),
+        }
+    }
+}
+
+/// A connection did not come from one thread to another.
+fn lost(shared: &Shared, error: &std::io::Error) {
+    let line = || format!("a connection was lost: {error}");
+    shared.counts.warnings.warn_of_own(shared.clock.mono(), Kind::LostConnection, line);
+}
+
+/// Says what was counted meanwhile, and ends the node where its files have had no descriptor for too long.
+async fn look_after(shared: Shared) {
+    loop {
+        runtime::sleep(warnings::SWEEP).await;
+        shared.counts.warnings.sweep(shared.clock.mono());
+        if shared.files.is_exhausted() {
+            return shared.halt(accept::exhausted());
         }
     }
 }

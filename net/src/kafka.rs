@@ -28,7 +28,7 @@ use milena_wire::{
     Request, RequestError, Response, decode_request, encode_response,
     unsupported_api_versions_response,
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::frames::{FrameError, FrameReader, push_frame, write_some};
 use crate::host::Inbox;
@@ -36,6 +36,7 @@ use crate::runtime::{
     self, AbortHandle, Clock, Notify, OwnedReadHalf, OwnedSemaphorePermit, OwnedWriteHalf,
     Semaphore, TcpStream, select,
 };
+use crate::warnings::{Kind, Warnings};
 
 /// Fetches of one connection in flight: the one that waits and the next. Answers go out in order, so more of them would only
 /// hold memory, and how much is known only then: each has at least one batch.
@@ -110,6 +111,8 @@ pub struct Counts {
     overdraft: Arc<Semaphore>,
     /// Connections that wait for either.
     waiting: AtomicUsize,
+    /// What is said of connections, so that it is not said without end.
+    pub warnings: Arc<Warnings>,
 }
 
 impl Counts {
@@ -121,6 +124,7 @@ impl Counts {
             request_memory: Arc::new(Semaphore::new(limits.request_memory_max)),
             overdraft: Arc::new(Semaphore::new(1)),
             waiting: AtomicUsize::new(0),
+            warnings: Arc::default(),
         }
     }
 }
@@ -226,10 +230,10 @@ impl Connections {
         let (Ok(address), Ok(())) = (stream.peer_addr(), stream.set_nodelay(true)) else { return };
         if self.counts.connections.fetch_add(1, Ordering::Relaxed) >= self.limits.connections_max {
             self.counts.connections.fetch_sub(1, Ordering::Relaxed);
-            warn!(
-                "connection of {address} closed: there are {} already",
-                self.limits.connections_max
-            );
+            let most = self.limits.connections_max;
+            self.warn(Kind::TooManyConnections, address, || {
+                format!("connection of {address} closed: there are {most} already")
+            });
             return;
         }
         let id = ClientId(self.counts.next_client.fetch_add(1, Ordering::Relaxed));
@@ -305,6 +309,15 @@ impl Connections {
         left.into_iter().for_each(|client| self.remove(client));
     }
 
+    fn closed_for(&self, address: SocketAddr, error: &dyn std::fmt::Display) {
+        let line = || format!("connection of {address} closed: {error}");
+        self.warn(Kind::BadRequest, address, line);
+    }
+
+    fn warn(&self, kind: Kind, from: SocketAddr, line: impl FnOnce() -> String) {
+        self.counts.warnings.warn(self.clock.mono(), kind, from.ip(), line);
+    }
+
     fn remove(&self, client: ClientId) {
         let Some(connection) = self.open.borrow_mut().remove(&client) else { return };
         self.counts.connections.fetch_sub(1, Ordering::Relaxed);
@@ -319,7 +332,7 @@ impl Connections {
             Refusal::Frame(FrameError::Closed) => debug!("{}: closed", connection.address),
             Refusal::Frame(error) => debug!("{}: {error}", connection.address),
             Refusal::Request(error) => {
-                warn!("connection of {} closed: {error}", connection.address);
+                self.closed_for(connection.address, &error);
             }
         }
         self.remove(connection.id);
@@ -346,7 +359,7 @@ impl Connections {
                 }
                 Err(error) => {
                     if matches!(error, FrameError::Length { .. }) {
-                        warn!("connection of {} closed: {error}", connection.address);
+                        self.closed_for(connection.address, &error);
                     }
                     return Refusal::Frame(error);
                 }
@@ -487,20 +500,20 @@ impl Connections {
             let mut reading = connection.reading.borrow_mut();
             if reading.waits_since.is_some_and(|at| now.ms_since(at) > WAIT_MS) && !reading.told {
                 reading.told = true;
-                warn!(
-                    "connection of {} waits: requests that are not answered hold all of --request-memory-bytes, {budget}",
-                    connection.address
-                );
+                let address = connection.address;
+                self.warn(Kind::WaitsForMemory, address, || {
+                    format!("connection of {address} waits: requests that are not answered hold all of --request-memory-bytes, {budget}")
+                });
             }
             if reading.has_stalled(now, &self.limits) && !connection.is_full(&self.limits) {
                 stalled.push((connection.id, connection.address));
             }
         }
         for (client, address) in stalled {
-            warn!(
-                "connection of {address} closed: its request has not grown for {} ms and others wait for the memory that it holds",
-                self.limits.stalled_ms_max
-            );
+            let ms = self.limits.stalled_ms_max;
+            self.warn(Kind::HoldsMemory, address, || {
+                format!("connection of {address} closed: its request has not grown for {ms} ms and others wait for the memory that it holds")
+            });
             self.remove(client);
         }
     }

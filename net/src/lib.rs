@@ -5,6 +5,7 @@
 //! [`host`] steps the shard's machine and gives [`files`] what it wants written and [`peers`] what it wants sent; disk and
 //! peers answer to the host, which steps the machine again, and the answer goes to the slot and out.
 
+pub mod accept;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -15,3 +16,4 @@ pub mod kafka;
 pub mod node;
 pub mod peers;
 pub mod runtime;
+pub mod warnings;

@@ -11,6 +11,7 @@ use milena_core::local::LocalMessage;
 use milena_core::node::{Boot, Node};
 use milena_core::{Config, Halt, Input, Machine, Output, Outputs, Place};
 
+use crate::accept;
 use crate::files::{Files, OpenError, Unsynced};
 use crate::host::{self, First, Mail, Mailbox, Placed, Shared};
 use crate::kafka::{Counts, Limits};
@@ -222,6 +223,9 @@ fn recover(config: &Config, files: &Files, clock: Clock) -> Result<Node, StartEr
             match output {
                 Output::Disk { op, command } => {
                     let outcome = files.execute(&command);
+                    if files.is_exhausted() {
+                        return Err(StartError::Halt(accept::exhausted()));
+                    }
                     inputs.push_back(Input::Disk { op, outcome });
                 }
                 Output::Log { level, line } => host::log(config.node, level, &line),

@@ -17,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -27,11 +28,13 @@ use milena_core::peer::{self, PeerMessage};
 use milena_core::{Halt, Incarnation, NodeId, cluster_id};
 use tracing::{debug, info, warn};
 
+use crate::accept::Acceptor;
 use crate::frames::{FrameError, FrameReader, push_frame, write_some};
 use crate::runtime::{
     self, AsyncReadExt, AsyncWriteExt, Clock, Notify, OwnedReadHalf, OwnedWriteHalf, TcpListener,
     TcpStream, select,
 };
+use crate::warnings::{Kind, Warnings};
 
 /// First bytes of a connection. Frozen.
 const MAGIC: &[u8; 6] = b"milena";
@@ -131,6 +134,7 @@ pub struct Peers {
     /// Where the others are.
     book: RefCell<Addresses>,
     clock: Clock,
+    warnings: Arc<Warnings>,
     known: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
     /// Connections from peers that are open.
     connections: Cell<usize>,
@@ -163,12 +167,14 @@ impl Peers {
     pub fn new(
         hello: Hello,
         clock: Clock,
+        warnings: Arc<Warnings>,
         deliver: impl Fn(NodeId, PeerMessage) + 'static,
         halt: impl Fn(Halt) + 'static,
     ) -> Rc<Peers> {
         Rc::new(Peers {
             book: RefCell::new(Addresses::new(hello.from)),
             clock,
+            warnings,
             hello: RefCell::new(hello),
             known: RefCell::default(),
             connections: Cell::new(0),
@@ -257,14 +263,14 @@ impl Peers {
                             Failure::Unreached
                         }
                         End::Refused(why) => {
-                            warn!("{address} refuses to be peer {} of this node: {why}", peer.node);
+                            self.refused(&peer, &address, &why);
                             Failure::Refused
                         }
                         End::Duplicate(why) => {
                             if self.book.borrow().is_duplicate(self.clock.mono(), peer.node) {
                                 return (self.halt)(Halt::Operator(why));
                             }
-                            warn!("{address} refuses to be peer {} of this node: {why}", peer.node);
+                            self.refused(&peer, &address, &why);
                             Failure::Duplicate
                         }
                     }
@@ -284,6 +290,11 @@ impl Peers {
                 warn!("{line}");
             }
         }
+    }
+
+    fn refused(&self, peer: &Peer, address: &str, why: &str) {
+        let line = || format!("{address} refuses to be peer {} of this node: {why}", peer.node);
+        self.warnings.warn(self.clock.mono(), Kind::RefusedByPeer, address, line);
     }
 
     async fn write(&self, peer: &Peer, address: &str, stream: TcpStream) -> End {
@@ -312,34 +323,39 @@ impl Peers {
 
     /// Accepts connections for ever.
     pub async fn accept(self: Rc<Self>, listener: TcpListener) {
+        let (clock, warnings) = (self.clock, self.warnings.clone());
+        let acceptor = Acceptor { listener, whom: "peers", clock, warnings };
         loop {
-            match listener.accept().await {
-                Ok((_, address)) if self.connections.get() >= CONNECTIONS_MAX => {
-                    warn!("peer connection from {address} closed: there are {CONNECTIONS_MAX}");
-                }
-                Ok((stream, address)) => {
-                    let peers = self.clone();
-                    peers.connections.set(peers.connections.get() + 1);
-                    runtime::spawn(async move {
-                        // What goes back is single bytes that show a sign of life; a connection that is gone says so when it is read.
-                        let _ = stream.set_nodelay(true);
-                        let (from, mut to) = stream.into_split();
-                        let mut frames = FrameReader::new(from, HELLO_BYTES_MAX);
-                        if let Err(refusal) =
-                            peers.clone().read(address, &mut frames, &mut to).await
-                        {
-                            warn!("peer connection from {address} is refused: {}", refusal.why);
-                            refuse(&mut frames, &mut to, &refusal).await;
-                        }
-                        peers.connections.set(peers.connections.get() - 1);
-                    });
-                }
-                Err(error) => {
-                    warn!("accepting a peer connection: {error}");
-                    runtime::sleep(Duration::from_millis(100)).await;
-                }
+            let (stream, address) = match acceptor.next().await {
+                Ok(accepted) => accepted,
+                Err(halt) => return (self.halt)(halt),
+            };
+            if self.connections.get() >= CONNECTIONS_MAX {
+                self.warn(Kind::TooManyPeers, address, || {
+                    format!("peer connection from {address} closed: there are {CONNECTIONS_MAX}")
+                });
+                continue;
             }
+            let peers = self.clone();
+            peers.connections.set(peers.connections.get() + 1);
+            runtime::spawn(async move {
+                // What goes back is single bytes that show a sign of life; a connection that is gone says so when it is read.
+                let _ = stream.set_nodelay(true);
+                let (from, mut to) = stream.into_split();
+                let mut frames = FrameReader::new(from, HELLO_BYTES_MAX);
+                if let Err(refusal) = peers.clone().read(address, &mut frames, &mut to).await {
+                    peers.warn(Kind::RefusedPeer, address, || {
+                        format!("peer connection from {address} is refused: {}", refusal.why)
+                    });
+                    refuse(&mut frames, &mut to, &refusal).await;
+                }
+                peers.connections.set(peers.connections.get() - 1);
+            });
         }
+    }
+
+    fn warn(&self, kind: Kind, from: SocketAddr, line: impl FnOnce() -> String) {
+        self.warnings.warn(self.clock.mono(), kind, from.ip(), line);
     }
 
     /// Delivers what comes on a connection until it ends, or is to be refused.

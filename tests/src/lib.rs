@@ -123,6 +123,20 @@ impl Node {
         self.process.as_mut().is_some_and(|p| matches!(p.try_wait(), Ok(None)))
     }
 
+    /// Waits until its process has ended of itself; its exit code.
+    pub fn ended(&mut self, limit: Duration) -> Result<Option<i32>> {
+        let end = Instant::now() + limit;
+        let process = self.process.as_mut().context("it was started")?;
+        loop {
+            if let Some(status) = process.try_wait()? {
+                self.process = None;
+                return Ok(status.code());
+            }
+            ensure!(Instant::now() < end, "node {} runs on", self.id);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The process id, while it was started and not killed.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)

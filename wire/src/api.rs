@@ -5,6 +5,8 @@
 
 use bytes::Bytes;
 
+use crate::api_names::ApiName;
+
 use crate::{
     ErrorCode,
     codec::{Codec, DecodeError, Decoder, Encoder, TopLevel},
@@ -230,7 +232,7 @@ pub enum RequestError {
         correlation_id: i32,
     },
     /// Another API or version that is not served. Kafka closes the connection.
-    #[error("version {api_version} of API {api_key} is not supported")]
+    #[error("version {api_version} of {} is not supported", ApiName(*api_key))]
     Unsupported {
         /// Kafka's number of the API.
         api_key: i16,

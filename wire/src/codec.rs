@@ -11,6 +11,8 @@ use std::mem;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::api_names::ApiName;
+
 /// Memory that any frame may take while it is decoded, in bytes, however short it is.
 const MEMORY_FLOOR: usize = 8 << 20;
 /// Memory that a frame may take while it is decoded, per byte of its own.
@@ -62,7 +64,7 @@ pub enum DecodeError {
     #[error("tag {0} does not fill its declared size")]
     TagSize(u32),
     /// An API key or version that this crate does not speak.
-    #[error("version {api_version} of API {api_key} is not supported")]
+    #[error("version {api_version} of {} is not supported", ApiName(*api_key))]
     Unsupported {
         /// Kafka's number of the API.
         api_key: i16,

@@ -7,6 +7,7 @@
 //! What this crate does not do: sockets, length prefixes, and the meaning of any message.
 
 pub mod api;
+mod api_names;
 pub mod batch;
 pub mod codec;
 mod error_code;

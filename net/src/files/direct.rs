@@ -1,7 +1,8 @@
 //! Disk commands straight on the file system, through files that are kept open ([`OpenFiles`]).
 //!
 //! Where the system has no descriptor or memory left to open or read a file, a command waits until it has: that says nothing
-//! about the file, and an error would make core believe that the disk is damaged. A write or a sync is never tried again, whatever its
+//! about the file, and an error would make core believe that the disk is damaged. Where there is none for ever, nothing is said of
+//! the command, and the node ends. A write or a sync is never tried again, whatever its
 //! error: the next sync could say yes to what the kernel has dropped.
 
 use std::fs::{File, OpenOptions};
@@ -18,6 +19,7 @@ use rustix::io::Errno;
 
 use super::disk_error;
 use super::open::{Open, OpenFiles};
+use crate::accept::{EXHAUSTED_MS, is_exhaustion};
 
 /// Files that are kept open.
 const OPEN_FILES_MAX: usize = 768;
@@ -33,6 +35,8 @@ pub struct Direct {
     open: OpenFiles,
     /// Whether a folder's own entry in the root is known to be synced, by [`Directory`].
     rooted: [AtomicBool; Directory::ALL.len()],
+    /// Whether a command found no descriptor for too long.
+    exhausted: AtomicBool,
 }
 
 impl Direct {
@@ -42,7 +46,12 @@ impl Direct {
     }
 
     fn over(root: PathBuf, open: OpenFiles) -> Direct {
-        Direct { root, open, rooted: Default::default() }
+        Direct { root, open, rooted: Default::default(), exhausted: AtomicBool::new(false) }
+    }
+
+    /// Whether a command was given up for want of descriptors: its outcome says nothing about the disk.
+    pub fn is_exhausted(&self) -> bool {
+        self.exhausted.load(Ordering::Acquire)
     }
 
     /// The data directory.
@@ -72,6 +81,10 @@ impl Direct {
             match attempt() {
                 Err(error) if is_shortage(&error) => {
                     self.open.close_what_is_synced();
+                    if patience.is_over() && is_exhaustion(&error) {
+                        self.exhausted.store(true, Ordering::Release);
+                        return Err(error);
+                    }
                     patience.wait(&error);
                 }
                 outcome => return outcome,
@@ -200,6 +213,10 @@ impl Patience {
     const PAUSE: Duration = Duration::from_millis(20);
     /// Pauses between two lines: ten seconds.
     const LINE_EVERY: u32 = 500;
+
+    fn is_over(&self) -> bool {
+        Self::PAUSE * self.waits >= Duration::from_millis(EXHAUSTED_MS)
+    }
 
     fn wait(&mut self, error: &io::Error) {
         if self.waits.is_multiple_of(Self::LINE_EVERY) {

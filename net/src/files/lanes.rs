@@ -159,6 +159,9 @@ fn run(files: &Files, lane: usize, batch: Vec<(OpId, Command)>, report: &impl Fn
     let mut finished = Vec::with_capacity(batch.len());
     for (op, command) in batch {
         let outcome = files.execute(&command);
+        if files.is_exhausted() {
+            return;
+        }
         finished.push(Done { op, outcome, file: command.file(), lane });
         if matches!(command, Command::Sync { .. } | Command::Read { .. }) {
             report(std::mem::take(&mut finished));

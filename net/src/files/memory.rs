@@ -70,6 +70,11 @@ impl Memory {
         Ok(Memory { direct, state: Mutex::new(state), syncs })
     }
 
+    /// As the files below say.
+    pub fn is_exhausted(&self) -> bool {
+        self.direct.is_exhausted()
+    }
+
     /// Carries out one command.
     pub fn execute(&self, command: &Command) -> Outcome {
         let mut state = self.state.lock().expect("no panic while the table is held");

@@ -106,6 +106,15 @@ impl Files {
         }
     }
 
+    /// Whether a command was given up because there was no descriptor for too long. Its outcome says nothing about the disk, so
+    /// that it must not be told, and the node ends.
+    pub fn is_exhausted(&self) -> bool {
+        match &self.mode {
+            Mode::Direct(direct) => direct.is_exhausted(),
+            Mode::Memory(memory) => memory.is_exhausted(),
+        }
+    }
+
     /// How many files were synced since it was opened.
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)

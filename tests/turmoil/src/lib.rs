@@ -1,6 +1,8 @@
 //! The production driver with turmoil's network and clock in the place of the real ones: every module is the driver's own
 //! file, connections, worker and disk loops included; only `runtime` is another.
 
+#[path = "../../../net/src/accept.rs"]
+pub mod accept;
 #[path = "../../../net/src/files/mod.rs"]
 pub mod files;
 #[path = "../../../net/src/frames.rs"]
@@ -14,3 +16,5 @@ pub mod node;
 #[path = "../../../net/src/peers.rs"]
 pub mod peers;
 pub mod runtime;
+#[path = "../../../net/src/warnings.rs"]
+pub mod warnings;
