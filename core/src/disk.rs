@@ -270,7 +270,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// The file whose order of commands this one keeps; none for those about folders and the file system.
+    /// The file that it is about; none for those about folders and the file system.
     pub fn file(&self) -> Option<FileName> {
         match self {
             Command::Create { file }
@@ -283,6 +283,16 @@ impl Command {
             | Command::Remove { file } => Some(*file),
             Command::SyncDirectory { .. } | Command::List { .. } | Command::FreeSpace => None,
         }
+    }
+
+    /// The files whose order of commands it keeps: a rename comes after what was asked before, and before what is asked later, of
+    /// the old name and of the new one.
+    pub fn files(&self) -> [Option<FileName>; 2] {
+        let target = match self {
+            Command::Rename { to, .. } => Some(*to),
+            _ => None,
+        };
+        [self.file(), target]
     }
 }
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -34,10 +34,17 @@ struct Backwards {
     held: Vec<(ClientId, u64)>,
     fetches: Vec<(ClientId, u64)>,
     due: Option<milena_core::Instant>,
+    hangups: Hangups,
 }
+
+/// The connections of which the machine was told that they are gone.
+type Hangups = Arc<Mutex<Vec<ClientId>>>;
 
 impl Machine for Backwards {
     fn step(&mut self, now: Now, input: Input, out: &mut Outputs) {
+        if let Input::Request { client, .. } = &input {
+            assert!(!self.hangups.lock().unwrap().contains(client), "a request after the end");
+        }
         match input {
             Input::Request { client, id, request, .. } => match request {
                 Request::ApiVersions(_) => {
@@ -71,7 +78,10 @@ impl Machine for Backwards {
                     self.due = Some(now.mono.after_ms(20));
                 }
             },
-            Input::Hangup { client } => self.held.retain(|(held, _)| *held != client),
+            Input::Hangup { client } => {
+                self.held.retain(|(held, _)| *held != client);
+                self.hangups.lock().unwrap().push(client);
+            }
             _ => {}
         }
         if self.held.len() >= 3 || self.due.is_some_and(|due| due <= now.mono) {
@@ -99,6 +109,7 @@ struct Server {
     peer_address: String,
     mailbox: Mailbox,
     thread: Option<Thread>,
+    hangups: Hangups,
     _directory: tempfile::TempDir,
 }
 
@@ -141,8 +152,10 @@ impl Server {
             peer_listener: peer,
             kafka_listener: Some(kafka),
         };
+        let hangups = Hangups::default();
+        let machine = Backwards { hangups: hangups.clone(), ..Backwards::default() };
         let thread = Thread::start("test".into(), move || {
-            let machine: Box<dyn Machine + Send> = Box::new(Backwards::default());
+            let machine: Box<dyn Machine + Send> = Box::new(machine);
             host::work(0, shared, vec![(Place::Shard(0), machine)], mail, Some(first))
         });
         Server {
@@ -150,6 +163,7 @@ impl Server {
             peer_address,
             mailbox,
             thread: Some(thread.unwrap()),
+            hangups,
             _directory: directory,
         }
     }
@@ -266,7 +280,8 @@ fn fetches_in_flight_are_bounded() {
     }
 }
 
-/// Neither the request for which the machine closes nor one before it that has no answer keeps the connection open.
+/// Neither the request for which the machine closes nor one before it that has no answer keeps the connection open. The machine
+/// hears that it is gone, once, as of one that its client closes.
 #[test]
 fn a_connection_that_the_machine_closes_is_closed_after_what_was_answered() {
     let server = Server::start(Limits::default());
@@ -280,6 +295,15 @@ fn a_connection_that_the_machine_closes_is_closed_after_what_was_answered() {
     assert!(connection.receive(ApiKey::Produce, version).is_ok());
     assert!(connection.receive(ApiKey::DescribeCluster, 0).is_err());
     assert!(began.elapsed() < Duration::from_secs(5), "it was not closed");
+    let other = server.connect();
+    while server.hangups.lock().unwrap().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(5), "the machine was not told");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop((connection, other));
+    std::thread::sleep(Duration::from_millis(200));
+    let told = server.hangups.lock().unwrap().clone();
+    assert!(told.len() == 2 && told[0] != told[1], "{told:?}");
 }
 
 #[test]

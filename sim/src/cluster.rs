@@ -79,6 +79,8 @@ pub(crate) struct Connection {
     pub(crate) client: usize,
     pub(crate) node: usize,
     pub(crate) open: bool,
+    /// Whether its machine was told that it is gone: nothing that it asked arrives any more.
+    hung_up: bool,
     life: u32,
     shard: u16,
     last_to_node: Time,
@@ -330,6 +332,7 @@ impl Cluster {
             }
             Happening::HangUp { connection } => {
                 let Connection { node, life, shard, .. } = self.connections[connection.0 as usize];
+                self.connections[connection.0 as usize].hung_up = true;
                 if self.nodes[node].life != life || !self.nodes[node].is_up() {
                     return Ok(());
                 }
@@ -489,7 +492,11 @@ impl Cluster {
         request: Request,
     ) -> Checked {
         // What was sent before its client closed the connection still arrives.
-        let Connection { client, node, life, shard, .. } = self.connections[connection.0 as usize];
+        let Connection { client, node, life, shard, hung_up, .. } =
+            self.connections[connection.0 as usize];
+        if hung_up {
+            return Ok(());
+        }
         if self.nodes[node].life != life || !self.nodes[node].is_up() {
             self.break_connection(connection);
             return Ok(());
@@ -555,7 +562,7 @@ impl Cluster {
                     self.queue.push(at, local);
                 }
                 Output::Reply { client, id, response } => self.reply(node, client, id, response),
-                Output::Close { client, .. } => self.break_connection(client),
+                Output::Close { client, .. } => self.end_connection(client),
                 Output::Disk { op, command } => {
                     self.checks.on_issued(node, &command)?;
                     self.journals[node].on_issued(&command);
@@ -706,6 +713,7 @@ impl Cluster {
             client,
             node,
             open: true,
+            hung_up: false,
             life: self.nodes[node].life,
             shard: (connection.0 % shards.max(1)) as u16,
             last_to_node: 0,
@@ -718,11 +726,21 @@ impl Cluster {
     /// The client closes a connection; its node learns of it later.
     fn close(&mut self, connection: ClientId) {
         let known = &mut self.connections[connection.0 as usize];
-        known.open = false;
         self.clients[known.client].connections[known.node] = None;
-        let arrival = self.client_links.to_node(self.now, known.client, known.node, 200_000);
-        let at = arrival.max(known.last_to_node + 1);
-        self.queue.push(at, Happening::HangUp { connection });
+        if std::mem::take(&mut known.open) {
+            let arrival = self.client_links.to_node(self.now, known.client, known.node, 200_000);
+            let at = arrival.max(known.last_to_node + 1);
+            self.queue.push(at, Happening::HangUp { connection });
+        }
+    }
+
+    /// The node's end of a connection is closed, by a machine or from outside: the client learns of it, and so does the machine,
+    /// once, as from every driver.
+    pub(crate) fn end_connection(&mut self, connection: ClientId) {
+        if self.connections[connection.0 as usize].open {
+            self.break_connection(connection);
+            self.queue.push(self.now + 100_000, Happening::HangUp { connection });
+        }
     }
 
     /// A connection breaks; its client learns of it soon.
@@ -815,6 +833,43 @@ mod tests {
     use milena_core::controller::message::ControllerMessage;
 
     use super::*;
+
+    /// Whichever end closes first, and where both do, the machine hears once that the connection is gone, and no request after it.
+    #[test]
+    fn a_connection_ends_once() {
+        let schedule = crate::scenario::named("steady").unwrap().expand(0);
+        let mut cluster = Cluster::new(schedule, false);
+        while !cluster.nodes[0].is_up() {
+            let (at, sequence, happening) = cluster.queue.pop().unwrap();
+            cluster.now = at;
+            cluster.happen(sequence, happening).unwrap();
+        }
+        let client = 0;
+        for ends in ["n", "c", "nn", "nc", "cn"] {
+            cluster.queue = Queue::default();
+            let connection = cluster.connect(client, 0);
+            for end in ends.chars() {
+                match end {
+                    'n' => cluster.end_connection(connection),
+                    _ => cluster.close(connection),
+                }
+            }
+            let mut told = 0;
+            while let Some((at, sequence, happening)) = cluster.queue.pop() {
+                if matches!(happening, Happening::HangUp { .. }) {
+                    cluster.now = at;
+                    told += 1;
+                    cluster.happen(sequence, happening).unwrap();
+                }
+            }
+            assert_eq!(told, 1, "{ends}");
+            let steps = cluster.counts.events;
+            let request = Request::Metadata(Default::default());
+            cluster.on_request(connection, 0, 9, request).unwrap();
+            assert_eq!(cluster.counts.events, steps, "a request after the end");
+            cluster.clients[client].connections[0] = None;
+        }
+    }
 
     #[test]
     fn a_message_that_comes_back_as_another_is_noticed() {

@@ -485,7 +485,7 @@ impl Cluster {
             Fault::HangUp { .. } => {
                 for index in 0..self.connections.len() {
                     if self.connections[index].open && self.connections[index].node == at {
-                        self.hang_up(milena_core::ClientId(index as u64));
+                        self.end_connection(milena_core::ClientId(index as u64));
                     }
                 }
             }
@@ -672,11 +672,6 @@ impl Cluster {
             }
         }
         chosen
-    }
-
-    fn hang_up(&mut self, connection: milena_core::ClientId) {
-        self.break_connection(connection);
-        self.queue.push(self.now + 100_000, Happening::HangUp { connection });
     }
 
     /// Ends every disturbance and starts every node.

@@ -179,16 +179,11 @@ impl SimNode {
         };
         let takes = self.disk_stream.delay(typical * 1_000) * self.disk_factor;
         let mut due = now + takes.max(1);
-        if let Some(file) = command.file() {
-            let ready = self.file_ready.entry(file).or_insert(0);
-            due = due.max(*ready + 1);
-            *ready = due;
+        let files = || command.files().into_iter().flatten();
+        for file in files() {
+            due = due.max(self.file_ready.get(&file).map_or(0, |ready| ready + 1));
         }
-        if let Command::Rename { to, .. } = &command {
-            let ready = self.file_ready.entry(*to).or_insert(0);
-            due = due.max(*ready + 1);
-            *ready = due;
-        }
+        self.file_ready.extend(files().map(|file| (file, due)));
         let entry = Some(UnderWay { due, machine, op, command });
         let slot = match self.free_slots.pop() {
             Some(slot) => {
@@ -298,6 +293,28 @@ pub fn machine_place(index: usize) -> Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use milena_core::LogId;
+
+    /// A rename comes after what was asked before of either name, and before what is asked later.
+    #[test]
+    fn a_rename_keeps_the_order_of_both_names() {
+        let settings = DiskSettings { sync_us: 5_000, command_us: 50, capacity: 1 << 20 };
+        let mut node = SimNode::new(1, 0, 1, settings);
+        let segment = |generation| FileName::Segment { log: LogId::default(), base: 0, generation };
+        let (from, to) = (segment(0), segment(1));
+        for round in 0..200 {
+            // Either name has something slow before it.
+            let slow = [from, to][round % 2];
+            let commands = [
+                Command::Sync { file: slow },
+                Command::Rename { from, to },
+                Command::Length { file: from },
+                Command::Length { file: to },
+            ];
+            let due = commands.map(|command| node.submit(0, 0, OpId(0), command).1);
+            assert!(due[0] < due[1] && due[1] < due[2] && due[1] < due[3], "{due:?}");
+        }
+    }
 
     #[test]
     fn a_clock_reaches_what_it_will_show() {

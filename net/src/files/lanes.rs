@@ -3,8 +3,8 @@
 //! Four lanes per machine, each a thread that does its commands in order. The journal has one for itself, so that nothing
 //! stands in front of the sync that clients wait for; segments are written in another, and synced in a third, where journal
 //! files are filled too, since both take long; reads have the fourth. What keeps the order within a file: a command waits
-//! here while the file has commands running in another lane. The one exception lets a read pass a sync, which changes
-//! nothing that it could see.
+//! here while a file of its has commands running in another lane, or others that wait for longer. The one exception lets a read
+//! pass a sync, which changes nothing that it could see.
 //!
 //! A lane is woken once per [`Lanes::flush`], and reports after each sync, after each read, so that what it brought does not
 //! wait in memory for others, and at the end of what it was given.
@@ -30,14 +30,16 @@ pub struct Lanes {
     threads: Vec<DiskThread<Vec<(OpId, Command)>>>,
     /// Given out since the last flush, by lane.
     batches: [Vec<(OpId, Command)>; LANES],
-    /// Files with something running.
+    /// Files with something running or waiting.
     files: HashMap<FileName, Queue>,
+    /// What waits in the queues of its files.
+    waiting: HashMap<OpId, Command>,
 }
 
 #[derive(Default)]
 struct Queue {
     running: [u32; LANES],
-    waiting: VecDeque<(OpId, Command)>,
+    waiting: VecDeque<OpId>,
 }
 
 /// A command that is done.
@@ -46,7 +48,7 @@ pub struct Done {
     pub op: OpId,
     /// What came of it.
     pub outcome: Outcome,
-    file: Option<FileName>,
+    files: [Option<FileName>; 2],
     lane: usize,
 }
 
@@ -66,41 +68,75 @@ impl Lanes {
             })
         };
         let threads = (0..LANES).map(start).collect::<io::Result<_>>()?;
-        Ok(Lanes { threads, batches: Default::default(), files: HashMap::new() })
+        Ok(Lanes {
+            threads,
+            batches: Default::default(),
+            files: HashMap::new(),
+            waiting: HashMap::new(),
+        })
     }
 
-    /// Takes a command; it begins with the next flush, or when its file allows.
+    /// Takes a command; it begins with the next flush, or when its files allow.
     pub fn submit(&mut self, op: OpId, command: Command) {
         let lane = lane(&command);
-        let Some(file) = command.file() else {
-            self.batches[lane].push((op, command));
-            return;
-        };
-        let queue = self.files.entry(file).or_default();
-        if queue.waiting.is_empty() && queue.free_for(lane) {
-            queue.running[lane] += 1;
+        let files = || command.files().into_iter().flatten();
+        let mut may_begin = true;
+        for file in files() {
+            let queue = self.files.entry(file).or_default();
+            may_begin &= queue.waiting.is_empty() && queue.free_for(lane);
+        }
+        for file in files() {
+            let queue = self.files.entry(file).or_default();
+            if may_begin {
+                queue.running[lane] += 1;
+            } else {
+                queue.waiting.push_back(op);
+            }
+        }
+        if may_begin {
             self.batches[lane].push((op, command));
         } else {
-            queue.waiting.push_back((op, command));
+            self.waiting.insert(op, command);
         }
     }
 
     /// Notes what is done, and lets go what waited for it.
     pub fn done(&mut self, done: &Done) {
-        let Some(file) = done.file else { return };
-        let Some(queue) = self.files.get_mut(&file) else { return };
-        queue.running[done.lane] -= 1;
-        while let Some((_, command)) = queue.waiting.front() {
-            let lane = lane(command);
-            if !queue.free_for(lane) {
-                break;
+        for file in done.files.into_iter().flatten() {
+            if let Some(queue) = self.files.get_mut(&file) {
+                queue.running[done.lane] -= 1;
             }
+        }
+        for file in done.files.into_iter().flatten() {
+            while self.begin_first(file) {}
+            if self.files.get(&file).is_some_and(Queue::is_idle) {
+                self.files.remove(&file);
+            }
+        }
+    }
+
+    /// Lets go what has waited longest for a file, if all its files allow.
+    fn begin_first(&mut self, file: FileName) -> bool {
+        let Some(&op) = self.files.get(&file).and_then(|queue| queue.waiting.front()) else {
+            return false;
+        };
+        let command = &self.waiting[&op];
+        let (lane, files) = (lane(command), command.files());
+        let is_next = |file: FileName| {
+            let queue = &self.files[&file];
+            queue.waiting.front() == Some(&op) && queue.free_for(lane)
+        };
+        if !files.into_iter().flatten().all(is_next) {
+            return false;
+        }
+        for file in files.into_iter().flatten() {
+            let queue = self.files.entry(file).or_default();
+            queue.waiting.pop_front();
             queue.running[lane] += 1;
-            self.batches[lane].extend(queue.waiting.pop_front());
         }
-        if queue.waiting.is_empty() && queue.running == [0; LANES] {
-            self.files.remove(&file);
-        }
+        let command = self.waiting.remove(&op);
+        self.batches[lane].extend(command.map(|command| (op, command)));
+        true
     }
 
     /// Wakes the lanes that were given something.
@@ -114,6 +150,10 @@ impl Lanes {
 }
 
 impl Queue {
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running == [0; LANES]
+    }
+
     fn free_for(&self, lane: usize) -> bool {
         (0..LANES).all(|other| {
             let passes = lane == READS && other == BEHIND_SYNCS;
@@ -162,7 +202,7 @@ fn run(files: &Files, lane: usize, batch: Vec<(OpId, Command)>, report: &impl Fn
         if files.is_exhausted() {
             return;
         }
-        finished.push(Done { op, outcome, file: command.file(), lane });
+        finished.push(Done { op, outcome, files: command.files(), lane });
         if matches!(command, Command::Sync { .. } | Command::Read { .. }) {
             report(std::mem::take(&mut finished));
         }
@@ -178,7 +218,7 @@ mod tests {
     use crate::files::Unsynced;
     use bytes::Bytes;
     use milena_core::LogId;
-    use milena_core::disk::Success;
+    use milena_core::disk::{DiskError, Success};
     use std::sync::mpsc;
     use std::time::Duration;
 
@@ -237,6 +277,55 @@ mod tests {
             lanes.flush();
         }
         assert!(lanes.files.is_empty());
+    }
+
+    /// A rename comes after what was asked before of either name, and before what is asked later.
+    #[test]
+    fn a_rename_keeps_the_order_of_both_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Arc::new(Files::open(directory.path(), Unsynced::PageCache).unwrap());
+        let (sender, receiver) = mpsc::channel();
+        let mut lanes =
+            Lanes::start("test", &files, move |done| sender.send(done).unwrap()).unwrap();
+        let segment = |generation| FileName::Segment { log: LogId::default(), base: 0, generation };
+        let (from, to) = (segment(0), segment(1));
+        let read = |file| Command::Read { file, offset: 0, length: 9 };
+        let bytes = |round: u8| Ok(Success::Bytes(Bytes::from(vec![round; 9])));
+        let mut expected = HashMap::new();
+        let mut op = 0;
+        for round in 0..50_u8 {
+            let write = |file, round| Command::Write {
+                file,
+                offset: 0,
+                data: vec![Bytes::from(vec![round; 9])],
+            };
+            let commands = [
+                (Command::Create { file: from }, Ok(Success::Done)),
+                (write(from, round), Ok(Success::Done)),
+                (Command::Create { file: to }, Ok(Success::Done)),
+                (write(to, !round), Ok(Success::Done)),
+                // Each takes its time in a lane that is not the rename's.
+                (Command::Sync { file: [from, to][usize::from(round % 2)] }, Ok(Success::Done)),
+                (read(to), bytes(!round)),
+                (Command::Rename { from, to }, Ok(Success::Done)),
+                (read(to), bytes(round)),
+                (read(from), Err(DiskError::NotFound)),
+            ];
+            for (command, outcome) in commands {
+                op += 1;
+                expected.insert(OpId(op), outcome);
+                lanes.submit(OpId(op), command);
+            }
+        }
+        lanes.flush();
+        while !expected.is_empty() {
+            for done in receiver.recv_timeout(Duration::from_secs(20)).unwrap() {
+                assert_eq!(done.outcome, expected.remove(&done.op).unwrap(), "{:?}", done.op);
+                lanes.done(&done);
+            }
+            lanes.flush();
+        }
+        assert!(lanes.files.is_empty() && lanes.waiting.is_empty());
     }
 
     /// What a read brought does not wait for the reads after it.
