@@ -11,7 +11,7 @@ use milena_core::disk::{Command, Directory, DiskError, FileName, Success};
 use milena_core::local::LocalMessage;
 use milena_core::node::Boot;
 use milena_core::peer::{FrameError, PeerMessage, decode, encode, joined};
-use milena_core::{ClientContext, ClientId, Epoch, Halt, Input, LogLevel, NodeId, Output, Outputs};
+use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, NodeId, Output, Outputs};
 use milena_wire::{Request, Response};
 
 use crate::addresses::{Contacts, Hello, address};
@@ -152,8 +152,8 @@ pub struct Cluster {
     pub(crate) phase_since: Time,
     pub(crate) images: BTreeMap<usize, (Disk, ImageGhost, Option<milena_core::BrokerEpoch>)>,
     pub(crate) journals: Vec<JournalGroups>,
-    /// Of each entry that waits for an election: the term led when it came due, and when a later one was seen.
-    pub(crate) offices: BTreeMap<usize, (Option<Epoch>, Option<Time>)>,
+    /// Of each entry that waits for elections: how many leaders there had been when it came due, and when enough had come since.
+    pub(crate) offices: BTreeMap<usize, (usize, Option<Time>)>,
     context: Arc<ClientContext>,
     out: Outputs,
     messages: u64,

@@ -29,11 +29,13 @@ pub enum Subject {
     Topics,
     /// Logs are trimmed.
     Retention,
+    /// One node is away for long, and nothing else disturbs the others.
+    Absences,
 }
 
 impl Subject {
     /// All of them.
-    pub const ALL: [Subject; 7] = [
+    pub const ALL: [Subject; 8] = [
         Subject::Elections,
         Subject::StaleEpochs,
         Subject::LostDisks,
@@ -41,6 +43,7 @@ impl Subject {
         Subject::FullDisks,
         Subject::Topics,
         Subject::Retention,
+        Subject::Absences,
     ];
 
     /// The faults of a run about it. Sizes and times of the cluster are drawn anew where the subject needs others.
@@ -54,6 +57,7 @@ impl Subject {
             Subject::FullDisks => full_disks(&mut rounds, setup),
             Subject::Topics => topics(&mut rounds, setup),
             Subject::Retention => retention(&mut rounds, setup),
+            Subject::Absences => absences(&mut rounds, setup),
         }
         setup.heal_at_ms = rounds.now_us / 1_000 + 500;
         rounds.entries
@@ -152,11 +156,13 @@ fn elections(rounds: &mut Rounds<'_>, setup: &mut Setup) {
     // Shrunk sets are proposals: they fill the tails.
     setup.core.lag_ms_max = rounds.draw.between(40, timeout_ms);
     setup.core.push_retry_ms = rounds.draw.between(10, 40);
+    // Messages take long enough to be struck on their way.
+    setup.network.latency_us = rounds.draw.between(500, 2_500);
     for _ in 0..rounds.draw.between(5, 9) {
-        if rounds.draw.chance(600_000) {
-            tail_of_an_earlier_term(rounds, setup, timeout_ms);
-        } else {
-            silent_leader(rounds, setup, timeout_ms);
+        match rounds.draw.below(10) {
+            0..=3 => tail_of_an_earlier_term(rounds, setup, timeout_ms),
+            4..=6 => unheard_leaders(rounds, timeout_ms),
+            _ => silent_leader(rounds, setup, timeout_ms),
         }
         rounds.wait_ms(timeout_ms, timeout_ms * 4);
     }
@@ -177,8 +183,27 @@ fn tail_of_an_earlier_term(rounds: &mut Rounds<'_>, setup: &mut Setup, timeout_m
     let down_ms = for_ms + timeout_ms * rounds.draw.between(10, 40) / 10;
     let little_us = rounds.draw.below(4 * (setup.disk.sync_us + setup.network.latency_us) + 2_000);
     let fault = Fault::Crash { node: Target::Controller, down_ms };
-    rounds.fault(fault, vec![Guard::Elected(little_us), Guard::Up], for_ms * 1_000);
+    rounds.fault(fault, vec![Guard::Elected(1, little_us), Guard::Up], for_ms * 1_000);
     rounds.now_us += for_ms * 1_000;
+}
+
+/// One leader of the quorum after the other is cut off as soon as it is elected, so that logs grow apart by the first records of
+/// terms of which nobody else hears; then one commits, and fails while those are back that have more records of earlier terms.
+fn unheard_leaders(rounds: &mut Rounds<'_>, timeout_ms: u64) {
+    let patience_us = 10 * timeout_ms * 1_000;
+    let unheard = rounds.draw.between(2, 6) as u32;
+    for election in 0..unheard {
+        let for_ms = timeout_ms * rounds.draw.between(11, 30) / 10;
+        let side = vec![Target::Controller];
+        let guards = if election > 0 { vec![Guard::Elected(election, 0)] } else { vec![] };
+        let cut = Fault::Partition { side, direction: Direction::Both, for_ms };
+        rounds.fault(cut, guards, patience_us);
+    }
+    let down_ms = timeout_ms * rounds.draw.between(20, 60) / 10;
+    let little_us = rounds.draw.between(1_000, 15_000);
+    let fault = Fault::Crash { node: Target::Controller, down_ms };
+    rounds.fault(fault, vec![Guard::Elected(unheard, little_us), Guard::Up], patience_us);
+    rounds.now_us += patience_us;
 }
 
 /// A leader of the quorum is heard late, or not at all, and whoever comes next fails soon.
@@ -445,5 +470,36 @@ fn retention(rounds: &mut Rounds<'_>, setup: &mut Setup) {
             _ => rounds.pause(leader, 100, 700),
         }
         rounds.wait_ms(50, 500);
+    }
+}
+
+/// One node after the other is away for longer than any time-out of its cluster, in each way that a node can be: the others must
+/// go on without it.
+fn absences(rounds: &mut Rounds<'_>, setup: &mut Setup) {
+    let timeout_ms = rounds.draw.between(80, 150);
+    setup.core.election_timeout_ms = timeout_ms;
+    setup.core.heartbeat_ms = timeout_ms / 5;
+    let session_ms = rounds.draw.between(150, 300);
+    setup.core.broker_session_ms = session_ms;
+    setup.core.broker_heartbeat_ms = session_ms / 6;
+    setup.core.push_retry_ms = rounds.draw.between(15, 40);
+    setup.core.lag_ms_max = rounds.draw.between(100, 300);
+    for _ in 0..rounds.draw.between(2, 3) {
+        let node = match rounds.draw.below(3) {
+            0 => Target::Controller,
+            1 => rounds.leader(),
+            _ => rounds.node(setup),
+        };
+        let for_ms = rounds.draw.between(4_000, 5_000);
+        match rounds.draw.below(5) {
+            0 => {
+                let fault = Fault::Crash { node, down_ms: for_ms };
+                rounds.fault(fault, vec![Guard::Up], 50_000);
+            }
+            1 => rounds.pause(node, for_ms, for_ms),
+            _ => rounds.cut(node, for_ms, for_ms),
+        }
+        rounds.now_us += for_ms * 1_000;
+        rounds.wait_ms(200, 1_000);
     }
 }

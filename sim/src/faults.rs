@@ -240,10 +240,10 @@ impl Cluster {
                 let sim = &self.nodes[node];
                 sim.is_booting() && self.now >= sim.down_until + us * 1_000
             }),
-            Guard::Elected(us) => {
-                let newest = self.checks.newest_term();
-                let (before, since) = self.offices.entry(entry).or_insert((newest, None));
-                if newest > *before {
+            Guard::Elected(leaders, us) => {
+                let elected = self.checks.leaders_elected();
+                let (before, since) = self.offices.entry(entry).or_insert((elected, None));
+                if elected >= *before + leaders as usize {
                     self.now >= *since.get_or_insert(self.now) + us * 1_000
                 } else {
                     false

@@ -95,7 +95,7 @@ impl Cluster {
         self.trace(0, &format!("phase {phase:?}"));
     }
 
-    /// L15 to L18.
+    /// L15 to L19.
     fn go_on(&mut self) -> Checked {
         let quorum = self.schedule.setup.config(0, 1, &self.addresses).quorum;
         let looks: Vec<Look> = (0..self.nodes.len()).map(|node| self.look_at(node)).collect();
@@ -125,11 +125,13 @@ impl Cluster {
         let others = || (0..self.nodes.len()).filter(move |other| *other != node);
         let stopped = !sim.is_up() || sim.paused_until > self.now;
         let unheard = self.nodes.len() > 1 && others().all(|to| self.network.is_blocked(node, to));
+        let deaf = self.nodes.len() > 1 && others().all(|from| self.network.is_blocked(from, node));
         let links = others().all(|other| {
             // A link to a node that is cut off is that node's matter.
             let cut = others().filter(|third| *third != other);
             let alone = cut.clone().count() > 0
-                && cut.clone().all(|third| self.network.is_blocked(other, third));
+                && (cut.clone().all(|third| self.network.is_blocked(other, third))
+                    || cut.clone().all(|third| self.network.is_blocked(third, other)));
             alone || self.network.is_well(node, other) && self.network.is_well(other, node)
         });
         let well = links
@@ -140,16 +142,17 @@ impl Cluster {
             && self.has_majority_without(None);
         let standing = match (stopped || unheard, well) {
             (true, _) if self.can_be_missed(node) => Standing::Silent,
-            (false, true) => Standing::Well,
+            (false, _) if deaf && self.can_be_missed(node) => Standing::Deaf,
+            (false, true) if !deaf => Standing::Well,
             _ => Standing::Hindered,
         };
         let life = sim.life;
-        let mut look = Look { standing, life, deaf: false, leads: false, proposals: Vec::new() };
+        let mut look = Look { standing, life, deaf: false, leads: None, proposals: Vec::new() };
         if let State::Up { metadata, shards } = &sim.state {
             let several = self.schedule.setup.nodes.iter().filter(|n| n.controller).count() > 1;
-            let hears = others().any(|from| !self.network.is_blocked(from, node));
-            look.deaf = several && !hears && sim.paused_until <= self.now;
-            look.leads = metadata.view().quorum.view().role == RoleName::Leader;
+            look.deaf = several && deaf && sim.paused_until <= self.now;
+            let quorum = metadata.view().quorum.view();
+            look.leads = (quorum.role == RoleName::Leader).then_some(quorum.term);
             let views = shards.iter().flat_map(Shard::view);
             let waits = views.filter(|view| view.leading && view.maximal_isr != view.isr);
             look.proposals = waits.map(|view| (view.log, view.partition_epoch)).collect();

@@ -291,8 +291,8 @@ pub enum Guard {
     /// When the theorem still lets this disk be lost: elsewhere an eligible replica holds each committed record, and enough
     /// voters keep their disks.
     Budget,
-    /// When the quorum has elected another leader since the entry came due, so many microseconds ago.
-    Elected(u64),
+    /// When the quorum has elected so many leaders since the entry came due, the last of them so many microseconds ago.
+    Elected(u32, u64),
     /// When the run has acknowledged at least this many records.
     Acked(u64),
 }

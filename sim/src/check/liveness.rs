@@ -1,13 +1,14 @@
-//! L15 to L18: what goes on under faults, each within a bound.
+//! L15 to L19: what goes on under faults, each within a bound.
 //!
 //! While one node is silent at most and every other one works as it should, faults excuse nothing: whoever is silent is fenced,
-//! the quorum has a leader, so has each partition that somebody in service may lead, and a proposal ends. A leader of the quorum
-//! that hears nobody stands down, whatever else happens.
+//! the quorum has a leader and keeps it, each partition that somebody in service may lead has one, and a proposal ends. A node
+//! that is heard and hears nobody is in service as far as the others can know, and may keep what it leads from going on; it must
+//! not keep the quorum from it. A leader of the quorum that hears nobody stands down, whatever else happens.
 
 use std::collections::BTreeMap;
 
 use milena_core::config::QuorumConfig;
-use milena_core::{LogId, NodeId};
+use milena_core::{Epoch, LogId, NodeId};
 
 use super::{Checked, Checks, Violation};
 use crate::queue::{MS, Time};
@@ -19,6 +20,8 @@ pub enum Standing {
     Well,
     /// When nothing that it says is heard.
     Silent,
+    /// When it is heard and hears no other node.
+    Deaf,
     /// When something else is the matter with it.
     Hindered,
 }
@@ -32,8 +35,8 @@ pub struct Look {
     pub life: u32,
     /// Whether it runs and hears no other node.
     pub deaf: bool,
-    /// Whether it takes itself for the quorum's leader.
-    pub leads: bool,
+    /// The term for which it takes itself for the quorum's leader, if it does.
+    pub leads: Option<Epoch>,
     /// Partitions that it leads in whose in-sync set a proposal of its stands, with the partition epoch.
     pub proposals: Vec<(LogId, i32)>,
 }
@@ -43,6 +46,8 @@ pub struct Look {
 pub struct Watch {
     standings: Vec<(Standing, u32)>,
     since: Time,
+    /// The term in which the quorum has been led since the bound for things as they are was over.
+    term: Option<Epoch>,
     deaf_leaders: BTreeMap<usize, Time>,
     proposals: BTreeMap<(usize, LogId, i32), Time>,
 }
@@ -51,7 +56,7 @@ pub struct Watch {
 const SLACK_MS: u64 = 1_000;
 
 impl Checks {
-    /// L15 to L18, at one look at all nodes.
+    /// L15 to L19, at one look at all nodes.
     ///
     /// # Errors
     /// The property that a node has kept waiting for too long.
@@ -63,6 +68,7 @@ impl Checks {
             looks.iter().map(|look| (look.standing, look.life)).collect();
         if self.watch.standings != standings {
             (self.watch.since, self.watch.standings) = (now, standings);
+            self.watch.term = None;
         }
         let proposals = looks.iter().enumerate().flat_map(|(node, look)| {
             look.proposals.iter().map(move |(log, epoch)| (node, *log, *epoch))
@@ -70,7 +76,8 @@ impl Checks {
         let known = std::mem::take(&mut self.watch.proposals);
         let since = |proposal| known.get(&proposal).copied().unwrap_or(now);
         self.watch.proposals = proposals.map(|proposal| (proposal, since(proposal))).collect();
-        let silent = looks.iter().filter(|look| look.standing == Standing::Silent).count();
+        let away = [Standing::Silent, Standing::Deaf];
+        let away = looks.iter().filter(|look| away.contains(&look.standing)).count();
         let hindered = looks.iter().any(|look| look.standing == Standing::Hindered);
         // First a leader is elected, then a session ends, then what the fencing left to do is done.
         let bound = slowly(
@@ -78,7 +85,7 @@ impl Checks {
                 + 2 * quorum.broker_session_ms
                 + 4 * self.replication.push_retry_ms,
         );
-        if hindered || silent > 1 || now - self.watch.since <= bound {
+        if hindered || away > 1 || now - self.watch.since <= bound {
             return Ok(());
         }
         self.others_go_on(now, bound, looks)
@@ -86,7 +93,7 @@ impl Checks {
 
     fn deaf_leaders_stand_down(&mut self, now: Time, bound: Time, looks: &[Look]) -> Checked {
         for (node, look) in looks.iter().enumerate() {
-            if !(look.deaf && look.leads) {
+            if !(look.deaf && look.leads.is_some()) {
                 self.watch.deaf_leaders.remove(&node);
                 continue;
             }
@@ -101,16 +108,21 @@ impl Checks {
         Ok(())
     }
 
-    fn others_go_on(&self, now: Time, bound: Time, looks: &[Look]) -> Checked {
-        let Some(image) = &self.image else { return Ok(()) };
+    fn others_go_on(&mut self, now: Time, bound: Time, looks: &[Look]) -> Checked {
         let after = (now - self.watch.since) / MS;
         let late = |property, what: String| {
             Err(Violation::new(property, format!("{what}, {after} ms after the last disturbance")))
         };
-        let is_silent = |id: NodeId| looks[(id.0 - 1) as usize].standing == Standing::Silent;
-        if !looks.iter().any(|look| look.leads && look.standing == Standing::Well) {
+        let well = looks.iter().filter(|look| look.standing == Standing::Well);
+        let Some(term) = well.filter_map(|look| look.leads).max() else {
             return late("L17", "the quorum has no leader".into());
+        };
+        let before = *self.watch.term.get_or_insert(term);
+        if term != before {
+            return late("L19", format!("the quorum was led in term {before} and is in {term}"));
         }
+        let Some(image) = &self.image else { return Ok(()) };
+        let is_silent = |id: NodeId| looks[(id.0 - 1) as usize].standing == Standing::Silent;
         for (id, broker) in &image.brokers {
             if is_silent(*id) && !broker.fenced {
                 return late("L16", format!("node {id} is silent and not fenced"));

@@ -1,4 +1,4 @@
-//! L15 to L18: somebody does not go on although nothing keeps it.
+//! L15 to L19: somebody does not go on although nothing keeps it.
 
 use milena_core::NodeId;
 use milena_core::config::QuorumConfig;
@@ -13,8 +13,8 @@ const LONG: Time = 60_000 * MS;
 /// Three nodes that are well, the first leading the quorum.
 fn looks() -> [Look; 3] {
     let standing = Standing::Well;
-    let well = Look { standing, life: 1, deaf: false, leads: false, proposals: Vec::new() };
-    [Look { leads: true, ..well.clone() }, well.clone(), well]
+    let well = Look { standing, life: 1, deaf: false, leads: None, proposals: Vec::new() };
+    [Look { leads: Some(4), ..well.clone() }, well.clone(), well]
 }
 
 fn silent(node: usize) -> [Look; 3] {
@@ -43,7 +43,7 @@ fn l15_a_leader_that_hears_nobody_stays() {
     looks[2].standing = Standing::Hindered;
     let mut stage = Stage::with_partition();
     assert_eq!(stage.stay(&looks), Err("L15".into()));
-    looks[0].leads = false;
+    looks[0].leads = None;
     assert_eq!(Stage::with_partition().stay(&looks), Ok(()));
 }
 
@@ -72,7 +72,7 @@ fn l16_who_is_silent_is_not_fenced() {
 #[test]
 fn l17_nobody_leads() {
     let mut looks = looks();
-    looks[0].leads = false;
+    looks[0].leads = None;
     assert_eq!(Stage::with_partition().stay(&looks), Err("L17".into()), "the quorum");
     let mut stage = Stage::with_partition();
     stage.show(|partition| partition.leader = None).expect("it may be offline");
@@ -88,4 +88,21 @@ fn l18_a_proposal_that_does_not_end() {
     stage.look(0, &looks).expect("it has just begun");
     looks[1].proposals = vec![(LOG, 2)];
     assert_eq!(stage.look(LONG, &looks), Ok(()), "the first has ended");
+}
+
+#[test]
+fn l19_one_that_hears_nobody_deposes_leaders() {
+    let mut looks = looks();
+    looks[2].standing = Standing::Deaf;
+    let mut stage = Stage::with_partition();
+    stage.look(0, &looks).expect("it has just begun");
+    looks[0].leads = Some(5);
+    assert_eq!(stage.look(LONG, &looks), Ok(()), "the others needed time for it");
+    assert_eq!(stage.look(LONG, &looks), Ok(()));
+    looks[0].leads = Some(6);
+    assert_eq!(stage.look(LONG, &looks), Err("L19".into()));
+    // Two that are away may take a majority with them.
+    looks[1].standing = Standing::Silent;
+    looks[0].leads = None;
+    assert_eq!(Stage::with_partition().stay(&looks), Ok(()));
 }
