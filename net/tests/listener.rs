@@ -346,6 +346,19 @@ fn api_versions_too_new_is_answered_in_version_0_and_the_connection_stays() {
     assert_eq!(answer[4..], [0, 0, 0, 8]);
 }
 
+/// A client's name is for logs and metrics; Apache Kafka takes what is no UTF-8 too.
+#[test]
+fn a_client_id_of_any_bytes_is_answered() {
+    let server = Server::start(Limits::default());
+    let mut stream = server.raw();
+    // Metadata 1 of no topics, from the client ff fe.
+    let request = [0, 0, 0, 16, 0, 3, 0, 1, 0, 0, 0, 9, 0, 2, 0xff, 0xfe, 0, 0, 0, 0];
+    stream.write_all(&request).unwrap();
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[4..], [0, 0, 0, 9]);
+}
+
 fn resident_bytes() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096

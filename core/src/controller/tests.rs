@@ -528,6 +528,21 @@ fn a_topic_is_made_once_and_deleted_once() {
 }
 
 #[test]
+fn a_topic_that_a_request_means_twice_stays() {
+    let cluster = Cluster::with_topic(1, 1, 1);
+    let (name, id) = (TopicReference::Name("t".into()), TopicReference::Id(TOPIC));
+    let others = [TopicReference::Name("none".into()), TopicReference::Id(TopicId([77; 16]))];
+    let asked = [&[name.clone(), id.clone()], &others[..]].concat();
+    let refused: Vec<_> = named_twice(&cluster.image, &asked)
+        .into_iter()
+        .map(|refusal| refusal.map(|refusal| refusal.code))
+        .collect();
+    let twice = Some(ErrorCode::INVALID_REQUEST);
+    assert_eq!(refused, [twice, twice, None, None], "under its name and under its id");
+    assert_eq!(named_twice(&cluster.image, &[id]), [None]);
+}
+
+#[test]
 fn effective_min_isr_is_at_most_the_replication_factor() {
     let cluster = Cluster::with_topic(1, 1, 2);
     assert_eq!(cluster.partition().min_isr, 1);
