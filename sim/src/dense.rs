@@ -158,6 +158,10 @@ fn elections(rounds: &mut Rounds<'_>, setup: &mut Setup) {
     setup.core.push_retry_ms = rounds.draw.between(10, 40);
     // Messages take long enough to be struck on their way.
     setup.network.latency_us = rounds.draw.between(500, 2_500);
+    // Of three voters any two decide, so that logs grow apart sooner.
+    if rounds.draw.chance(600_000) {
+        setup.nodes.iter_mut().skip(3).for_each(|node| node.controller = false);
+    }
     for _ in 0..rounds.draw.between(5, 9) {
         match rounds.draw.below(10) {
             0..=3 => tail_of_an_earlier_term(rounds, setup, timeout_ms),
@@ -187,22 +191,28 @@ fn tail_of_an_earlier_term(rounds: &mut Rounds<'_>, setup: &mut Setup, timeout_m
     rounds.now_us += for_ms * 1_000;
 }
 
-/// One leader of the quorum after the other is cut off as soon as it is elected, so that logs grow apart by the first records of
-/// terms of which nobody else hears; then one commits, and fails while those are back that have more records of earlier terms.
+/// Leaders of the quorum are cut off as they are elected, the first of them for long and later ones again and again: these have
+/// the first records of several terms of which nobody else has heard when the first one is back, leads with a shorter log of a
+/// newer term, commits, and fails.
 fn unheard_leaders(rounds: &mut Rounds<'_>, timeout_ms: u64) {
-    let patience_us = 10 * timeout_ms * 1_000;
-    let unheard = rounds.draw.between(2, 6) as u32;
-    for election in 0..unheard {
-        let for_ms = timeout_ms * rounds.draw.between(11, 30) / 10;
+    let patience_us = 20 * timeout_ms * 1_000;
+    let unheard = rounds.draw.between(3, 5) as u32;
+    for election in 0..=unheard {
+        let tenths = match election {
+            1 => rounds.draw.between(50, 100),
+            last if last == unheard => rounds.draw.between(25, 60),
+            _ => rounds.draw.between(11, 18),
+        };
         let side = vec![Target::Controller];
         let guards = if election > 0 { vec![Guard::Elected(election, 0)] } else { vec![] };
+        let for_ms = timeout_ms * tenths / 10;
         let cut = Fault::Partition { side, direction: Direction::Both, for_ms };
         rounds.fault(cut, guards, patience_us);
     }
-    let down_ms = timeout_ms * rounds.draw.between(20, 60) / 10;
-    let little_us = rounds.draw.between(1_000, 15_000);
+    let down_ms = timeout_ms * rounds.draw.between(40, 90) / 10;
+    let little_us = rounds.draw.between(3_000, 25_000);
     let fault = Fault::Crash { node: Target::Controller, down_ms };
-    rounds.fault(fault, vec![Guard::Elected(unheard, little_us), Guard::Up], patience_us);
+    rounds.fault(fault, vec![Guard::Elected(unheard + 1, little_us), Guard::Up], patience_us);
     rounds.now_us += patience_us;
 }
 
