@@ -261,6 +261,8 @@ pub enum Timer {
     DiskRetry,
     /// When a request to another machine or node is sent again.
     Retry,
+    /// When what came before a starting node knew enough is answered with what it knows.
+    Early,
     /// When a node without a controller says whom it hears.
     Waiting,
 }

@@ -31,3 +31,7 @@ pub struct Now {
     /// The wall clock, for data.
     pub wall: Timestamp,
 }
+
+/// For so long after a start, or after a controller has begun, a request waits for what it needs and is not known yet,
+/// milliseconds.
+pub(crate) const EARLY_MS: u64 = 3_000;

@@ -417,6 +417,73 @@ fn three_nodes_serve_and_agree() {
     assert_eq!(world.image(1).end, quiet, "a healthy cluster changes nothing");
 }
 
+/// A topic that is asked for as soon as a node runs is placed on all brokers that start with it; what no cluster of this size
+/// could ever have is refused at once, and what does not come is refused in the end.
+#[test]
+fn a_topic_asked_for_early_waits_for_brokers() {
+    for seed in 0..10 {
+        let mut world = World::new(3, seed);
+        world.until("a controller", 20 * SECOND, |world| world.active().is_some());
+        let node = 1 + seed as i32 % 3;
+        assert_eq!(world.create(node, 1, "t"), ErrorCode::NONE);
+        assert_eq!(world.partition(node, "t").replicas.len(), 3, "seed {seed}");
+
+        // All come back, the last of them a little later.
+        let late = 1 + (seed as i32 + 1) % 3;
+        world.stop(late);
+        world.until("fenced", 20 * SECOND, |w| !w.image(node).unfenced(NodeId(late)));
+        for other in (1..=3).filter(|other| *other != late) {
+            world.stop(other);
+            world.start(other);
+        }
+        world.until("a controller", 20 * SECOND, |world| world.active().is_some());
+        world.administer(node, 2, create("u"));
+        world.pass(500);
+        world.start(late);
+        world.until("made", 5 * SECOND, |world| world.answer(node, 2).is_some());
+        world.until("known", SECOND, |world| world.image(node).topic("u").is_some());
+        assert_eq!(world.partition(node, "u").replicas.len(), 3, "seed {seed}: after a restart");
+    }
+}
+
+#[test]
+fn a_topic_asked_for_early_waits_no_longer_than_brokers_may_take() {
+    let mut world = World::new(3, 1);
+    world.until("serving", 20 * SECOND, World::all_serve);
+    world.stop(3);
+    world.until("fenced", 20 * SECOND, |world| !world.image(1).unfenced(NodeId(3)));
+    for node in [1, 2] {
+        world.stop(node);
+        world.start(node);
+    }
+    world.until("a controller", 20 * SECOND, |world| world.active().is_some());
+    let began = world.now;
+    let topic = |factor| CreatableTopic {
+        name: format!("t{factor}"),
+        num_partitions: 1,
+        replication_factor: factor,
+        ..Default::default()
+    };
+    let ask = |factor| CreateTopicsRequest {
+        topics: vec![topic(factor)],
+        timeout_ms: 30_000,
+        ..Default::default()
+    };
+    let error = |world: &World, id| match world.answer(1, id) {
+        Some(Response::CreateTopics(response)) => Some(response.topics[0].error_code),
+        Some(other) => panic!("{other:?}"),
+        None => None,
+    };
+    world.administer(1, 1, ask(3).into());
+    world.until("refused", 5 * SECOND, |world| error(world, 1).is_some());
+    assert_eq!(error(&world, 1), Some(ErrorCode::INVALID_REPLICATION_FACTOR));
+    assert!(world.now.ms_since(began) >= 2_500, "it waited");
+    let later = world.now;
+    world.administer(1, 2, ask(3).into());
+    world.until("refused", 5 * SECOND, |world| error(world, 2).is_some());
+    assert!(world.now.ms_since(later) < 500, "and does so no more");
+}
+
 #[test]
 fn a_silent_broker_is_fenced_and_let_in_again() {
     let mut world = World::new(3, 3);

@@ -21,7 +21,7 @@ pub use broker::{Leaving, confirm, fence, leave, register};
 pub use damaged::damaged;
 pub use partition_change::{Change, partition_change};
 pub use preferred::{Preferred, give_back};
-pub use topics::{create_topic, delete_topic, is_topic_name, named_twice};
+pub use topics::{awaits_brokers, create_topic, delete_topic, is_topic_name, named_twice};
 
 /// Why a request was not done. Nothing was changed by it.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]

@@ -18,6 +18,19 @@ const PARTITIONS_DEFAULT: i32 = 1;
 /// Replicas of a topic whose creator did not say how many, where there are so many brokers.
 const REPLICATION_FACTOR_DEFAULT: usize = 3;
 
+/// Whether topics are to be placed on more brokers than are in service, while others are known of that may come: those that
+/// were registered once, and the controllers of a configuration where controllers are brokers.
+pub fn awaits_brokers(image: &Image, config: &Config, topics: &[NewTopic]) -> bool {
+    let in_service = image.brokers.values().filter(|broker| !broker.fenced).count();
+    let listed = if config.broker { config.controllers.len() } else { 0 };
+    let known = image.brokers.len().max(listed);
+    let is_short = |topic: &NewTopic| {
+        let asked = topic.replication_factor.map(|factor| usize::try_from(factor).unwrap_or(0));
+        in_service < asked.unwrap_or(REPLICATION_FACTOR_DEFAULT).min(known)
+    };
+    topics.iter().any(|topic| topic.assignments.is_empty() && is_short(topic))
+}
+
 /// The records that make a topic, and what it will be. `start` rotates from one topic to the next, so that not all first
 /// partitions are led by the same broker. A topic of the same identity is there already: no records. Who is `stopping` gets no
 /// replica unless the client names it, and then not in sync.

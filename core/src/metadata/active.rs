@@ -13,7 +13,7 @@ use crate::controller::message::{AdminRequest, ControllerMessage, Damage, Regist
 use crate::controller::{self, Preferred, Refusal};
 use crate::local::AlterPartition;
 use crate::trace::Mark;
-use crate::{BrokerEpoch, Config, Epoch, Instant, LogId, NodeId, Offset};
+use crate::{BrokerEpoch, Config, EARLY_MS, Epoch, Instant, LogId, NodeId, Offset};
 
 /// Requests that wait at most; past it they are dropped, and asked again.
 const QUEUE_MAX: usize = 20_000;
@@ -121,6 +121,10 @@ pub(super) struct Active {
     look_at: Instant,
     /// Where the next topic's placement starts.
     placement: usize,
+    /// Topics are not placed on too few brokers before this: those of a cluster that starts come one after the other.
+    early_until: Instant,
+    /// Requests that wait for more brokers, to be looked at again with the next look.
+    early: Vec<Ask>,
 }
 
 impl Active {
@@ -138,6 +142,8 @@ impl Active {
             preferred: Preferred::default(),
             look_at: now,
             placement,
+            early_until: now.after_ms(EARLY_MS),
+            early: Vec::new(),
         }
     }
 
@@ -276,6 +282,7 @@ impl Active {
             self.sessions.values_mut().for_each(|heard| *heard = heard.after_ms(late_ms));
         }
         self.look_at = now.after_ms(quorum.broker_heartbeat_ms);
+        self.queue.extend(self.early.drain(..));
         if self.queue.len() >= QUEUE_MAX {
             return;
         }
@@ -392,6 +399,15 @@ impl Active {
                     take(draft, vec![record]);
                     decided.sometimes.push(Mark::ControllerGivenBack);
                 }
+            }
+            Ask::Administer {
+                from,
+                epoch,
+                id,
+                request: AdminRequest::CreateTopics { topics, validate_only },
+            } if now < self.early_until && controller::awaits_brokers(draft, config, &topics) => {
+                let request = AdminRequest::CreateTopics { topics, validate_only };
+                self.early.push(Ask::Administer { from, epoch, id, request });
             }
             Ask::Administer { from, epoch, id, request } => {
                 let mut topics = Vec::new();

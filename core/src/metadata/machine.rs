@@ -32,8 +32,8 @@ use crate::quorum::{self, Committed, Quorum};
 use crate::storage::{Store, StoreEvent, Superblock};
 use crate::trace::{Event, Mark};
 use crate::{
-    BrokerEpoch, Config, Epoch, Halt, Input, Instant, LogId, LogLevel, Machine, NodeId, Now,
-    Offset, Outputs, Place, Timer, TopicId,
+    BrokerEpoch, Config, EARLY_MS, Epoch, Halt, Input, Instant, LogId, LogLevel, Machine, NodeId,
+    Now, Offset, Outputs, Place, Timer, TopicId,
 };
 
 /// Quorum, controller and the broker's registration.
@@ -52,6 +52,8 @@ pub struct Metadata {
     admin: Admin,
     describing: Describing,
     waiting: Waiting,
+    /// Until then clients' requests wait for this broker to serve, so that it counts where they are decided.
+    early_until: Instant,
     /// Messages from this node's broker to its own controller and back.
     loopback: VecDeque<ControllerMessage>,
     rng: ChaCha8Rng,
@@ -111,6 +113,7 @@ impl Metadata {
             admin: Admin::default(),
             describing: Describing::default(),
             waiting: Waiting::default(),
+            early_until: Instant::default(),
             loopback: VecDeque::new(),
             rng,
             halted: false,
@@ -140,6 +143,7 @@ impl Metadata {
     }
 
     fn start(&mut self, now: Now, out: &mut Outputs) {
+        self.early_until = now.mono.after_ms(EARLY_MS);
         if self.quorum_damaged {
             let line = "the metadata journal is damaged: this disk waits for a node that holds the cluster's record and \
                         follows it as an observer, no longer as a voter";
@@ -346,6 +350,8 @@ impl Metadata {
         let current = leader.is_some() && self.image.epoch == self.quorum.term();
         let under = self.broker.as_ref().and_then(|broker| {
             let epoch = broker.epoch().filter(|epoch| self.image.end > epoch.0)?;
+            let is_early = broker.serving().is_none() && now.mono < self.early_until;
+            let current = current && !is_early;
             current.then_some((self.image.epoch, epoch))
         });
         let mut send = Vec::new();

@@ -15,6 +15,7 @@
 //! What it does not do: metadata (it learns that from Metadata), consensus (the replicas do), and order among the
 //! answers of one connection (the driver keeps that).
 
+mod early;
 mod fetch;
 mod list_offsets;
 mod produce;
@@ -43,6 +44,7 @@ use crate::{
     BrokerEpoch, ClientContext, ClientId, Config, Epoch, Input, Instant, LogId, Machine, NodeId,
     Now, Offset, Output, Outputs, Place, Timer, TopicId, api,
 };
+use early::Early;
 use produce::{Listed, Stalled};
 use scatter::{Gatherings, Origin, Whole};
 use session::Sessions;
@@ -74,6 +76,7 @@ pub struct Shard {
     /// Parts to be looked at again when a partition moves.
     watches: BTreeMap<LogId, Watch>,
     sessions: Sessions,
+    early: Early,
 }
 
 /// What a read of the store is for.
@@ -150,6 +153,7 @@ impl Shard {
             stalled: Stalled::default(),
             watches: BTreeMap::new(),
             sessions,
+            early: Early::default(),
         }
     }
 
@@ -221,6 +225,7 @@ impl Shard {
     fn on_serving(&mut self, epoch: Option<BrokerEpoch>, out: &mut Outputs) {
         self.host.serving = epoch;
         self.look_at_all(out);
+        self.look_at_early(out);
     }
 
     fn on_image(&mut self, image: Arc<Image>, out: &mut Outputs) {
@@ -253,6 +258,7 @@ impl Shard {
                 self.look_at(log, out);
             }
         }
+        self.look_at_early(out);
     }
 
     /// Makes replicas for the partitions of a topic that this broker holds and this shard owns; they are looked at next.
@@ -336,6 +342,7 @@ impl Shard {
         if self.gatherings.is_full() && is_scattered(&request) {
             return close(client, "too many requests wait", out);
         }
+        let Some(request) = self.hold(client, id, version, request, &context) else { return };
         let (image, config) = (&self.host.image, &self.host.config);
         if api::is_unknown(image) && asks_for_all_topics(&request, version) {
             // An empty list would be believed.
@@ -461,6 +468,7 @@ impl Shard {
     fn on_due(&mut self, key: Key, out: &mut Outputs) {
         match key {
             Key::Retention => self.retain(out),
+            Key::Early => self.end_early(out),
             Key::Replica(log) => {
                 let Some(replica) = self.replicas.get_mut(&log) else { return };
                 let mut cx = Context { now: self.now, host: &mut self.host, out };
@@ -637,7 +645,10 @@ impl Machine for Shard {
     fn step(&mut self, now: Now, input: Input, out: &mut Outputs) {
         self.now = now;
         match input {
-            Input::Start => self.schedule_retention(),
+            Input::Start => {
+                self.schedule_retention();
+                self.begin_early();
+            }
             Input::Timeout => {
                 while let Some(key) = self.timers.pop(now.mono) {
                     self.on_due(key, out);
@@ -655,7 +666,10 @@ impl Machine for Shard {
             Input::Request { client, id, version, request, context } => {
                 self.on_request(client, id, version, request, context, out)
             }
-            Input::Hangup { client } => self.hang_up(client, out),
+            Input::Hangup { client } => {
+                self.forget_early(client);
+                self.hang_up(client, out);
+            }
             Input::Disk { op, outcome } => self.host.store.on_disk(now, op, outcome, out),
         }
         self.settle(out);

@@ -14,6 +14,8 @@ pub(super) enum Key {
     Part(Origin),
     /// When retention looks for old segments.
     Retention,
+    /// When what came early is answered with what is known.
+    Early,
 }
 
 /// Deadlines by key.

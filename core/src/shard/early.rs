@@ -1,0 +1,93 @@
+//! Requests that come before a node that has just started knows what it takes to answer them. Tools that ask once would fail
+//! on an answer that is outdated a moment later, so these wait, for a few seconds at most.
+
+use std::sync::Arc;
+
+use milena_wire::Request;
+
+use super::Shard;
+use super::timers::Key;
+use crate::{ClientContext, ClientId, EARLY_MS, Instant, Outputs, Timer, api};
+
+/// A request as it came.
+#[derive(Debug)]
+struct Held {
+    client: ClientId,
+    id: u64,
+    version: i16,
+    request: Request,
+    context: Arc<ClientContext>,
+}
+
+/// What waits, and for how long.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    /// When it is answered with what is known; none once enough was.
+    until: Option<Instant>,
+    waiting: Vec<Held>,
+}
+
+impl Shard {
+    pub(super) fn begin_early(&mut self) {
+        self.early.until = Some(self.now.mono.after_ms(EARLY_MS));
+        self.timers.set(Key::Early, self.early.until, Timer::Early);
+    }
+
+    /// Keeps a request that must wait; gives back any other.
+    pub(super) fn hold(
+        &mut self,
+        client: ClientId,
+        id: u64,
+        version: i16,
+        request: Request,
+        context: &Arc<ClientContext>,
+    ) -> Option<Request> {
+        let must_wait =
+            self.early.until.is_some() && asks_about_cluster(&request) && !self.knows_enough();
+        if !must_wait {
+            return Some(request);
+        }
+        let context = context.clone();
+        self.early.waiting.push(Held { client, id, version, request, context });
+        None
+    }
+
+    /// Whether this broker serves, and each partition has a leader as far as it knows.
+    fn knows_enough(&self) -> bool {
+        let image = &self.host.image;
+        self.host.serving.is_some()
+            && !api::is_unknown(image)
+            && image.partitions().all(|(_, partition)| partition.leader.is_some())
+    }
+
+    /// Answers what waited once enough is known; from then on nothing waits any more.
+    pub(super) fn look_at_early(&mut self, out: &mut Outputs) {
+        if self.early.until.is_some() && self.knows_enough() {
+            self.end_early(out);
+        }
+    }
+
+    /// Answers what waited with what is known.
+    pub(super) fn end_early(&mut self, out: &mut Outputs) {
+        self.timers.remove(Key::Early);
+        self.early.until = None;
+        for Held { client, id, version, request, context } in
+            std::mem::take(&mut self.early.waiting)
+        {
+            self.on_request(client, id, version, request, context, out);
+        }
+    }
+
+    /// Drops what nobody waits for any more.
+    pub(super) fn forget_early(&mut self, client: ClientId) {
+        self.early.waiting.retain(|held| held.client != client);
+    }
+}
+
+/// Whether it asks who is there and who leads.
+fn asks_about_cluster(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Metadata(_) | Request::DescribeCluster(_) | Request::DescribeTopicPartitions(_)
+    )
+}
