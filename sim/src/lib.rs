@@ -20,6 +20,7 @@ pub mod disk;
 mod faults;
 pub mod fingerprint;
 pub mod history;
+pub mod layout;
 pub mod network;
 pub mod node;
 mod phases;

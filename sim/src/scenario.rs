@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::dense::Subject;
 use crate::disk::{self, FileKind};
+use crate::layout::Layout;
 use crate::network::NetworkSettings;
 use crate::rng::{Concern, Stream};
 use crate::schedule::{
@@ -48,6 +49,9 @@ pub struct Scenario {
     /// Of so many seeds one is dense, see [`crate::dense`]; none if 0.
     #[serde(default)]
     pub dense: u64,
+    /// Of so many seeds that are not dense one has nodes of another kind, see [`crate::layout`]; none if 0.
+    #[serde(default)]
+    pub layouts: u64,
     /// Chance in a million, at most, of losing, doubling or reordering a message.
     #[serde(default)]
     pub unreliable: u32,
@@ -78,7 +82,7 @@ pub enum Script {
 /// When topics exist and clients have begun, as a rule.
 pub const WARM_UP_MS: u64 = 1_500;
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     include_str!("../../scenarios/steady.toml"),
     include_str!("../../scenarios/n-minus-one.toml"),
     include_str!("../../scenarios/power-loss.toml"),
@@ -90,6 +94,7 @@ const FILES: [&str; 12] = [
     include_str!("../../scenarios/founding.toml"),
     include_str!("../../scenarios/beyond-budget.toml"),
     include_str!("../../scenarios/dense.toml"),
+    include_str!("../../scenarios/nodes.toml"),
     include_str!("../../scenarios/swarm.toml"),
 ];
 
@@ -110,7 +115,7 @@ impl Scenario {
     /// What a seed makes of this scenario.
     pub fn expand(&self, seed: u64) -> Schedule {
         let mut draw = Stream::new(seed, Concern::Setup);
-        let mut setup = self.setup(&mut draw);
+        let mut setup = self.setup(seed, &mut draw);
         workload::characters(&mut setup, &mut Stream::new(seed, Concern::Workload));
         setup.subject = self.subject(seed);
         let mut faults = Stream::new(seed, Concern::Faults);
@@ -137,17 +142,31 @@ impl Scenario {
         is_dense.then(|| Subject::ALL[(turn % Subject::ALL.len() as u64) as usize])
     }
 
-    fn setup(&self, draw: &mut Stream) -> Setup {
+    /// What is particular about a seed's nodes, if anything is: each in its turn.
+    fn layout(&self, seed: u64) -> Option<Layout> {
+        let turn = seed.checked_div(self.layouts)?;
+        let has_one = seed.is_multiple_of(self.layouts) && self.subject(seed).is_none();
+        has_one.then(|| Layout::ALL[(turn % Layout::ALL.len() as u64) as usize])
+    }
+
+    fn nodes(&self, draw: &mut Stream) -> Vec<NodeSetup> {
         let controllers = *draw.pick(&self.controllers);
         let nodes = draw.between(self.nodes[0], self.nodes[1]).max(controllers as u64) as usize;
-        let nodes = (0..nodes)
+        (0..nodes)
             .map(|index| NodeSetup {
                 broker: true,
                 controller: index < controllers,
                 shards: draw.between(1, 4) as u16,
                 start_ms: draw.below(100),
             })
-            .collect::<Vec<_>>();
+            .collect()
+    }
+
+    fn setup(&self, seed: u64, draw: &mut Stream) -> Setup {
+        let nodes = match self.layout(seed) {
+            Some(layout) => layout.nodes(draw),
+            None => self.nodes(draw),
+        };
         let unreliable = if draw.chance(500_000) { self.unreliable } else { 0 };
         let network = NetworkSettings {
             latency_us: draw.between(30, 400),
@@ -157,7 +176,8 @@ impl Scenario {
         };
         let sync_us = draw.between(50, 800);
         let disk = DiskSettings { command_us: draw.between(2, 20), sync_us, capacity: 256 << 20 };
-        let brokers = nodes.len();
+        // Those that join late may not be waited for.
+        let brokers = nodes.iter().filter(|n| n.broker && n.start_ms < WARM_UP_MS).count();
         let topics = (0..draw.between(1, 3))
             .map(|index| topic(draw, format!("t{index}"), brokers))
             .collect::<Vec<_>>();
@@ -479,6 +499,29 @@ mod tests {
                         .all(|e| e.at_us <= 3_000_000 + schedule.setup.heal_at_ms * 1_000)
                 );
             }
+        }
+    }
+
+    #[test]
+    fn layouts_have_their_turns() {
+        for name in ["nodes", "swarm"] {
+            let scenario = named(name).expect("a scenario of the list");
+            let drawn = (0..4 * scenario.layouts).filter_map(|seed| {
+                let layout = scenario.layout(seed)?;
+                let nodes = scenario.expand(seed).setup.nodes;
+                let late = nodes.iter().filter(|node| node.start_ms >= WARM_UP_MS).count();
+                let brokers = nodes.iter().filter(|node| node.broker).count();
+                let controllers = nodes.iter().filter(|node| node.controller).count();
+                assert!(brokers - late >= 3, "{layout:?}: a topic has three replicas");
+                match layout {
+                    Layout::ControllersAlone => assert_eq!(brokers + controllers, nodes.len()),
+                    Layout::OneController => assert_eq!(controllers, 1),
+                    Layout::LateJoiners => assert!(late > 0),
+                    Layout::Seven => assert_eq!(nodes.len(), 7),
+                }
+                Some(layout)
+            });
+            assert_eq!(drawn.collect::<Vec<_>>(), Layout::ALL, "{name}");
         }
     }
 

@@ -47,6 +47,7 @@ each_holds! {
     founding_holds "founding"
     beyond_budget_holds "beyond-budget"
     dense_holds "dense"
+    nodes_holds "nodes"
     swarm_holds "swarm"
 }
 
