@@ -64,6 +64,8 @@ struct World {
     sometimes: BTreeMap<Mark, u32>,
     /// What operators were told, by which node.
     lines: Vec<(i32, String)>,
+    /// What nodes knew that stopped in good order.
+    left: BTreeMap<i32, Arc<Image>>,
     /// The node that is to halt, and why it did.
     halts: Option<(i32, Option<Halt>)>,
 }
@@ -90,6 +92,7 @@ impl World {
             hashes: BTreeMap::new(),
             sometimes: BTreeMap::new(),
             lines: Vec::new(),
+            left: BTreeMap::new(),
             halts: None,
         };
         for node in 1..=nodes {
@@ -219,7 +222,12 @@ impl World {
                     self.stop(node);
                     return;
                 }
-                Output::Reply { .. } | Output::Close { .. } | Output::Stop | Output::Halt(_) => {
+                Output::Stop => {
+                    let process = self.up.remove(&node).expect("it stops once");
+                    self.left.insert(node, process.metadata.view().image.clone());
+                    return;
+                }
+                Output::Reply { .. } | Output::Close { .. } | Output::Halt(_) => {
                     panic!("node {node}: {output:?}")
                 }
             }
@@ -686,6 +694,30 @@ fn requests_outlive_the_controller() {
             let code = response.topics[0].error_code;
             assert_eq!((code, made), (ErrorCode::NONE, true), "seed {seed}, topic {id}");
         }
+    }
+}
+
+/// Who wants to stop says so to each controller anew, and waits for one while the quorum elects.
+#[test]
+fn a_stop_in_good_order_outlives_the_controller() {
+    for seed in 0..10 {
+        let mut world = World::new(3, 300 + seed);
+        world.until("serving", 20 * SECOND, World::all_serve);
+        assert_eq!(world.create(1, 1, "t"), ErrorCode::NONE);
+        let active = world.active().unwrap();
+        let node = (1..=3).find(|node| *node != active).unwrap();
+        // Before or after its followers notice: they then know of no controller.
+        world.stop(active);
+        let ms = u64::from(world.rng.next_u32() % 1_500);
+        world.pass(ms);
+        world.step(node, Input::Local { from: Place::Metadata, message: LocalMessage::Stop });
+        world.until("stopped", 5 * SECOND, |world| !world.up.contains_key(&node));
+        assert!(
+            world.sometimes.contains_key(&Mark::BrokerStoppedInGoodOrder),
+            "seed {seed}: another controller let it go"
+        );
+        let topic = world.left[&node].topic("t").expect("it was made");
+        assert_ne!(topic.partitions[0].leader, Some(NodeId(node)), "seed {seed}");
     }
 }
 

@@ -36,6 +36,9 @@ use crate::{
     Now, Offset, Outputs, Place, Timer, TopicId,
 };
 
+/// A broker that is to stop gives the quorum so many election timeouts to find another leader: one election, lost once.
+const ELECTIONS: u64 = 4;
+
 /// Quorum, controller and the broker's registration.
 pub struct Metadata {
     config: Arc<Config>,
@@ -56,6 +59,8 @@ pub struct Metadata {
     early_until: Instant,
     /// Messages from this node's broker to its own controller and back.
     loopback: VecDeque<ControllerMessage>,
+    /// When it last knew who leads the quorum.
+    led_at: Option<Instant>,
     rng: ChaCha8Rng,
     /// When it must not go on.
     halted: bool,
@@ -115,6 +120,7 @@ impl Metadata {
             waiting: Waiting::default(),
             early_until: Instant::default(),
             loopback: VecDeque::new(),
+            led_at: None,
             rng,
             halted: false,
         }
@@ -205,7 +211,10 @@ impl Metadata {
 
     /// Ends a stop in good order: others have taken over as this node's metadata shows, or there is nobody to ask.
     fn leave_in_good_order(&mut self, now: Now, out: &mut Outputs) {
-        let has_controller = self.quorum.leader().is_some();
+        if self.quorum.leader().is_some() {
+            self.led_at = Some(now.mono);
+        }
+        let has_controller = self.next_controller_by().is_some_and(|by| now.mono < by);
         let Some(broker) = &mut self.broker else { return };
         match broker.stopped(now.mono, has_controller, self.image.end) {
             Some(Stopped::InGoodOrder) => {
@@ -227,6 +236,11 @@ impl Metadata {
             }
             None => {}
         }
+    }
+
+    /// Until when another controller is waited for after this node last knew of one: elections may take that long.
+    fn next_controller_by(&self) -> Option<Instant> {
+        Some(self.led_at?.after_ms(ELECTIONS * self.config.quorum.election_timeout_ms))
     }
 
     fn take_store_events(&mut self, now: Now, out: &mut Outputs) -> bool {
@@ -618,7 +632,10 @@ impl Machine for Metadata {
             return None;
         }
         let speak_at = self.broker.as_ref().and_then(Lifecycle::speak_at);
-        let stop_at = self.broker.as_ref().and_then(Lifecycle::stop_at);
+        let stop_at = self.broker.as_ref().and_then(Lifecycle::stop_at).map(|late| {
+            let alone = self.next_controller_by().filter(|_| self.quorum.leader().is_none());
+            alone.map_or(late, |alone| alone.min(late))
+        });
         let look_at = self.active.as_ref().map(Active::look_at);
         let own = [
             (stop_at, Timer::BrokerHeartbeat),
