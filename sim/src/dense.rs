@@ -252,8 +252,10 @@ fn stale_epochs(rounds: &mut Rounds<'_>, setup: &mut Setup) {
     setup.core.broker_heartbeat_ms = session_ms / 6;
     setup.core.preferred_leader_ms = rounds.draw.between(60, 400);
     setup.core.push_retry_ms = rounds.draw.between(15, 60);
+    // Where all are needed, whoever is away is eligible at once, and stays so if it comes back with all that it had.
+    let all = rounds.draw.chance(300_000);
     for topic in &mut setup.topics {
-        topic.min_insync = topic.min_insync.min(2);
+        topic.min_insync = if all { topic.replication as u16 } else { topic.min_insync.min(2) };
     }
     for _ in 0..rounds.draw.between(5, 9) {
         let place = rounds.draw.below(16) as usize;
@@ -275,6 +277,23 @@ fn stale_epochs(rounds: &mut Rounds<'_>, setup: &mut Setup) {
             }
             rounds.wait_ms(session_ms / 3, session_ms * 3 / 2);
         }
+        if rounds.draw.chance(400_000) {
+            unconfirmed_epoch(rounds, setup);
+        }
+    }
+}
+
+/// A broker comes back several times in a row, and what it says of a registration that its disk has is lost on its way.
+fn unconfirmed_epoch(rounds: &mut Rounds<'_>, setup: &Setup) {
+    let from = rounds.node(setup);
+    let late_ms = rounds.draw.between(20, 80);
+    let factor = (late_ms * 1_000 / setup.network.latency_us).max(2);
+    let slow = Fault::SlowLink { from, to: Target::Controller, factor, for_ms: late_ms * 12 };
+    rounds.fault(slow, vec![], 0);
+    for _ in 0..rounds.draw.between(2, 4) {
+        rounds.fault(Fault::Break { node: from }, vec![], 0);
+        rounds.crash(from, 1, 20);
+        rounds.wait_ms(late_ms, late_ms * 4);
     }
 }
 
