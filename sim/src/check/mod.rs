@@ -286,11 +286,8 @@ impl Checks {
             Event::FollowerMoved { log, epoch, follower, end, last_epoch } => {
                 self.on_follower_moved(node, *log, *epoch, follower.0, *end, *last_epoch)
             }
-            Event::Produced { log, epoch, base, next, all: true } => {
-                self.on_produced(node, *log, *epoch, *base, *next)
-            }
-            Event::Produced { log, epoch, base, next, all: false } => {
-                self.on_produced_here(node, disk, *log, *epoch, *base, *next)
+            Event::Produced { log, epoch, base, next, all } => {
+                self.on_produced(node, disk, *log, *epoch, (*base, *next), *all)
             }
             Event::Served { log, base, next, asked } => {
                 self.on_served(node, *log, (*base, *next), *asked)

@@ -507,18 +507,28 @@ impl Checks {
         Ok(())
     }
 
-    /// P13.
+    /// P13: what is acknowledged with acks=all is committed, and on as many disks as are needed; P25: with acks=1 it is on its
+    /// leader's disk. Both in the epoch that it was written in.
     pub(super) fn on_produced(
         &mut self,
         node: usize,
+        disk: &Disk,
         log: LogId,
         epoch: Epoch,
-        base: Offset,
-        next: Offset,
+        (base, next): (Offset, Offset),
+        all: bool,
     ) -> Checked {
         let log = self.log_index(log);
         self.speaks(node, "acknowledges a produce")?;
         let at = format!("{} acknowledges {base}..{next} of epoch {epoch}", self.at(node, log));
+        if !all {
+            let replica = self.replica(node, log);
+            let held = replica.at(base).map(|index| replica.batches[index]);
+            if held.is_none_or(|batch| (batch.next, batch.epoch) != (next, epoch)) {
+                return Err(Violation::new("P25", format!("{at} and has it not")));
+            }
+            return self.must_be_durable(node, disk, log, next, "P25");
+        }
         let truth = &self.logs[log];
         let first = truth.committed.partition_point(|batch| batch.next <= base);
         let committed = truth.committed.get(first);
@@ -543,28 +553,6 @@ impl Checks {
             ));
         }
         Ok(())
-    }
-
-    /// P25: what is acknowledged with acks=1 is on its leader's disk, in the epoch that it was written in.
-    pub(super) fn on_produced_here(
-        &mut self,
-        node: usize,
-        disk: &Disk,
-        log: LogId,
-        epoch: Epoch,
-        base: Offset,
-        next: Offset,
-    ) -> Checked {
-        let log = self.log_index(log);
-        self.speaks(node, "acknowledges a produce")?;
-        let replica = self.replica(node, log);
-        let held = replica.at(base).map(|index| replica.batches[index]);
-        if held.is_none_or(|batch| (batch.next, batch.epoch) != (next, epoch)) {
-            let at = self.at(node, log);
-            let story = format!("{at} acknowledges {base}..{next} of epoch {epoch} and has it not");
-            return Err(Violation::new("P25", story));
-        }
-        self.must_be_durable(node, disk, log, next, "P25")
     }
 
     /// P15: only what is committed is served; P10: and only by who has led the epoch that was asked for.
