@@ -113,10 +113,12 @@ pub enum Output {
         /// The answer; none where the protocol has none (acks=0).
         response: Option<Response>,
     },
-    /// When a connection must be closed, after the replies that came out before.
+    /// When a request costs its connection: it is closed once those before it are answered.
     Close {
         /// The connection.
         client: ClientId,
+        /// Number of the request on that connection.
+        id: u64,
         /// For the log.
         why: &'static str,
     },

@@ -390,9 +390,9 @@ impl Worker {
                         connections.reply(client, id, response);
                     }
                 }
-                Output::Close { client, why } => {
+                Output::Close { client, id, why } => {
                     if let Some(connections) = &self.connections {
-                        connections.close_after_replies(client, why);
+                        connections.close_at(client, id, why);
                     }
                 }
                 Output::Disk { op, command } => self.seats[number].lanes.submit(op, command),

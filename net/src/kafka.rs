@@ -151,7 +151,8 @@ struct Connection {
     answered: Notify,
     /// When the reader may look again whether it may read.
     room: Notify,
-    closing: Cell<Option<&'static str>>,
+    /// Why it is to be closed once what was asked is answered, and since when.
+    closing: Cell<Option<(&'static str, Instant)>>,
     /// When the last bytes came, or the last answer had been taken.
     busy_at: Cell<Instant>,
     /// When the socket last took bytes, or was first asked to, while it has any to take.
@@ -286,12 +287,11 @@ impl Connections {
         }
     }
 
-    /// Closes a connection once what was answered in order has been sent. What comes after the first request without an
-    /// answer gets none: the machine closes instead of answering one of them, and does not say which.
-    pub fn close_after_replies(&self, client: ClientId, why: &'static str) {
+    /// Closes a connection for one of its requests: once those before it are answered; that one and all after it get none.
+    pub fn close_at(&self, client: ClientId, id: u64, why: &'static str) {
         if let Some(connection) = self.open.borrow().get(&client) {
-            connection.slots.borrow_mut().drop_unanswered();
-            connection.end(why);
+            connection.slots.borrow_mut().forget_from(id);
+            connection.end(why, self.clock.mono());
         }
     }
 
@@ -299,7 +299,7 @@ impl Connections {
     /// answers may need this one, it waits for the connections of the whole node.
     pub async fn stop(&self, patience: Duration) {
         for connection in self.open.borrow().values() {
-            connection.end("this node stops");
+            connection.end("this node stops", self.clock.mono());
         }
         let end = self.clock.mono().after_ms(patience.as_millis() as u64);
         while self.clock.mono() < end && self.counts.connections.load(Ordering::Relaxed) > 0 {
@@ -327,15 +327,18 @@ impl Connections {
 
     async fn read(self: Rc<Self>, connection: Rc<Connection>, from: OwnedReadHalf) {
         let mut frames = FrameReader::new(from, self.limits.request_bytes_max);
-        let why = self.serve(&connection, &mut frames).await;
-        match why {
-            Refusal::Frame(FrameError::Closed) => debug!("{}: closed", connection.address),
-            Refusal::Frame(error) => debug!("{}: {error}", connection.address),
-            Refusal::Request(error) => {
+        match self.serve(&connection, &mut frames).await {
+            Refusal::Frame(error @ FrameError::Length { .. }) => {
                 self.closed_for(connection.address, &error);
             }
+            Refusal::Request(error) => self.closed_for(connection.address, &error),
+            Refusal::Frame(error) => {
+                debug!("{}: {error}", connection.address);
+                return self.remove(connection.id);
+            }
         }
-        self.remove(connection.id);
+        // What can't be read does not cost the answers to what came before.
+        connection.end("a request that cannot be read", self.clock.mono());
     }
 
     async fn serve(&self, connection: &Connection, frames: &mut FrameReader) -> Refusal {
@@ -357,12 +360,7 @@ impl Connections {
                     connection.reading.borrow_mut().grow(frames.begun(), self.clock.mono());
                     self.reserve(connection, frames.growth()).await;
                 }
-                Err(error) => {
-                    if matches!(error, FrameError::Length { .. }) {
-                        self.closed_for(connection.address, &error);
-                    }
-                    return Refusal::Frame(error);
-                }
+                Err(error) => return Refusal::Frame(error),
             }
             if let Err(error) = frames.read().await {
                 return Refusal::Frame(error);
@@ -445,7 +443,7 @@ impl Connections {
             if out.is_empty() {
                 // What needed no answer has left its place.
                 connection.room.notify_one();
-                if let Some(why) = connection.closing.get()
+                if let Some((why, _)) = connection.closing.get()
                     && connection.slots.borrow().queue.is_empty()
                 {
                     debug!("{}: {why}", connection.address);
@@ -543,8 +541,9 @@ enum Refusal {
 
 impl Connection {
     /// Reads no more; the writer closes once nothing waits for an answer.
-    fn end(&self, why: &'static str) {
-        self.closing.set(Some(why));
+    fn end(&self, why: &'static str, now: Instant) {
+        let since = self.closing.get().map_or(now, |(_, since)| since);
+        self.closing.set(Some((why, since)));
         self.answered.notify_one();
         if let Some(reader) = self.tasks.borrow().first() {
             reader.abort();
@@ -569,6 +568,8 @@ impl Connection {
             Some("a request was not whole in time")
         } else if too_old(self.writing_at.get()) {
             Some("an answer was not taken in time")
+        } else if too_old(self.closing.get().map(|(_, since)| since)) {
+            Some("what was asked before the end was not answered in time")
         } else if slots.queue.is_empty()
             && self.writing_at.get().is_none()
             && now.ms_since(self.busy_at.get()) > limits.idle_ms_max
@@ -614,11 +615,9 @@ impl Reading {
 }
 
 impl Slots {
-    /// Forgets the first request that has no answer, and all after it.
-    fn drop_unanswered(&mut self) {
-        let unanswered = |slot: &Slot| matches!(slot.answer, Answer::Awaited { .. });
-        let answered = self.queue.iter().position(unanswered).unwrap_or(self.queue.len());
-        self.queue.truncate(answered);
+    /// Forgets a request and all after it.
+    fn forget_from(&mut self, id: u64) {
+        self.queue.truncate(usize::try_from(id.saturating_sub(self.first)).unwrap_or(usize::MAX));
     }
 
     /// Moves the answers at the front to what is about to be written.

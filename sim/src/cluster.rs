@@ -562,6 +562,7 @@ impl Cluster {
                     self.queue.push(at, local);
                 }
                 Output::Reply { client, id, response } => self.reply(node, client, id, response),
+                // Answers to what came before may be lost here, as with any connection that breaks.
                 Output::Close { client, .. } => self.end_connection(client),
                 Output::Disk { op, command } => {
                     self.checks.on_issued(node, &command)?;

@@ -56,9 +56,10 @@ impl Fingerprint {
                 self.number(client.0);
                 self.number(*id);
             }
-            Output::Close { client, .. } => {
+            Output::Close { client, id, .. } => {
                 self.number(0x400);
                 self.number(client.0);
+                self.number(*id);
             }
             Output::Disk { op, command } => {
                 self.number(0x500);

@@ -337,23 +337,23 @@ impl Shard {
         out: &mut Outputs,
     ) {
         if elements(&request) > self.partitions_max() {
-            return close(client, "a request names too much", out);
+            return close(client, id, "a request names too much", out);
         }
         if self.gatherings.is_full() && is_scattered(&request) {
-            return close(client, "too many requests wait", out);
+            return close(client, id, "too many requests wait", out);
         }
         let Some(request) = self.hold(client, id, version, request, &context) else { return };
         let (image, config) = (&self.host.image, &self.host.config);
         if api::is_unknown(image) && asks_for_all_topics(&request, version) {
             // An empty list would be believed.
-            return close(client, "this node does not know its cluster's topics yet", out);
+            return close(client, id, "this node does not know its cluster's topics yet", out);
         }
         match request {
             Request::Produce(request) => {
                 let acks = request.acks;
                 if let Some(refused) = produce::refuse_unframed(&request) {
                     return match acks {
-                        0 => close(client, "records that nobody can read", out),
+                        0 => close(client, id, "records that nobody can read", out),
                         _ => out.reply(client, id, Response::Produce(refused)),
                     };
                 }
@@ -775,6 +775,6 @@ fn asks_for_all_topics(request: &Request, version: i16) -> bool {
     }
 }
 
-fn close(client: ClientId, why: &'static str, out: &mut Outputs) {
-    out.queue.push_back(Output::Close { client, why });
+fn close(client: ClientId, id: u64, why: &'static str, out: &mut Outputs) {
+    out.queue.push_back(Output::Close { client, id, why });
 }

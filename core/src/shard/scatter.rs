@@ -173,7 +173,7 @@ impl Shard {
         match whole {
             // What failed can only be told by closing.
             Whole::Produce { acks: 0 } if answers.is_empty() => out.reply(client, id, None),
-            Whole::Produce { acks: 0 } => close(client, "a produce with acks=0 failed", out),
+            Whole::Produce { acks: 0 } => close(client, id, "a produce with acks=0 failed", out),
             Whole::Produce { .. } => {
                 let mut merged = merge_produce(answers);
                 self.name_produce_leaders(version, &mut merged);
