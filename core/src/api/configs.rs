@@ -12,7 +12,7 @@ use milena_wire::messages::describe_configs::{
 use super::{distinct, unknown_topic};
 use crate::Config;
 use crate::controller::Refusal;
-use crate::controller::configs::{Kind, TOPIC_CONFIGS, TopicConfig};
+use crate::controller::configs::{CLEANUP_POLICY, Kind, TOPIC_CONFIGS, TopicConfig};
 use crate::controller::is_topic_name;
 use crate::metadata::{Image, Topic};
 
@@ -149,50 +149,100 @@ fn config_type(known: &TopicConfig) -> i8 {
     match known.kind {
         Kind::Long { .. } => TYPE_LONG,
         Kind::Int { .. } => TYPE_INT,
-        Kind::OneOf(_) if known.name == "cleanup.policy" => TYPE_LIST,
+        Kind::OneOf(_) if known.name == CLEANUP_POLICY => TYPE_LIST,
         Kind::OneOf(_) => TYPE_STRING,
     }
 }
 
-/// The few of Kafka's broker configurations that have a meaning here.
+/// One of the few of Kafka's broker configurations that have a meaning here.
+struct BrokerConfig {
+    name: &'static str,
+    config_type: i8,
+    value: Option<String>,
+    documentation: &'static str,
+}
+
 fn of_broker(config: &Config) -> Vec<DescribeConfigsResourceResult> {
-    let replication = &config.replication;
-    let own = [
-        ("broker.id", TYPE_INT, Some(config.node.to_string())),
-        ("node.id", TYPE_INT, Some(config.node.to_string())),
-        ("broker.rack", TYPE_STRING, config.rack.clone()),
-        ("auto.create.topics.enable", TYPE_BOOLEAN, Some("false".into())),
-        ("unclean.leader.election.enable", TYPE_BOOLEAN, Some("false".into())),
-        ("replica.lag.time.max.ms", TYPE_LONG, Some(replication.lag_ms_max.to_string())),
-        ("broker.session.timeout.ms", TYPE_INT, Some(config.quorum.broker_session_ms.to_string())),
-        (
-            "broker.heartbeat.interval.ms",
-            TYPE_INT,
-            Some(config.quorum.broker_heartbeat_ms.to_string()),
-        ),
-        ("fetch.max.bytes", TYPE_INT, Some(replication.fetch_bytes_max.to_string())),
-    ];
-    let defaults = TOPIC_CONFIGS
-        .iter()
-        .map(|known| (known.broker_name, config_type(known), Some((known.default)(config))));
-    own.into_iter()
-        .chain(defaults)
-        .map(|(name, config_type, value)| DescribeConfigsResourceResult {
-            name: name.into(),
-            value: value.clone(),
+    let defaults = TOPIC_CONFIGS.iter().map(|known| BrokerConfig {
+        name: known.broker_name,
+        config_type: config_type(known),
+        value: Some((known.default)(config)),
+        documentation: known.documentation,
+    });
+    let of_broker = |known: BrokerConfig| {
+        let synonym = |value: &String| DescribeConfigsSynonym {
+            name: known.name.into(),
+            value: Some(value.clone()),
+            source: SOURCE_BROKER,
+        };
+        DescribeConfigsResourceResult {
+            name: known.name.into(),
             read_only: true,
             config_source: SOURCE_BROKER,
             is_sensitive: false,
-            synonyms: value
-                .map(|value| DescribeConfigsSynonym {
-                    name: name.into(),
-                    value: Some(value),
-                    source: SOURCE_BROKER,
-                })
-                .into_iter()
-                .collect(),
-            config_type,
-            documentation: None,
-        })
-        .collect()
+            synonyms: known.value.iter().map(synonym).collect(),
+            value: known.value,
+            config_type: known.config_type,
+            documentation: Some(known.documentation.into()),
+        }
+    };
+    brokers_own(config).into_iter().chain(defaults).map(of_broker).collect()
+}
+
+/// Those that are no defaults of topics.
+fn brokers_own(config: &Config) -> [BrokerConfig; 9] {
+    let (replication, quorum) = (&config.replication, &config.quorum);
+    let own = |name, config_type, value, documentation| BrokerConfig {
+        name,
+        config_type,
+        value,
+        documentation,
+    };
+    let number = |number: &dyn std::fmt::Display| Some(number.to_string());
+    [
+        own("broker.id", TYPE_INT, number(&config.node), "The node's number, also as node.id."),
+        own("node.id", TYPE_INT, number(&config.node), "The node's number in its cluster."),
+        own(
+            "broker.rack",
+            TYPE_STRING,
+            config.rack.clone(),
+            "Where the node stands; the replicas of a partition are spread over racks.",
+        ),
+        own(
+            "auto.create.topics.enable",
+            TYPE_BOOLEAN,
+            Some("false".into()),
+            "Whether asking for a topic makes it: it never does.",
+        ),
+        own(
+            "unclean.leader.election.enable",
+            TYPE_BOOLEAN,
+            Some("false".into()),
+            "Whether a replica may lead that lacks acknowledged records: none ever may.",
+        ),
+        own(
+            "replica.lag.time.max.ms",
+            TYPE_LONG,
+            number(&replication.lag_ms_max),
+            "Milliseconds for which a follower may stay behind its leader and in the in-sync set.",
+        ),
+        own(
+            "broker.session.timeout.ms",
+            TYPE_INT,
+            number(&quorum.broker_session_ms),
+            "Milliseconds of silence after which the controller fences a broker.",
+        ),
+        own(
+            "broker.heartbeat.interval.ms",
+            TYPE_INT,
+            number(&quorum.broker_heartbeat_ms),
+            "Milliseconds from one sign of life of a broker to the next.",
+        ),
+        own(
+            "fetch.max.bytes",
+            TYPE_INT,
+            number(&replication.fetch_bytes_max),
+            "Largest answer to a fetch, bytes, though one batch always fits.",
+        ),
+    ]
 }

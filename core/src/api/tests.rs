@@ -210,7 +210,7 @@ fn configurations_say_where_they_come_from() {
         let request = DescribeConfigsRequest {
             resources: vec![resource],
             include_synonyms: true,
-            ..Default::default()
+            include_documentation: true,
         };
         describe_configs(&image, &config, &request).results.remove(0)
     };
@@ -229,6 +229,8 @@ fn configurations_say_where_they_come_from() {
     assert_eq!(all, TOPIC_CONFIGS.len(), "an empty list names all");
     assert_eq!(describe(2, "x", None).error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
     assert!(describe(4, "2", None).configs.iter().any(|config| config.name == "broker.id"));
+    let of_broker = describe(4, "2", None).configs;
+    assert!(of_broker.iter().all(|config| config.documentation.is_some()));
     assert_eq!(describe(4, "1", None).error_code, ErrorCode::INVALID_REQUEST);
     // What a broker logs, client metrics and groups: there is nothing to be set.
     for (resource_type, name) in [(8, "2"), (16, "x"), (32, "x")] {

@@ -15,6 +15,11 @@ use crate::{Config, Timestamp};
 /// The configuration whose value each partition's record settles.
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 
+/// The configuration that says whether a topic's old records go.
+pub const CLEANUP_POLICY: &str = "cleanup.policy";
+/// Its value when they do.
+const DELETE: &str = "delete";
+
 /// What values a configuration takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -67,11 +72,12 @@ pub const BATCH_BYTES_LIMIT: u32 = 120 << 20;
 /// Every configuration that a topic can have, by name.
 pub const TOPIC_CONFIGS: &[TopicConfig] = &[
     TopicConfig {
-        name: "cleanup.policy",
+        name: CLEANUP_POLICY,
         broker_name: "log.cleanup.policy",
-        kind: Kind::OneOf(&["delete"]),
-        default: |_| "delete".into(),
-        documentation: "What happens to old records: they are deleted, whole segments at a time.",
+        kind: Kind::OneOf(&[DELETE, ""]),
+        default: |_| DELETE.into(),
+        documentation: "What happens to old records: they are deleted, whole segments at a time; nothing if this is empty, \
+                        whatever retention.ms and retention.bytes say.",
     },
     TopicConfig {
         name: "compression.type",
@@ -205,7 +211,10 @@ impl TopicConfig {
                 }
             }
             Kind::OneOf(words) if words.contains(&value) => Ok(()),
-            Kind::OneOf(words) => Err(words.join(" or ")),
+            Kind::OneOf(words) => {
+                let words: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
+                Err(words.join(" or "))
+            }
         }
     }
 
@@ -223,9 +232,9 @@ impl TopicConfig {
 /// A topic's configurations as numbers, for those who act on them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TopicSettings {
-    /// `retention.ms`, negative for no limit.
+    /// `retention.ms`, negative for no limit, as where `cleanup.policy` is empty.
     pub retention_ms: i64,
-    /// `retention.bytes`, negative for no limit.
+    /// `retention.bytes`, negative for no limit, as where `cleanup.policy` is empty.
     pub retention_bytes: i64,
     /// `segment.bytes`.
     pub segment_bytes: u64,
@@ -250,9 +259,16 @@ impl TopicSettings {
     pub fn new(own: &BTreeMap<String, String>, config: &Config) -> TopicSettings {
         // What is in an image was checked before it was committed; what could not be read would have its default.
         let number = |name: &str| own.get(name).and_then(|value| value.parse::<i64>().ok());
+        let (retention_ms, retention_bytes) = match own.get(CLEANUP_POLICY) {
+            Some(policy) if policy != DELETE => (-1, -1),
+            _ => {
+                let ms = number("retention.ms").unwrap_or(RETENTION_MS);
+                (ms, number("retention.bytes").unwrap_or(-1))
+            }
+        };
         TopicSettings {
-            retention_ms: number("retention.ms").unwrap_or(RETENTION_MS),
-            retention_bytes: number("retention.bytes").unwrap_or(-1),
+            retention_ms,
+            retention_bytes,
             segment_bytes: number("segment.bytes")
                 .and_then(|bytes| bytes.try_into().ok())
                 .unwrap_or(config.storage.segment_bytes),

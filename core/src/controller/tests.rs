@@ -450,6 +450,8 @@ fn names_numbers_and_configurations_are_checked() {
     assert_eq!(refused(new_topic("u", 10_001, 1)), ErrorCode::INVALID_PARTITIONS);
     assert_eq!(refused(new_topic("u", 1, 4)), ErrorCode::INVALID_REPLICATION_FACTOR);
     assert_eq!(refused(new_topic("u", 1, 0)), ErrorCode::INVALID_REPLICATION_FACTOR);
+    assert_eq!(refused(new_topic("u", -2, 0)), ErrorCode::INVALID_REPLICATION_FACTOR);
+    assert_eq!(refused(new_topic("u", -2, 4)), ErrorCode::INVALID_PARTITIONS);
     let with = |name: &str, value: &str| NewTopic {
         configs: vec![(name.into(), Some(value.into()))],
         ..new_topic("u", 1, 1)
@@ -482,6 +484,21 @@ fn names_numbers_and_configurations_are_checked() {
     }
     let both = NewTopic { partitions: Some(1), ..assigned(&[(0, &[1])]) };
     assert_eq!(refused(both), ErrorCode::INVALID_REQUEST);
+}
+
+/// As in Apache Kafka, an empty policy keeps everything.
+#[test]
+fn without_a_cleanup_policy_nothing_is_too_old_or_too_much() {
+    let in_force = |policy: &str| {
+        let limits = ["retention.ms", "retention.bytes"].map(|name| (name, "1"));
+        let asked = limits.into_iter().chain([("cleanup.policy", policy)]);
+        let asked: Vec<_> = asked.map(|(name, value)| (name.into(), Some(value.into()))).collect();
+        let own = configs::check_topic_configs(&asked).unwrap();
+        let settings = configs::TopicSettings::new(&own, &config());
+        (settings.retention_ms, settings.retention_bytes)
+    };
+    assert_eq!(in_force("delete"), (1, 1));
+    assert_eq!(in_force(""), (-1, -1));
 }
 
 /// A batch that no peer takes in one message could be appended and never be replicated.

@@ -162,6 +162,12 @@ fn place_partitions(
     stays: impl Fn(NodeId) -> bool,
 ) -> Result<Vec<Vec<NodeId>>, Refusal> {
     let brokers = by_turns_of_racks(image, stays);
+    let factor_refused =
+        |message: String| Err(Refusal::new(ErrorCode::INVALID_REPLICATION_FACTOR, message));
+    // As in Kafka, this comes before the number of partitions, and how many brokers there are after it.
+    if topic.replication_factor.is_some_and(|factor| factor < 1) {
+        return factor_refused("the replication factor is at least 1".into());
+    }
     let partitions = topic.partitions.unwrap_or(PARTITIONS_DEFAULT);
     let partitions_max = config.replication.partitions_max;
     let Some(partitions) =
@@ -175,12 +181,10 @@ fn place_partitions(
     let Some(factor) =
         usize::try_from(asked).ok().filter(|factor| (1..=brokers.len()).contains(factor))
     else {
-        let message = if asked < 1 && topic.replication_factor.is_some() {
-            "the replication factor is at least 1".to_string()
-        } else {
-            format!("a replication factor of {asked} with {} brokers in service", brokers.len())
-        };
-        return Err(Refusal::new(ErrorCode::INVALID_REPLICATION_FACTOR, message));
+        let count = brokers.len();
+        return factor_refused(format!(
+            "a replication factor of {asked} with {count} brokers in service"
+        ));
     };
     let place = |index| place_replicas(&brokers, factor, start.wrapping_add(index), index);
     Ok((0..partitions as usize).map(place).collect())
