@@ -68,21 +68,14 @@ fn trees(field: &str, kafka: &Value, milena: &Value, found: &mut Vec<(String, Va
         }
         (Value::Array(theirs), Value::Array(ours)) => {
             let (theirs, ours) = (joined(theirs), joined(ours));
-            let (theirs, mut ours) = (keyed(&theirs), keyed(&ours));
-            let place = format!("{field}[]");
-            // What is there again under the same identity has a place of its own.
-            let named = |key: &(_, usize)| match key.1 {
-                0 => place.clone(),
-                _ => format!("{place} again"),
-            };
-            for (key, kafka) in &theirs {
-                match ours.remove(key) {
-                    Some(milena) => trees(&place, kafka, milena, found),
-                    None => found.push((named(key), (*kafka).clone(), "absent".into())),
+            let mut alike = BTreeMap::<_, [Vec<&Value>; 2]>::new();
+            for (side, elements) in [&theirs, &ours].into_iter().enumerate() {
+                for element in elements {
+                    alike.entry(identity(element)).or_default()[side].push(element);
                 }
             }
-            for (key, milena) in ours {
-                found.push((named(&key), "absent".into(), milena.clone()));
+            for (key, [theirs, ours]) in alike {
+                elements(&format!("{field}[]"), key.is_some(), theirs, ours, found);
             }
         }
         _ if kafka != milena => found.push((field.to_owned(), kafka.clone(), milena.clone())),
@@ -111,18 +104,40 @@ fn joined(elements: &[Value]) -> Vec<Value> {
     joined
 }
 
-/// Elements by what identifies them, and by how many of that identity came before; those of one identity in the order of what
-/// they say, since Kafka shuffles some of its answers.
-fn keyed(elements: &[Value]) -> BTreeMap<(Option<String>, usize), &Value> {
-    let mut seen = BTreeMap::new();
-    let mut keyed = BTreeMap::new();
-    let mut elements: Vec<_> = elements.iter().collect();
-    elements.sort_by_cached_key(|one| identity(one).map(|_| one.to_string()));
-    for element in elements {
-        let key = identity(element);
-        let count: &mut usize = seen.entry(key.clone()).or_default();
-        keyed.insert((key, *count), element);
-        *count += 1;
+/// Elements of one identity: those are compared with each other that differ least, since Kafka shuffles some of its answers.
+/// What has no identity is compared in order.
+fn elements(
+    place: &str,
+    shuffled: bool,
+    mut theirs: Vec<&Value>,
+    mut ours: Vec<&Value>,
+    found: &mut Vec<(String, Value, Value)>,
+) {
+    // What is there again under the same identity has a place of its own.
+    let mut again = false;
+    while !theirs.is_empty() && !ours.is_empty() {
+        let mut best: Option<(usize, usize, Vec<_>)> = None;
+        let several = shuffled && (theirs.len() > 1 || ours.len() > 1);
+        let [among_theirs, among_ours] =
+            [&theirs, &ours].map(|all| if several { all.len() } else { 1 });
+        for (i, j) in (0..among_theirs).flat_map(|i| (0..among_ours).map(move |j| (i, j))) {
+            let mut differences = Vec::new();
+            trees(place, theirs[i], ours[j], &mut differences);
+            if best.as_ref().is_none_or(|(_, _, least)| differences.len() < least.len()) {
+                best = Some((i, j, differences));
+            }
+        }
+        let Some((i, j, differences)) = best else { break };
+        theirs.remove(i);
+        ours.remove(j);
+        found.extend(differences);
+        again = true;
     }
-    keyed
+    let absent = || Value::from("absent");
+    let left = theirs.into_iter().map(|kafka| (kafka.clone(), absent()));
+    for (kafka, milena) in left.chain(ours.into_iter().map(|milena| (absent(), milena.clone()))) {
+        let named = if again { format!("{place} again") } else { place.to_owned() };
+        found.push((named, kafka, milena));
+        again = true;
+    }
 }

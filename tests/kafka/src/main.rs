@@ -4,6 +4,7 @@
 //! codecs take. `compare` starts one node of each, sends both
 //! the same requests and compares the answers field by field. `bugs` sees that planted bugs are found so.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
@@ -79,6 +80,9 @@ struct Compare {
     /// Print both answers beside the first of each kind of difference
     #[arg(long)]
     whole: bool,
+    /// Print every request with both answers as it happens, to read one sequence by
+    #[arg(long)]
+    trace: bool,
     /// The broker to compare; without it, the one of this workspace, built now
     #[arg(long)]
     milena: Option<PathBuf>,
@@ -131,6 +135,7 @@ fn compare_both(
     let time = Duration::from_secs(arguments.seconds);
     oracle.only = arguments.apis.iter().cloned().collect();
     oracle.whole = arguments.whole;
+    oracle.trace = arguments.trace;
     let sequences = oracle.run(arguments.seed, arguments.sequences, time)?;
 
     let (asked, succeeded) =
@@ -144,8 +149,14 @@ fn compare_both(
     for (api, uses) in table.uses() {
         println!("{uses:>8} differences of {api} stand in the table");
     }
-    for (difference, (count, first)) in &oracle.open {
-        println!("{count:>6} x {difference}\n         {first}");
+    // One request often differs in several ways, and is printed once.
+    let mut seen = BTreeMap::<&str, Vec<_>>::new();
+    for (kind, (count, first)) in &oracle.open {
+        seen.entry(first).or_default().push((count, kind));
+    }
+    for (first, kinds) in seen {
+        kinds.iter().for_each(|(count, kind)| println!("{count:>6} x {kind}"));
+        println!("         {first}");
     }
     let unused: Vec<_> = table.unused().collect();
     if !arguments.spare_rows {

@@ -36,6 +36,8 @@ pub struct Oracle<'a> {
     pub only: BTreeSet<String>,
     /// Whether a report has both answers.
     pub whole: bool,
+    /// Whether every request is printed with both answers as it happens.
+    pub trace: bool,
     /// Requests of each API and version, and how many of them succeeded at Kafka's.
     pub counts: BTreeMap<(i16, i16), (u64, u64)>,
     /// What no row explains: the first of each kind with its seed and request, and how often it was seen.
@@ -78,6 +80,7 @@ impl<'a> Oracle<'a> {
             made,
             only: BTreeSet::new(),
             whole: false,
+            trace: false,
             counts,
             open,
         })
@@ -93,7 +96,11 @@ impl<'a> Oracle<'a> {
         while together && left > 0 {
             let mut group = vec![generator.request()];
             while group.len() < 4 && generator.pipelined() && !writes(group.last()) {
-                group.push(generator.request());
+                let next = generator.request();
+                if writes(Some(&next)) {
+                    group.iter_mut().for_each(wait_for_nothing);
+                }
+                group.push(next);
             }
             left = left.saturating_sub(group.len() as u64);
             together = self.exchange(seed, &group).with_context(|| {
@@ -130,6 +137,10 @@ impl<'a> Oracle<'a> {
             };
             let both = [masked(theirs, &answers[0]), masked(ours, &answers[1])];
             let [kafka, milena] = &both;
+            if self.trace {
+                let answers = both_answers(&both);
+                println!("{} {}, {}{answers}", self.names[&asked.api], asked.version, asked.body);
+            }
             let count = self.counts.entry((asked.api, asked.version)).or_default();
             count.0 += 1;
             count.1 += u64::from(succeeded(kafka));
@@ -137,14 +148,15 @@ impl<'a> Oracle<'a> {
                 let [kafka, milena] = [kafka, milena].map(|value| of_any_sequence(seed, &value));
                 let api = self.names[&asked.api].clone();
                 let version = asked.version;
-                let difference = Difference { api, version, field, kafka, milena };
+                let body = asked.body.clone();
+                let difference = Difference { api, version, field, kafka, milena, asked: body };
                 match self.table.explains(&difference) {
                     Some(parts) => together &= !parts,
                     None => {
                         // What reads leaves both as they were.
                         together &= !writes(Some(asked));
                         let answers = self.whole.then_some(&both);
-                        self.report(seed, asked, difference, answers);
+                        self.report(seed, difference, answers);
                     }
                 }
             }
@@ -152,26 +164,14 @@ impl<'a> Oracle<'a> {
         Ok(together)
     }
 
-    fn report(
-        &mut self,
-        seed: u64,
-        asked: &Asked,
-        difference: Difference,
-        answers: Option<&[Answer; 2]>,
-    ) {
-        let Difference { api, version, field, kafka, milena } = difference;
+    fn report(&mut self, seed: u64, difference: Difference, answers: Option<&[Answer; 2]>) {
+        let Difference { api, version, field, kafka, milena, asked } = difference;
         if !self.only.is_empty() && !self.only.contains(&api) {
             return;
         }
-        let short = |value: &Value| value.to_string().chars().take(160).collect::<String>();
         let kind = format!("{api} {field}: Kafka {}, Milena {}", short(&kafka), short(&milena));
-        let mut first = format!("seed {seed}, version {version}, {}", asked.body);
-        for (who, answer) in ["Kafka", "Milena"].iter().zip(answers.into_iter().flatten()) {
-            first += &match answer {
-                Answer::Body(body) => format!("\n         {who}: {body}"),
-                other => format!("\n         {who}: {other:?}"),
-            };
-        }
+        let mut first = format!("seed {seed}, version {version}, {asked}");
+        first += &answers.map(both_answers).unwrap_or_default();
         self.open.entry(kind).or_insert((0, first)).0 += 1;
     }
 
@@ -237,6 +237,23 @@ impl<'a> Oracle<'a> {
     }
 }
 
+/// A value as it stands in the name of a kind of difference: elements that one side lacks are of one kind, whatever they are.
+fn short(value: &Value) -> String {
+    match value {
+        Value::Object(_) => "an element".into(),
+        other => other.to_string().chars().take(160).collect(),
+    }
+}
+
+/// Both answers, each on a line of its own.
+fn both_answers(answers: &[Answer; 2]) -> String {
+    let said = ["Kafka", "Milena"].iter().zip(answers).map(|(who, answer)| match answer {
+        Answer::Body(body) => format!("\n         {who}: {body}"),
+        other => format!("\n         {who}: {other:?}"),
+    });
+    said.collect()
+}
+
 /// A value in which the names of a sequence's topics say no longer which sequence it is.
 fn of_any_sequence(seed: u64, value: &Value) -> Value {
     match value {
@@ -258,6 +275,14 @@ fn changes(asked: Option<&Asked>) -> bool {
 /// after it by Kafka, which no client may count on.
 fn writes(asked: Option<&Asked>) -> bool {
     changes(asked) || asked.is_some_and(|asked| asked.api == PRODUCE)
+}
+
+/// Has a fetch that what follows it writes may not be seen by: it waits here while that is carried out, and Kafka carries out
+/// nothing meanwhile.
+fn wait_for_nothing(asked: &mut Asked) {
+    if let Some(wait) = asked.body.get_mut("max_wait_ms") {
+        *wait = 0.into();
+    }
 }
 
 fn versions(answer: &Answer) -> Result<BTreeMap<i16, (i16, i16)>> {

@@ -24,6 +24,8 @@ pub struct Difference {
     pub kafka: Value,
     /// What we answer.
     pub milena: Value,
+    /// The request.
+    pub asked: Value,
 }
 
 /// One row of the table.
@@ -35,10 +37,12 @@ pub struct Row {
     versions: String,
     /// The field, or with a `*` at its end all that begin so.
     field: String,
-    /// What Apache Kafka answers, as JSON; anything if left out.
+    /// What Apache Kafka answers, as JSON, or with a `*` at its end how that begins; anything if left out.
     kafka: Option<String>,
-    /// What we answer, as JSON; anything if left out.
+    /// What we answer, in the same way.
     milena: Option<String>,
+    /// What stands somewhere in the request, as JSON; any request's if left out.
+    asked: Option<String>,
     /// Names of elements that are not meant: those that both should have.
     #[serde(default)]
     except: Vec<String>,
@@ -67,7 +71,8 @@ impl Table {
         let file: File = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
         for row in &file.difference {
             Versions::parse(&row.versions)?;
-            for value in [&row.kafka, &row.milena].into_iter().flatten() {
+            let values = [&row.kafka, &row.milena].into_iter().flatten();
+            for value in values.filter(|value| !value.ends_with('*')) {
                 serde_json::from_str::<Value>(value).with_context(|| format!("{row:?}"))?;
             }
             anyhow::ensure!(row.reason.len() > 20, "a row without a reason: {row:?}");
@@ -104,10 +109,12 @@ impl Row {
             None => difference.field == self.field,
         };
         let is = |wanted: &Option<String>, value: &Value| {
-            wanted.as_ref().is_none_or(|wanted| {
-                serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *value)
+            wanted.as_ref().is_none_or(|wanted| match wanted.strip_suffix('*') {
+                Some(beginning) => value.to_string().starts_with(beginning),
+                None => serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *value),
             })
         };
+        let asked = self.asked.as_ref();
         let one = |value: &Value| {
             value["name"].as_str().is_some_and(|n| self.except.iter().any(|e| e == n))
         };
@@ -118,5 +125,6 @@ impl Row {
                 .is_ok_and(|versions| versions.has(difference.version))
             && is(&self.kafka, &difference.kafka)
             && is(&self.milena, &difference.milena)
+            && asked.is_none_or(|part| difference.asked.to_string().contains(part))
     }
 }
