@@ -68,6 +68,8 @@ struct World {
     left: BTreeMap<i32, Arc<Image>>,
     /// The node that is to halt, and why it did.
     halts: Option<(i32, Option<Halt>)>,
+    /// Between which nodes nothing arrives, from the first to the second.
+    cut: Vec<(i32, i32)>,
 }
 
 impl World {
@@ -94,6 +96,7 @@ impl World {
             lines: Vec::new(),
             left: BTreeMap::new(),
             halts: None,
+            cut: Vec::new(),
         };
         for node in 1..=nodes {
             world.start(node);
@@ -200,7 +203,7 @@ impl World {
             match output {
                 Output::Send { to, message } => {
                     for _ in 0..1 + u32::from(self.chance(self.doubled)) {
-                        if !self.chance(self.lost) {
+                        if !self.chance(self.lost) && !self.cut.contains(&(node, to.0)) {
                             let micros = 200 + u64::from(self.rng.next_u32() % 2_000);
                             let frame = peer::encode(&message).concat();
                             let message = peer::decode(frame.into()).unwrap();
@@ -521,6 +524,27 @@ fn a_silent_broker_is_fenced_and_let_in_again() {
     let back = move |world: &World| world.partition(leader, "t").leader == Some(gone);
     world.until("the preferred replica leads again", 20 * SECOND, back);
     assert!(world.sometimes[&Mark::ControllerGivenBack] > 0);
+}
+
+/// It is heard all the time, and who hears no controller must not tell one that it lives.
+#[test]
+fn a_broker_that_hears_no_controller_is_fenced_and_let_in_again() {
+    for (deaf_to_all, seed) in [(true, 13), (false, 14)] {
+        let mut world = World::new(3, seed);
+        world.until("serving", 20 * SECOND, World::all_serve);
+        assert_eq!(world.create(1, 1, "t"), ErrorCode::NONE);
+        let gone = world.partition(1, "t").leader.unwrap();
+        let others: Vec<i32> = (1..=3).filter(|node| *node != gone.0).collect();
+        let controller = world.active().unwrap();
+        let from = if deaf_to_all { others.clone() } else { vec![controller] };
+        world.cut = from.into_iter().map(|other| (other, gone.0)).collect();
+        world.until("another leads", 20 * SECOND, |world| {
+            let partition = world.partition(others[0], "t");
+            partition.leader.is_some_and(|leader| leader != gone)
+        });
+        world.cut.clear();
+        world.until("back", 20 * SECOND, |world| world.image(gone.0).unfenced(gone));
+    }
 }
 
 #[test]

@@ -407,6 +407,8 @@ impl Metadata {
         }
     }
 
+    /// Speaks to the controller that it hears. Who has heard none for an election timeout is fenced for its silence, also where it
+    /// could be heard: it would not know what has become of the partitions that it leads.
     fn send_to_controller(&mut self, message: ControllerMessage, out: &mut Outputs) {
         if let Some(leader) = self.quorum.leader() {
             self.send(leader, message, out);

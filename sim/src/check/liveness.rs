@@ -1,9 +1,9 @@
 //! L15 to L19: what goes on under faults, each within a bound.
 //!
-//! While one node is silent at most and every other one works as it should, faults excuse nothing: whoever is silent is fenced,
-//! the quorum has a leader and keeps it, each partition that somebody in service may lead has one, and a proposal ends. A node
-//! that is heard and hears nobody is in service as far as the others can know, and may keep what it leads from going on; it must
-//! not keep the quorum from it. A leader of the quorum that hears nobody stands down, whatever else happens.
+//! While one node is away at most and every other one works as it should, faults excuse nothing: whoever is away is fenced, the
+//! quorum has a leader and keeps it, each partition that somebody in service may lead has one, and a proposal ends. Who hears
+//! nobody is away as much as who is not heard: it knows no controller, so that it must not tell one that it lives. A leader of
+//! the quorum that hears nobody stands down, whatever else happens.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +24,13 @@ pub enum Standing {
     Deaf,
     /// When something else is the matter with it.
     Hindered,
+}
+
+impl Standing {
+    /// Whether the others are to go on without it.
+    fn is_away(self) -> bool {
+        matches!(self, Standing::Silent | Standing::Deaf)
+    }
 }
 
 /// What a look at a node shows.
@@ -76,8 +83,7 @@ impl Checks {
         let known = std::mem::take(&mut self.watch.proposals);
         let since = |proposal| known.get(&proposal).copied().unwrap_or(now);
         self.watch.proposals = proposals.map(|proposal| (proposal, since(proposal))).collect();
-        let away = [Standing::Silent, Standing::Deaf];
-        let away = looks.iter().filter(|look| away.contains(&look.standing)).count();
+        let away = looks.iter().filter(|look| look.standing.is_away()).count();
         let hindered = looks.iter().any(|look| look.standing == Standing::Hindered);
         // First a leader is elected, then a session ends, then what the fencing left to do is done.
         let bound = slowly(
@@ -122,17 +128,18 @@ impl Checks {
             return late("L19", format!("the quorum was led in term {before} and is in {term}"));
         }
         let Some(image) = &self.image else { return Ok(()) };
-        let is_silent = |id: NodeId| looks[(id.0 - 1) as usize].standing == Standing::Silent;
+        let standing = |id: NodeId| looks[(id.0 - 1) as usize].standing;
+        let is_away = |id: NodeId| standing(id).is_away();
         for (id, broker) in &image.brokers {
-            if is_silent(*id) && !broker.fenced {
-                return late("L16", format!("node {id} is silent and not fenced"));
+            if is_away(*id) && !broker.fenced {
+                return late("L16", format!("node {id} is {:?} and not fenced", standing(*id)));
             }
         }
         for (log, partition) in image.partitions() {
             let mut members = partition.isr.iter().chain(&partition.elr);
-            let may_lead = members.find(|member| image.unfenced(**member) && !is_silent(**member));
+            let may_lead = members.find(|member| image.unfenced(**member) && !is_away(**member));
             if let Some(member) = may_lead
-                && partition.leader.is_none_or(is_silent)
+                && partition.leader.is_none_or(is_away)
             {
                 return late("L17", format!("node {member} may lead {log:?}: {partition:?}"));
             }

@@ -17,10 +17,14 @@ fn looks() -> [Look; 3] {
     [Look { leads: Some(4), ..well.clone() }, well.clone(), well]
 }
 
-fn silent(node: usize) -> [Look; 3] {
+fn away(node: usize, standing: Standing) -> [Look; 3] {
     let mut looks = looks();
-    looks[node].standing = Standing::Silent;
+    looks[node].standing = standing;
     looks
+}
+
+fn silent(node: usize) -> [Look; 3] {
+    away(node, Standing::Silent)
 }
 
 impl Stage {
@@ -48,7 +52,7 @@ fn l15_a_leader_that_hears_nobody_stays() {
 }
 
 #[test]
-fn l16_who_is_silent_is_not_fenced() {
+fn l16_who_is_away_is_not_fenced() {
     let fence = |stage: &mut Stage| {
         let mut partition = stage.partition();
         (partition.partition_epoch, partition.isr) = (2, nodes(&[1, 2]));
@@ -56,10 +60,13 @@ fn l16_who_is_silent_is_not_fenced() {
             brokers.get_mut(&NodeId(3)).expect("three brokers").fenced = true;
         })
     };
-    assert_eq!(Stage::with_partition().stay(&silent(2)), Err("L16".into()));
-    let mut stage = Stage::with_partition();
-    fence(&mut stage).expect("it may be fenced");
-    assert_eq!(stage.stay(&silent(2)), Ok(()));
+    for standing in [Standing::Silent, Standing::Deaf] {
+        let looks = away(2, standing);
+        assert_eq!(Stage::with_partition().stay(&looks), Err("L16".into()));
+        let mut stage = Stage::with_partition();
+        fence(&mut stage).expect("it may be fenced");
+        assert_eq!(stage.stay(&looks), Ok(()));
+    }
     // Where something else is the matter it need not be.
     let mut looks = silent(2);
     looks[1].standing = Standing::Hindered;
@@ -95,6 +102,12 @@ fn l19_one_that_hears_nobody_deposes_leaders() {
     let mut looks = looks();
     looks[2].standing = Standing::Deaf;
     let mut stage = Stage::with_partition();
+    let mut partition = stage.partition();
+    (partition.partition_epoch, partition.isr) = (2, nodes(&[1, 2]));
+    let fenced = stage.show_with(partition, |brokers| {
+        brokers.get_mut(&NodeId(3)).expect("three brokers").fenced = true;
+    });
+    fenced.expect("it may be fenced");
     stage.look(0, &looks).expect("it has just begun");
     looks[0].leads = Some(5);
     assert_eq!(stage.look(LONG, &looks), Ok(()), "the others needed time for it");
