@@ -593,7 +593,10 @@ impl Cluster {
 
     fn on_halt(&mut self, node: usize, why: &Halt) -> Checked {
         self.trace(node, &format!("halts: {why:?}"));
-        if let Halt::Operator(line) = why {
+        // Beyond the budget an operator is what is left; without damage (D10) even there nobody need ask for one.
+        if let Halt::Operator(line) = why
+            && !self.schedule.setup.beyond_budget
+        {
             return Err(Violation::new(
                 "L3",
                 format!("node {} asks for an operator: {line}", node + 1),

@@ -5,6 +5,8 @@
 //! holds the office that the subject is about, and is timed by the cluster's own time-outs. What may be lost stays within the
 //! budget of the theorem, by the same guards.
 
+mod disks;
+
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Stream;
@@ -31,11 +33,13 @@ pub enum Subject {
     Retention,
     /// One node is away for long, and nothing else disturbs the others.
     Absences,
+    /// Disks do all that disks do, on one node and on three.
+    Disks,
 }
 
 impl Subject {
     /// All of them.
-    pub const ALL: [Subject; 8] = [
+    pub const ALL: [Subject; 9] = [
         Subject::Elections,
         Subject::StaleEpochs,
         Subject::LostDisks,
@@ -44,6 +48,7 @@ impl Subject {
         Subject::Topics,
         Subject::Retention,
         Subject::Absences,
+        Subject::Disks,
     ];
 
     /// The faults of a run about it. Sizes and times of the cluster are drawn anew where the subject needs others.
@@ -58,6 +63,7 @@ impl Subject {
             Subject::Topics => topics(&mut rounds, setup),
             Subject::Retention => retention(&mut rounds, setup),
             Subject::Absences => absences(&mut rounds, setup),
+            Subject::Disks => disks::disks(&mut rounds, setup),
         }
         setup.heal_at_ms = rounds.now_us / 1_000 + 500;
         rounds.entries
@@ -120,6 +126,21 @@ impl Rounds<'_> {
     fn pause(&mut self, node: Target, low_ms: u64, high_ms: u64) {
         let for_ms = self.draw.between(low_ms, high_ms);
         self.fault(Fault::Pause { node, for_ms }, vec![Guard::Up], 0);
+    }
+
+    /// Lets much wait for each sync, so that groups have several blocks; mostly such that a record begins at each of these,
+    /// which recovery finds behind a hole.
+    fn long_groups(&mut self, setup: &mut Setup) {
+        setup.core.group_bytes_max = 4096 * 5;
+        setup.disk.sync_us = self.draw.between(2_000, 8_000);
+        setup.nodes.iter_mut().for_each(|node| node.shards = self.draw.between(1, 2) as u16);
+        let even = self.draw.chance(700_000);
+        for producer in &mut setup.producers {
+            producer.bytes_max = 16;
+            producer.in_flight = self.draw.between(10, 40) as usize;
+            producer.pause_us = self.draw.between(400, 1_500);
+            producer.even = even;
+        }
     }
 
     /// Makes a topic, and mostly deletes it again within `lives_ms`.
@@ -352,16 +373,7 @@ fn lost_disks(rounds: &mut Rounds<'_>, setup: &mut Setup) {
 
 /// Groups as long as they get are torn by power losses, and the recovery that finds them is struck itself.
 fn recovery(rounds: &mut Rounds<'_>, setup: &mut Setup) {
-    // Much waits for each sync, so that groups have several blocks; and it is small, so that a record begins at one of these
-    // now and then, which recovery finds behind a hole.
-    setup.core.group_bytes_max = 4096 * 5;
-    setup.disk.sync_us = rounds.draw.between(2_000, 8_000);
-    setup.nodes.iter_mut().for_each(|node| node.shards = rounds.draw.between(1, 2) as u16);
-    for producer in &mut setup.producers {
-        producer.bytes_max = 16;
-        producer.in_flight = rounds.draw.between(10, 40) as usize;
-        producer.pause_us = rounds.draw.between(400, 1_500);
-    }
+    rounds.long_groups(setup);
     let depth_us = 40 * (setup.disk.command_us + setup.disk.sync_us);
     for _ in 0..rounds.draw.between(5, 9) {
         let node = rounds.node(setup);

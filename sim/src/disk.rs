@@ -11,7 +11,8 @@
 //! | a file's length | old or new | new |
 //! | a name | old or new | new |
 //!
-//! Of a write that finds too little room, the part that fits is there. Where the file system copies on write, overwriting takes
+//! Of a write that finds too little room, the part that fits is there; of one whose process is killed, some pages, from its first on.
+//! Where the file system copies on write, overwriting takes
 //! room as well ([`Disk::copy_on_write`]), and a sync may find none, which fails as any sync does. A failed creation, rename or
 //! removal may have happened.
 //!
@@ -30,6 +31,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes that are written wholly or not at all.
 pub const SECTOR: usize = 512;
+/// Bytes that a process which is killed has written wholly or not at all.
+const PAGE: usize = 4096;
 
 /// What a file is, for counts and faults.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -434,6 +437,23 @@ impl Disk {
         }
         self.used += (found.length - before) as u64;
         if size <= fits { Ok(()) } else { Err(DiskError::NoSpace) }
+    }
+
+    /// The process is gone in the middle of a command: of a write, some pages may be there, from its first on.
+    pub fn begin(&mut self, command: &Command, random: &mut ChaCha8Rng) {
+        let Command::Write { file, offset, data } = command else { return };
+        let Ok(inode) = self.inode(file) else { return };
+        let (offset, size) = (*offset as usize, data.iter().map(Bytes::len).sum::<usize>());
+        if self.has_space(size).is_err() {
+            return;
+        }
+        let pages = (offset + size).div_ceil(PAGE) - offset / PAGE;
+        let whole = random.next_u32() as usize % (pages + 1);
+        let end = ((offset / PAGE + whole) * PAGE).clamp(offset, offset + size);
+        let found = &mut self.files[inode];
+        let before = found.length;
+        found.write(offset, &beginning(data, end - offset));
+        self.used += (found.length - before) as u64;
     }
 
     fn sync(&mut self, file: &FileName, random: &mut ChaCha8Rng) -> Result<(), DiskError> {
@@ -844,6 +864,19 @@ mod tests {
             assert_eq!(disk.apply(&sync, &mut random), Ok(Success::Done));
         }
         assert_eq!(outcomes.len(), 2, "some find room, and some do not");
+    }
+
+    #[test]
+    fn a_killed_process_leaves_whole_pages_of_its_write() {
+        let mut seen = BTreeSet::new();
+        let mut random = random();
+        for _ in 0..30 {
+            let mut disk = synced();
+            disk.begin(&write(700, 2, 9_000), &mut random);
+            assert_eq!(disk.used_bytes(), disk.files[0].length as u64);
+            seen.insert(disk.used_bytes());
+        }
+        assert_eq!(seen, BTreeSet::from([700, 4_096, 8_192, 9_700]));
     }
 
     #[test]

@@ -443,7 +443,15 @@ impl Cluster {
                 }
                 (0..*times).for_each(|_| self.nodes[at].disk.inject(*of));
             }
-            Fault::Rot { of, down_ms, .. } => return self.rot(at, *of, *down_ms),
+            Fault::Rot { of, down_ms, both_slots, .. } => {
+                if !self.rot(at, *of, *both_slots) {
+                    return false;
+                }
+                if let Some(down_ms) = down_ms {
+                    self.lose_power(at);
+                    self.start_later(at, down_ms * MS);
+                }
+            }
             Fault::DestroyDisk { down_ms, .. } => {
                 self.stop(at);
                 self.nodes[at].disk.destroy();
@@ -587,15 +595,29 @@ impl Cluster {
         self.flip(node, file, at)
     }
 
-    /// Turns a bit of what a file of a kind holds: of a sector with nothing in it, nobody could tell.
-    fn rot(&mut self, node: usize, of: FileKind, down_ms: Option<u64>) -> bool {
+    /// Turns a bit of what some file of a kind holds, or one of each slot of some checkpoint. Of two superblocks it takes one, and
+    /// only where the other says the same: without both nothing is known of the disk any more.
+    fn rot(&mut self, node: usize, of: FileKind, both_slots: bool) -> bool {
         let disk = &self.nodes[node].disk;
+        let whole = |file: &FileName| disk.flushed_bytes(file, 0, usize::MAX);
+        let copies = [0, 1].map(|copy| whole(&FileName::Superblock { copy }));
         let files: Vec<FileName> =
             disk.durable_names().filter(|file| FileKind::of(file) == of).copied().collect();
-        if files.is_empty() {
+        if files.is_empty() || of == FileKind::Superblock && copies[0] != copies[1] {
             return false;
         }
-        let file = *self.strike.pick(&files);
+        match *self.strike.pick(&files) {
+            FileName::Checkpoint { layout, journal, .. } if both_slots => {
+                let slots = [0, 1].map(|slot| FileName::Checkpoint { layout, journal, slot });
+                let turned = slots.map(|file| self.turn_a_bit(node, file));
+                turned.contains(&true)
+            }
+            file => self.turn_a_bit(node, file),
+        }
+    }
+
+    /// Turns a bit of a sector of a file that has something in it: of another, nobody could tell.
+    fn turn_a_bit(&mut self, node: usize, file: FileName) -> bool {
         let bytes = self.nodes[node].disk.flushed_bytes(&file, 0, usize::MAX).unwrap_or_default();
         let filled: Vec<usize> = bytes
             .chunks(disk::SECTOR)
@@ -608,14 +630,7 @@ impl Cluster {
         }
         let (sector, length) = (*self.strike.pick(&filled), bytes.len());
         let at = sector + self.strike.below(disk::SECTOR.min(length - sector) as u64) as usize;
-        if !self.flip(node, file, at as u64) {
-            return false;
-        }
-        if let Some(down_ms) = down_ms {
-            self.lose_power(node);
-            self.start_later(node, down_ms * MS);
-        }
-        true
+        self.flip(node, file, at as u64)
     }
 
     fn corrupt_journal(&mut self, node: usize, down: u64) -> bool {

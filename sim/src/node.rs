@@ -218,15 +218,20 @@ impl SimNode {
         *ready
     }
 
-    /// The process is gone: some of the commands under way have been done, the others have not.
+    /// The process is gone: some of the commands under way have been done, one perhaps in part, the others have not.
     pub fn stop(&mut self, now: Time, strike: &mut Stream) {
         let mut under_way: Vec<UnderWay> = self.under_way.drain(..).flatten().collect();
         under_way.sort_by_key(|entry| entry.due);
         let last = under_way.last().map_or(now, |entry| entry.due);
         let cut = now + strike.below(last.saturating_sub(now) + 1);
-        for entry in under_way.into_iter().take_while(|entry| entry.due <= cut) {
+        let random = self.disk_stream.generator();
+        let mut under_way = under_way.into_iter().peekable();
+        while let Some(entry) = under_way.next_if(|entry| entry.due <= cut) {
             // Nobody hears of it any more.
-            let _outcome = self.disk.apply(&entry.command, self.disk_stream.generator());
+            let _outcome = self.disk.apply(&entry.command, random);
+        }
+        if let Some(entry) = under_way.next() {
+            self.disk.begin(&entry.command, random);
         }
         self.disk.crash();
         self.free_slots.clear();

@@ -49,6 +49,9 @@ pub struct Scenario {
     /// Of so many seeds one is dense, see [`crate::dense`]; none if 0.
     #[serde(default)]
     pub dense: u64,
+    /// What its dense seeds are about, if it is always the same.
+    #[serde(default)]
+    pub subject: Option<Subject>,
     /// Of so many seeds that are not dense one has nodes of another kind, see [`crate::layout`]; none if 0.
     #[serde(default)]
     pub layouts: u64,
@@ -82,7 +85,7 @@ pub enum Script {
 /// When topics exist and clients have begun, as a rule.
 pub const WARM_UP_MS: u64 = 1_500;
 
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     include_str!("../../scenarios/steady.toml"),
     include_str!("../../scenarios/n-minus-one.toml"),
     include_str!("../../scenarios/power-loss.toml"),
@@ -94,6 +97,7 @@ const FILES: [&str; 13] = [
     include_str!("../../scenarios/founding.toml"),
     include_str!("../../scenarios/beyond-budget.toml"),
     include_str!("../../scenarios/dense.toml"),
+    include_str!("../../scenarios/disks.toml"),
     include_str!("../../scenarios/nodes.toml"),
     include_str!("../../scenarios/swarm.toml"),
 ];
@@ -139,7 +143,8 @@ impl Scenario {
     fn subject(&self, seed: u64) -> Option<Subject> {
         let turn = seed.checked_div(self.dense)?;
         let is_dense = seed % self.dense == self.dense - 1;
-        is_dense.then(|| Subject::ALL[(turn % Subject::ALL.len() as u64) as usize])
+        let in_turn = || Subject::ALL[(turn % Subject::ALL.len() as u64) as usize];
+        is_dense.then(|| self.subject.unwrap_or_else(in_turn))
     }
 
     /// What is particular about a seed's nodes, if anything is: each in its turn.
@@ -470,7 +475,7 @@ pub(crate) fn rot(draw: &mut Stream, node: Target, down_ms: u64) -> Fault {
         FileKind::Index,
         FileKind::Segment,
     ]);
-    Fault::Rot { node, of, down_ms: draw.chance(600_000).then_some(down_ms) }
+    Fault::Rot { node, of, down_ms: draw.chance(600_000).then_some(down_ms), both_slots: false }
 }
 
 /// When a copy may be lost: within the budget, and once the run has acknowledged what it must. A partition may be offline for

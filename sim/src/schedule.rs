@@ -171,6 +171,9 @@ pub struct ProducerSetup {
     /// Partitions of one request at most.
     #[serde(default = "one")]
     pub partitions_max: usize,
+    /// Whether each batch has one record, and with it a journal's record is a sector long: one begins at each block of a group.
+    #[serde(default)]
+    pub even: bool,
     /// Whether batches are of every codec, with timestamps of every strangeness, and some such that they must be refused.
     #[serde(default)]
     pub strange: bool,
@@ -190,6 +193,7 @@ impl Default for ProducerSetup {
             in_flight: 1,
             compress: false,
             partitions_max: 1,
+            even: false,
             strange: false,
             dialect: Dialect::default(),
         }
@@ -393,8 +397,15 @@ pub enum Fault {
     CorruptSegment { node: Target },
     /// When bits of a synced journal group turn that a mark on the disk covers.
     CorruptJournal { node: Target, down_ms: u64 },
-    /// When a bit of a synced file of a kind turns; with a time, while its node has no power for so long.
-    Rot { node: Target, of: FileKind, down_ms: Option<u64> },
+    /// When a bit of a synced file of a kind turns, or of a checkpoint one of each slot; with a time, while its node has no power for
+    /// so long.
+    Rot {
+        node: Target,
+        of: FileKind,
+        down_ms: Option<u64>,
+        #[serde(default)]
+        both_slots: bool,
+    },
     /// When the clients' connections to a node break.
     HangUp { node: Target },
     /// When nothing passes between some clients and a node; inward is what the clients send.

@@ -47,6 +47,7 @@ each_holds! {
     founding_holds "founding"
     beyond_budget_holds "beyond-budget"
     dense_holds "dense"
+    disks_hold "disks"
     nodes_holds "nodes"
     swarm_holds "swarm"
 }

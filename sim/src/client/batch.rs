@@ -12,6 +12,8 @@ use crate::schedule::ProducerSetup;
 
 /// Larger than the largest batch that any scenario lets a topic take.
 pub const OVERSIZE: usize = 16 << 10;
+/// Beyond its number, what a value has that makes a journal's record of its batch a sector long.
+const EVEN_FILLER: usize = 354;
 /// First version of Produce with Zstandard.
 const ZSTD_VERSION: i16 = 7;
 /// Of so many batches of a strange producer one must be refused, and one has strange timestamps.
@@ -60,8 +62,8 @@ pub fn draw(
     stream: &mut Stream,
     history: &mut History,
 ) -> Draft {
-    let count = stream.between(1, setup.records_max);
-    let compression = match (setup.strange, setup.compress) {
+    let count = if setup.even { 1 } else { stream.between(1, setup.records_max) };
+    let compression = match (setup.strange && !setup.even, setup.compress && !setup.even) {
         (true, _) => *stream.pick(&[
             Compression::None,
             Compression::Gzip,
@@ -82,7 +84,10 @@ pub fn draw(
     for index in 0..count {
         let timestamp = times.at(wall(now), index as i64);
         let value = history.invoke(place, timestamp);
-        let filler = stream.below(setup.bytes_max + 1) as usize;
+        let filler = match setup.even {
+            true => EVEN_FILLER,
+            false => stream.below(setup.bytes_max + 1) as usize,
+        };
         let payload = History::payload(value, filler, setup.compress);
         builder.append(timestamp, None, Some(&payload), &[]);
         values.push(value);
@@ -182,4 +187,27 @@ fn patched(batch: &Bytes, at: usize, bytes: &[u8]) -> Bytes {
     let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch[COVERED_FROM..]) as u32;
     batch[CHECKSUM_AT..COVERED_FROM].copy_from_slice(&crc.to_be_bytes());
     batch.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SECTOR;
+    use crate::rng::Concern;
+
+    /// What a journal's record has before its batch; its layout is frozen.
+    const JOURNAL_HEADER: usize = 80;
+
+    #[test]
+    fn an_even_batch_makes_a_record_that_is_a_sector_long() {
+        let setup =
+            ProducerSetup { records_max: 4, compress: true, even: true, ..Default::default() };
+        let mut stream = Stream::new(1, Concern::Client(0));
+        let mut history = History::default();
+        let place = history.partition("t", milena_wire::Uuid([1; 16]), 0);
+        for now in [0, 5_000 * MS] {
+            let draft = draw(&setup, now, place, &mut stream, &mut history);
+            assert_eq!(draft.records.len() + JOURNAL_HEADER, SECTOR);
+        }
+    }
 }
