@@ -438,6 +438,11 @@ impl History {
         }
     }
 
+    /// Whether a partition's records have the broker's time.
+    pub fn is_stamped(&self, place: usize) -> bool {
+        self.stamped.contains(&self.partitions[place].topic)
+    }
+
     /// Whether a name may stand for another topic than one thinks.
     pub fn is_contested(&self, topic: &str) -> bool {
         self.contested.contains(topic)

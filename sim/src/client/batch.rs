@@ -20,23 +20,20 @@ const ZSTD_VERSION: i16 = 7;
 const SPOILT: u64 = 10;
 const STRANGE_TIMES: u64 = 4;
 
+/// Of so many batches of a strange producer one has a header that does not know its records' times, as some clients write it.
+const HEADER_WITHOUT_TIMES: u64 = 5;
+/// A clock that is no more than this ahead of the broker's is near enough, whatever jumps the two have made (milliseconds)...
+const AHEAD: Timestamp = 20 * 60_000;
+/// ...and one that is as far ahead as this is not.
+const FAR_AHEAD: Timestamp = 2 * 60 * 60_000;
+
 /// Where fields of a batch stand, and where what the checksum covers begins.
 const MAGIC_AT: usize = 16;
 const CHECKSUM_AT: usize = 17;
 const COVERED_FROM: usize = 21;
 const ATTRIBUTES_LOW_AT: usize = 22;
+const MAX_TIMESTAMP_AT: usize = 35;
 const COUNT_AT: usize = 57;
-
-/// What a broker may do with a batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Taken {
-    /// When it must take it.
-    Must,
-    /// When its clock decides: the timestamps lie far ahead.
-    May,
-    /// When it must refuse it.
-    MustNot,
-}
 
 /// A batch as it goes out.
 #[derive(Debug)]
@@ -45,8 +42,8 @@ pub struct Draft {
     pub values: Vec<ValueId>,
     /// Its bytes.
     pub records: Bytes,
-    /// Whether it is to be taken.
-    pub taken: Taken,
+    /// Whether a broker must take it; otherwise it must refuse it.
+    pub valid: bool,
 }
 
 /// A wall clock that runs right.
@@ -93,18 +90,23 @@ pub fn draw(
         values.push(value);
     }
     let mut records = builder.build();
-    let mut taken = if times.are_ahead() { Taken::May } else { Taken::Must };
+    // Where the broker's time counts, it does not look at the producer's.
+    let mut valid = !times.are_far_ahead() || history.is_stamped(place);
+    if setup.strange && stream.below(HEADER_WITHOUT_TIMES) == 0 {
+        let unset = *stream.pick(&[0i64, -1]);
+        records = patched(&records, MAX_TIMESTAMP_AT, &unset.to_be_bytes());
+    }
     if compression == Compression::Zstd && setup.dialect.produce < ZSTD_VERSION {
-        taken = Taken::MustNot;
+        valid = false;
     }
     if setup.strange && stream.below(SPOILT) == 0 {
         records = spoilt(&records, stream);
-        taken = Taken::MustNot;
+        valid = false;
     }
-    if taken == Taken::MustNot {
+    if !valid {
         history.refuse(&values);
     }
-    Draft { values, records, taken }
+    Draft { values, records, valid }
 }
 
 /// What a producer takes for the time.
@@ -115,6 +117,8 @@ enum Times {
     Unset,
     Past(Timestamp),
     Future(Timestamp),
+    /// When the clock is so far ahead.
+    Ahead(Timestamp),
     Decreasing,
     /// When the first record's is far from the others'.
     Torn,
@@ -122,11 +126,12 @@ enum Times {
 
 impl Times {
     fn draw(stream: &mut Stream) -> Times {
-        match stream.below(6) {
+        match stream.below(7) {
             0 => Times::Unset,
             1 => Times::Past(*stream.pick(&[0, 1, 1_000_000_000_000])),
             2 => Times::Future(*stream.pick(&[WALL_START * 2, i64::MAX - 1, i64::MAX])),
             3 => Times::Torn,
+            4 => Times::Ahead(*stream.pick(&[AHEAD, FAR_AHEAD])),
             _ => Times::Decreasing,
         }
     }
@@ -136,14 +141,16 @@ impl Times {
             Times::Now => now,
             Times::Unset => -1,
             Times::Past(time) | Times::Future(time) => time,
+            Times::Ahead(by) => now + by,
             Times::Decreasing => now - 7 * index,
             Times::Torn if index == 0 => 5,
             Times::Torn => now,
         }
     }
 
-    fn are_ahead(self) -> bool {
-        matches!(self, Times::Future(_))
+    /// Whether they lie further ahead than `message.timestamp.after.max.ms` allows.
+    fn are_far_ahead(self) -> bool {
+        matches!(self, Times::Future(_) | Times::Ahead(FAR_AHEAD))
     }
 }
 
@@ -191,6 +198,8 @@ fn patched(batch: &Bytes, at: usize, bytes: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use milena_wire::batch::{DecompressLimit, TimestampRules, TimestampType, validate_produce};
+
     use super::*;
     use crate::disk::SECTOR;
     use crate::rng::Concern;
@@ -208,6 +217,41 @@ mod tests {
         for now in [0, 5_000 * MS] {
             let draft = draw(&setup, now, place, &mut stream, &mut history);
             assert_eq!(draft.records.len() + JOURNAL_HEADER, SECTOR);
+        }
+    }
+
+    #[test]
+    fn what_must_be_taken_is_what_the_wire_takes() {
+        let setup = ProducerSetup { strange: true, records_max: 4, ..ProducerSetup::default() };
+        for stamped in [false, true] {
+            let mut history = History::default();
+            history.create("t", stamped);
+            let place = history.partition("t", milena_wire::Uuid::ZERO, 0);
+            let mut stream = Stream::new(1, Concern::Client(0));
+            let rules = TimestampRules {
+                now: wall(0),
+                timestamp_type: match stamped {
+                    true => TimestampType::LogAppendTime,
+                    false => TimestampType::CreateTime,
+                },
+                before_max_ms: i64::MAX,
+                after_max_ms: 60 * 60_000,
+            };
+            let (mut valid, mut without_times) = (0, 0);
+            for _ in 0..2_000 {
+                let draft = draw(&setup, 0, place, &mut stream, &mut history);
+                let limit = DecompressLimit(1 << 20);
+                let checked = validate_produce(&draft.records, limit, &rules);
+                let is_taken = checked.is_ok() && draft.records.len() < OVERSIZE;
+                assert_eq!(is_taken, draft.valid, "{checked:?}");
+                valid += usize::from(draft.valid);
+                let said = draft.records.get(MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8);
+                without_times += usize::from(draft.valid && said == Some(&[0; 8]));
+            }
+            assert!(
+                (1_000..1_900).contains(&valid) && without_times > 100,
+                "{valid}, {without_times}"
+            );
         }
     }
 }

@@ -13,7 +13,7 @@ use milena_wire::messages::produce::{
 use milena_wire::{ErrorCode, Response, Uuid};
 
 use super::Session;
-use super::batch::{self, Draft, Taken};
+use super::batch::{self, Draft};
 use crate::check::{Checked, Violation};
 use crate::history::History;
 use crate::queue::{MS, Time};
@@ -270,16 +270,13 @@ impl Producer {
         session: &mut Session,
         history: &mut History,
     ) -> Checked {
-        let (error, Draft { values, taken, .. }) = (answer.error_code, &batch.draft);
+        let (error, Draft { values, valid, .. }) = (answer.error_code, &batch.draft);
         let wrong = |what: &str| {
             let (topic, index) = (&batch.topic, batch.partition);
-            Err(Violation::new(
-                "refusal",
-                format!("{topic}-{index}: {what}: {error:?} for {taken:?}"),
-            ))
+            Err(Violation::new("refusal", format!("{topic}-{index}: {what}: {error:?}")))
         };
         if error == ErrorCode::NONE {
-            if *taken == Taken::MustNot {
+            if !valid {
                 return wrong("what must be refused was taken");
             }
             let by_id = self.setup.dialect.produce >= TOPIC_ID_VERSION;
@@ -288,11 +285,8 @@ impl Producer {
             return history.acknowledge(values, answer.base_offset, owed, time);
         }
         if REFUSALS.contains(&error) {
-            if *taken == Taken::Must {
+            if *valid {
                 return wrong("what must be taken was refused");
-            }
-            if *taken == Taken::May && !batch.maybe_appended {
-                history.refuse(values);
             }
             return Ok(());
         }
@@ -328,16 +322,15 @@ mod tests {
     use milena_wire::messages::produce::TopicProduceResponse;
 
     use super::*;
-    use crate::history::Shown;
     use crate::rng::{Concern, Stream};
 
     /// What is said of a producer whose one batch was answered so.
-    fn answered(taken: Taken, answers: &[(i32, ErrorCode)]) -> Result<History, &'static str> {
+    fn answered(valid: bool, answers: &[(i32, ErrorCode)]) -> Result<History, &'static str> {
         let mut history = History::default();
         let place = history.partition("t", Uuid::ZERO, 0);
         let values = vec![history.invoke(place, 1)];
         history.attempt(&values);
-        let draft = Draft { values, records: bytes::Bytes::new(), taken };
+        let draft = Draft { values, records: bytes::Bytes::new(), valid };
         let mut producer = Producer::new(ProducerSetup::default());
         let batch = Batch {
             topic: "t".into(),
@@ -374,33 +367,21 @@ mod tests {
 
     #[test]
     fn an_answer_names_each_partition_once() {
-        assert!(answered(Taken::Must, &[(0, ErrorCode::NONE)]).is_ok());
-        assert_eq!(answered(Taken::Must, &[]).err(), Some("answer"));
-        assert_eq!(answered(Taken::Must, &[(1, ErrorCode::NONE)]).err(), Some("answer"));
+        assert!(answered(true, &[(0, ErrorCode::NONE)]).is_ok());
+        assert_eq!(answered(true, &[]).err(), Some("answer"));
+        assert_eq!(answered(true, &[(1, ErrorCode::NONE)]).err(), Some("answer"));
         let twice = [(0, ErrorCode::NONE), (0, ErrorCode::NONE)];
-        assert_eq!(answered(Taken::Must, &twice).err(), Some("answer"));
+        assert_eq!(answered(true, &twice).err(), Some("answer"));
     }
 
     #[test]
     fn what_must_be_refused_is_and_nothing_else() {
         let said =
-            |taken, error| answered(taken, &[(0, error)]).map(|history| history.acknowledged);
-        assert_eq!(said(Taken::MustNot, ErrorCode::CORRUPT_MESSAGE), Ok(0));
-        assert_eq!(said(Taken::MustNot, ErrorCode::NONE), Err("refusal"));
-        assert_eq!(said(Taken::Must, ErrorCode::NONE), Ok(1));
-        assert_eq!(said(Taken::Must, ErrorCode::INVALID_RECORD), Err("refusal"));
-        assert_eq!(said(Taken::May, ErrorCode::INVALID_TIMESTAMP), Ok(0));
-        assert_eq!(said(Taken::May, ErrorCode::NONE), Ok(1));
-        assert_eq!(said(Taken::Must, ErrorCode::NOT_LEADER_OR_FOLLOWER), Ok(0), "it tries again");
-    }
-
-    #[test]
-    fn a_batch_refused_for_its_time_never_appears() {
-        let mut history =
-            answered(Taken::May, &[(0, ErrorCode::INVALID_TIMESTAMP)]).expect("its clock says so");
-        let payload = History::payload(0, 3, false).into();
-        let shown = Shown { timestamp: 1, stamped: false, epoch: 1 };
-        let read = history.read(0, 0, shown, &payload, true);
-        assert_eq!(read.map_err(|violation| violation.property), Err("aborted-read"));
+            |valid, error| answered(valid, &[(0, error)]).map(|history| history.acknowledged);
+        assert_eq!(said(false, ErrorCode::CORRUPT_MESSAGE), Ok(0));
+        assert_eq!(said(false, ErrorCode::NONE), Err("refusal"));
+        assert_eq!(said(true, ErrorCode::NONE), Ok(1));
+        assert_eq!(said(true, ErrorCode::INVALID_RECORD), Err("refusal"));
+        assert_eq!(said(true, ErrorCode::NOT_LEADER_OR_FOLLOWER), Ok(0), "it tries again");
     }
 }
