@@ -164,6 +164,11 @@ pub fn topic_config(name: &str) -> Option<&'static TopicConfig> {
     TOPIC_CONFIGS.iter().find(|config| config.name == name)
 }
 
+/// A value as it is meant: as in Kafka, spaces around it are kept and mean nothing.
+fn bare(value: &str) -> &str {
+    value.trim_matches(|c| c <= ' ')
+}
+
 /// A topic's own configurations as asked for, checked.
 ///
 /// # Errors
@@ -201,6 +206,7 @@ impl TopicConfig {
     ///
     /// What it takes, in words.
     pub fn check(&self, value: &str) -> Result<(), String> {
+        let value = bare(value);
         match self.kind {
             Kind::Long { min, max } | Kind::Int { min, max } => {
                 let number = value.parse::<i64>().ok();
@@ -257,9 +263,10 @@ pub struct TopicSettings {
 impl TopicSettings {
     /// What is in force for a topic with these configurations of its own.
     pub fn new(own: &BTreeMap<String, String>, config: &Config) -> TopicSettings {
+        let own = |name: &str| own.get(name).map(|value| bare(value));
         // What is in an image was checked before it was committed; what could not be read would have its default.
-        let number = |name: &str| own.get(name).and_then(|value| value.parse::<i64>().ok());
-        let (retention_ms, retention_bytes) = match own.get(CLEANUP_POLICY) {
+        let number = |name: &str| own(name).and_then(|value| value.parse::<i64>().ok());
+        let (retention_ms, retention_bytes) = match own(CLEANUP_POLICY) {
             Some(policy) if policy != DELETE => (-1, -1),
             _ => {
                 let ms = number("retention.ms").unwrap_or(RETENTION_MS);
@@ -281,9 +288,7 @@ impl TopicSettings {
             min_insync_replicas: number(MIN_INSYNC_REPLICAS)
                 .map(|replicas| replicas.clamp(1, i64::from(u16::MAX)) as u16)
                 .unwrap_or(config.replication.min_insync_replicas),
-            log_append_time: own
-                .get("message.timestamp.type")
-                .is_some_and(|t| t == "LogAppendTime"),
+            log_append_time: own("message.timestamp.type") == Some("LogAppendTime"),
             before_max_ms: number("message.timestamp.before.max.ms").unwrap_or(i64::MAX),
             after_max_ms: number("message.timestamp.after.max.ms").unwrap_or(AFTER_MAX_MS),
         }

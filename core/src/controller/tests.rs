@@ -490,7 +490,7 @@ fn names_numbers_and_configurations_are_checked() {
 #[test]
 fn without_a_cleanup_policy_nothing_is_too_old_or_too_much() {
     let in_force = |policy: &str| {
-        let limits = ["retention.ms", "retention.bytes"].map(|name| (name, "1"));
+        let limits = ["retention.ms", "retention.bytes"].map(|name| (name, " 1\t"));
         let asked = limits.into_iter().chain([("cleanup.policy", policy)]);
         let asked: Vec<_> = asked.map(|(name, value)| (name.into(), Some(value.into()))).collect();
         let own = configs::check_topic_configs(&asked).unwrap();
@@ -498,6 +498,7 @@ fn without_a_cleanup_policy_nothing_is_too_old_or_too_much() {
         (settings.retention_ms, settings.retention_bytes)
     };
     assert_eq!(in_force("delete"), (1, 1));
+    assert_eq!(in_force(" delete"), (1, 1));
     assert_eq!(in_force(""), (-1, -1));
 }
 

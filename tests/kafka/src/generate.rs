@@ -225,7 +225,10 @@ impl<'a> Generator<'a> {
             (_, "rack_id" | "transactional_id") => *self.pick(&["", "rack"]),
             (_, "key" | "coordinator_keys") => *self.pick(&["group", "another", ""]),
             (CREATE, "value") => {
-                *self.pick(&["1000", "100000", "-1", "delete", "producer", "CreateTime", "x", ""])
+                let numbers = ["1000", "100000", "2000000", "-1", "0", " 5 ", "+7", "9999999999"];
+                let words =
+                    ["delete", "producer", "CreateTime", "x", "", " delete", "delete,delete"];
+                if self.one_in(2) { *self.pick(&numbers) } else { *self.pick(&words) }
             }
             (CREATE, "name") if self.config => *self.pick(&configs),
             // Two of the names are taken already.
