@@ -11,7 +11,7 @@ use common::InstantDisk;
 use milena_core::controller::message::ControllerMessage;
 use milena_core::disk::{Command, Outcome};
 use milena_core::local::{AlterPartition, LocalMessage, Member};
-use milena_core::metadata::{Image, Metadata, Partition};
+use milena_core::metadata::{Image, Metadata, MetadataView, Partition};
 use milena_core::peer::{self, PeerMessage};
 use milena_core::storage::Recovery;
 use milena_core::trace::{Event, Mark};
@@ -110,7 +110,7 @@ impl World {
             node: NodeId(node),
             controllers: self.list.iter().map(|node| (NodeId(*node), peer(*node))).collect(),
             broker: true,
-            controller: true,
+            controller: self.list.contains(&node),
             kafka: ("localhost".into(), 9000 + node as u16),
             peer: peer(node),
             rack: None,
@@ -743,6 +743,57 @@ fn a_stop_in_good_order_outlives_the_controller() {
         let topic = world.left[&node].topic("t").expect("it was made");
         assert_ne!(topic.partitions[0].leader, Some(NodeId(node)), "seed {seed}");
     }
+}
+
+/// A controller gives its office away before it stops, and brokers that are none hear of the next one at once.
+#[test]
+fn a_controller_gives_its_office_away_before_it_stops() {
+    let broker = 4;
+    for seed in 0..10 {
+        let mut world = World::new(3, 500 + seed);
+        world.disks.insert(broker, InstantDisk::default());
+        world.start(broker);
+        let serve = |world: &World| world.all_serve() && world.serving(broker);
+        world.until("serving", 20 * SECOND, serve);
+        for id in 0..4 {
+            assert_eq!(world.create(1, id, &format!("t{id}")), ErrorCode::NONE);
+        }
+        let active = world.active().unwrap();
+        world.step(active, Input::Local { from: Place::Metadata, message: LocalMessage::Stop });
+        let timeout = world.config(active).quorum.election_timeout_ms;
+        world.until("stopped", timeout / 4, |world| !world.up.contains_key(&active));
+        let next = world.active().expect("another one leads already");
+        world.until("all know", timeout / 8, |world| {
+            let knows = |process: &Process| {
+                let MetadataView { quorum, image, .. } = process.metadata.view();
+                quorum.leader() == Some(NodeId(next)) && image.brokers[&NodeId(active)].fenced
+            };
+            world.up.values().all(knows)
+        });
+        let moved = world
+            .image(broker)
+            .partitions()
+            .all(|(_, partition)| partition.leader.is_some_and(|leader| leader != NodeId(active)));
+        assert!(moved, "seed {seed}");
+        let about = format!("broker {active} is about to stop");
+        assert!(world.lines.iter().any(|(node, line)| *node == next && line.contains(&about)));
+    }
+}
+
+/// Where nobody can take the quorum's leadership, the leader goes without that.
+#[test]
+fn the_only_controller_stops_at_once() {
+    let mut world = World::new(1, 1);
+    world.until("serving", 20 * SECOND, World::all_serve);
+    world.step(1, Input::Local { from: Place::Metadata, message: LocalMessage::Stop });
+    world.until("stopped", 50, |world| world.up.is_empty());
+    let mut world = World::new(3, 1);
+    world.until("serving", 20 * SECOND, World::all_serve);
+    let active = world.active().unwrap();
+    (1..=3).filter(|node| *node != active).for_each(|node| world.stop(node));
+    world.step(active, Input::Local { from: Place::Metadata, message: LocalMessage::Stop });
+    let wait = world.config(active).quorum.stop_ms_max;
+    world.until("stopped", wait + 50, |world| world.up.is_empty());
 }
 
 #[test]

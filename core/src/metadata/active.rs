@@ -152,6 +152,11 @@ impl Active {
         self.term
     }
 
+    /// Whether a broker in service has said that it wants to stop.
+    pub fn is_stopping(&self, image: &Image, node: NodeId) -> bool {
+        self.stopping.contains(image, node)
+    }
+
     /// Requests that wait.
     pub fn waiting(&self) -> usize {
         self.queue.len()

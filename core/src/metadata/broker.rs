@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::Image;
 use crate::controller::message::{ControllerMessage, Registration};
 use crate::storage::{Lsn, Store};
-use crate::{BrokerEpoch, Config, Incarnation, Instant, LogId, Offset, Outputs};
+use crate::{BrokerEpoch, Config, Incarnation, Instant, LogId, Outputs};
 
 /// How far this broker is, as the diagram above has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,30 +40,8 @@ pub(super) enum Turn {
     Stop,
 }
 
-/// How a stop in good order ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stopped {
-    /// When others have taken over all that they could.
-    InGoodOrder,
-    /// When there is no controller that could see to it.
-    Alone,
-    /// When it took too long.
-    Late,
-}
-
 /// While this broker tells the controller that it wants to stop, it says so this often.
 const STOPPING_EVERY_MS: u64 = 20;
-
-/// A stop in good order under way.
-#[derive(Clone, Copy, Debug)]
-enum Stop {
-    /// When the controller is asked to let others take over, until a deadline.
-    Asking(Instant),
-    /// When it has done so, in the metadata below an offset.
-    Granted(Instant, Offset),
-    /// When the driver was told.
-    Told,
-}
 
 /// This broker's registration.
 #[derive(Debug)]
@@ -80,7 +58,8 @@ pub(super) struct Lifecycle {
     refused: bool,
     /// When to speak to the controller next.
     speak_at: Instant,
-    stop: Option<Stop>,
+    /// Whether it wants to stop.
+    stopping: bool,
 }
 
 impl Lifecycle {
@@ -88,7 +67,8 @@ impl Lifecycle {
     pub fn new(incarnation: Incarnation, life: u64) -> Lifecycle {
         let stage = Stage::Unregistered;
         let (synced, taken, speak_at) = (None, None, Instant(0));
-        Lifecycle { incarnation, life, stage, synced, taken, refused: false, speak_at, stop: None }
+        let (refused, stopping) = (false, false);
+        Lifecycle { incarnation, life, stage, synced, taken, refused, speak_at, stopping }
     }
 
     /// Reads the last epoch off the disk. One whose place is damaged proves nothing and goes.
@@ -139,7 +119,7 @@ impl Lifecycle {
     pub fn speak(&mut self, now: Instant, config: &Config, image: &Image) -> ControllerMessage {
         self.speak_at = now.after_ms(config.quorum.broker_heartbeat_ms);
         match self.epoch() {
-            Some(epoch) if self.stop.is_some() => {
+            Some(epoch) if self.stopping => {
                 self.speak_at = now.after_ms(STOPPING_EVERY_MS);
                 ControllerMessage::Stopping { epoch }
             }
@@ -158,48 +138,9 @@ impl Lifecycle {
     }
 
     /// When this node is to stop.
-    pub fn stop(&mut self, now: Instant, wait_ms: u64) {
-        if self.stop.is_none() {
-            self.stop = Some(Stop::Asking(now.after_ms(wait_ms)));
-            self.speak_soon();
-        }
-    }
-
-    /// When the controller has seen to it that others take over, in the metadata below `end`.
-    pub fn on_may_stop(&mut self, epoch: BrokerEpoch, end: Offset) {
-        if let Some(Stop::Asking(until)) = self.stop
-            && self.epoch() == Some(epoch)
-        {
-            self.stop = Some(Stop::Granted(until, end));
-        }
-    }
-
-    /// When a stop in good order ends in any case.
-    pub fn stop_at(&self) -> Option<Instant> {
-        match self.stop? {
-            Stop::Asking(until) | Stop::Granted(until, _) => Some(until),
-            Stop::Told => None,
-        }
-    }
-
-    /// Whether a stop in good order has ended, once.
-    pub fn stopped(&mut self, now: Instant, controller: bool, shown: Offset) -> Option<Stopped> {
-        let (until, granted) = match self.stop? {
-            Stop::Asking(until) => (until, None),
-            Stop::Granted(until, end) => (until, Some(end)),
-            Stop::Told => return None,
-        };
-        let stopped = if granted.is_some_and(|end| shown >= end) {
-            Stopped::InGoodOrder
-        } else if !controller || self.epoch().is_none() {
-            Stopped::Alone
-        } else if now >= until {
-            Stopped::Late
-        } else {
-            return None;
-        };
-        self.stop = Some(Stop::Told);
-        Some(stopped)
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.speak_soon();
     }
 
     /// When the controller has registered this broker: its epoch goes to the disk first.

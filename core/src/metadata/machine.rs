@@ -19,7 +19,8 @@ use rand_core::{Rng, SeedableRng};
 
 use super::active::Active;
 use super::admin::{Admin, Asker};
-use super::broker::{Lifecycle, Stopped, Turn};
+use super::broker::{Lifecycle, Turn};
+use super::departure::{Departure, Ended};
 use super::describe::{Described, Describing};
 use super::waiting::Waiting;
 use super::{DecodeError, Image, decode_records, encode_records, news};
@@ -28,6 +29,7 @@ use crate::api::describe_quorum;
 use crate::controller::message::{ControllerMessage, Damage};
 use crate::local::LocalMessage;
 use crate::peer::PeerMessage;
+use crate::quorum::message::Voter;
 use crate::quorum::{self, Committed, Quorum};
 use crate::storage::{Store, StoreEvent, Superblock};
 use crate::trace::{Event, Mark};
@@ -61,6 +63,10 @@ pub struct Metadata {
     loopback: VecDeque<ControllerMessage>,
     /// When it last knew who leads the quorum.
     led_at: Option<Instant>,
+    /// Its wish to stop, if it has that.
+    departure: Option<Departure>,
+    /// Whether it is giving the quorum's leadership away.
+    hands_over: bool,
     rng: ChaCha8Rng,
     /// When it must not go on.
     halted: bool,
@@ -121,6 +127,8 @@ impl Metadata {
             early_until: Instant::default(),
             loopback: VecDeque::new(),
             led_at: None,
+            departure: None,
+            hands_over: false,
             rng,
             halted: false,
         }
@@ -167,7 +175,8 @@ impl Metadata {
             self.take_store_events(now, out);
             self.apply_committed(out);
             self.follow_registration(out);
-            self.follow_leadership(now);
+            self.follow_leadership(now, out);
+            self.hands_over = self.departure.is_some() && self.quorum.hand_over(now, out);
             self.hear_own_messages(now, out);
             self.speak(now, out);
             self.decide(now, out);
@@ -215,19 +224,29 @@ impl Metadata {
             self.led_at = Some(now.mono);
         }
         let has_controller = self.next_controller_by().is_some_and(|by| now.mono < by);
-        let Some(broker) = &mut self.broker else { return };
-        match broker.stopped(now.mono, has_controller, self.image.end) {
-            Some(Stopped::InGoodOrder) => {
-                out.log(LogLevel::Info, "others have taken over what this broker led");
+        let Some(departure) = &mut self.departure else { return };
+        let asks = match &self.broker {
+            Some(broker) => has_controller && broker.epoch().is_some(),
+            None => {
+                // Another one leads, or nobody took it.
+                if self.quorum.leader().is_some() && !self.hands_over {
+                    departure.grant(0);
+                }
+                has_controller
+            }
+        };
+        match departure.ended(now.mono, asks, self.image.end) {
+            Some(Ended::InGoodOrder) => {
+                out.log(LogLevel::Info, "others have taken over what this node led");
                 out.event(|| Event::Sometimes(Mark::BrokerStoppedInGoodOrder));
                 out.stop();
             }
-            Some(Stopped::Alone) => {
+            Some(Ended::Alone) => {
                 let line = "stops without a controller: nobody takes over before this broker's session ends";
                 out.log(LogLevel::Warn, line);
                 out.stop();
             }
-            Some(Stopped::Late) => {
+            Some(Ended::Late) => {
                 let line =
                     "stops although others have not taken over everything that this broker holds";
                 out.log(LogLevel::Warn, line);
@@ -320,8 +339,9 @@ impl Metadata {
         out: &mut Outputs,
     ) -> Result<(), DecodeError> {
         let records = decode_records(payload)?;
-        if self.active.as_ref().is_some_and(|active| active.term() == epoch) {
-            let lines = news::of_entry(&self.image, &records);
+        if let Some(active) = self.active.as_ref().filter(|active| active.term() == epoch) {
+            let is_stopping = |node| active.is_stopping(&self.image, node);
+            let lines = news::of_entry(&self.image, &records, is_stopping);
             lines.into_iter().for_each(|(level, line)| out.log(level, line));
         }
         let image = Arc::make_mut(&mut self.image);
@@ -342,12 +362,19 @@ impl Metadata {
         }
     }
 
-    fn follow_leadership(&mut self, now: Now) {
+    fn follow_leadership(&mut self, now: Now, out: &mut Outputs) {
         let term = self.quorum.is_ready().then(|| self.quorum.term());
         if self.active.as_ref().map(Active::term) != term {
             let placement = self.rng.next_u32() as usize;
             let begin = |term| Active::new(term, now.mono, &self.image, placement);
             self.active = term.map(begin);
+            // Brokers that look for another controller only when they have missed this one for long would hear late of what
+            // is decided now.
+            let known = self.image.brokers.iter().map(|(node, broker)| {
+                let incarnation = broker.incarnation;
+                Voter { node: *node, incarnation }
+            });
+            self.quorum.serve_observers(known, out);
         }
     }
 
@@ -383,7 +410,7 @@ impl Metadata {
             }
             if broker.speak_at().is_some_and(|at| at <= now.mono) {
                 let message = broker.speak(now.mono, &self.config, &self.image);
-                if current || broker.epoch().is_some() {
+                if (current || broker.epoch().is_some()) && !self.hands_over {
                     send.push(message);
                 }
             }
@@ -424,7 +451,7 @@ impl Metadata {
     }
 
     fn decide(&mut self, now: Now, out: &mut Outputs) {
-        let Some(active) = &mut self.active else { return };
+        let Some(active) = self.active.as_mut().filter(|_| !self.hands_over) else { return };
         if active.look_at() <= now.mono {
             active.look(now.mono, &self.config, &self.image);
         }
@@ -489,8 +516,9 @@ impl Metadata {
                 self.admin.on_answer(epoch, id, end, topics);
             }
             ControllerMessage::MayStop { epoch, end } => {
-                if let Some(broker) = &mut self.broker {
-                    broker.on_may_stop(epoch, end);
+                let current = self.broker.as_ref().and_then(Lifecycle::epoch) == Some(epoch);
+                if let Some(departure) = self.departure.as_mut().filter(|_| current) {
+                    departure.grant(end);
                 }
             }
             ControllerMessage::Refused { life, refusal, for_good } => {
@@ -540,10 +568,11 @@ impl Metadata {
 
     fn on_local(&mut self, now: Now, from: Place, message: LocalMessage, out: &mut Outputs) {
         match message {
-            LocalMessage::Stop => match &mut self.broker {
-                Some(broker) => broker.stop(now.mono, self.config.quorum.stop_ms_max),
-                None => out.stop(),
-            },
+            LocalMessage::Stop => {
+                let until = now.mono.after_ms(self.config.quorum.stop_ms_max);
+                self.departure.get_or_insert_with(|| Departure::new(until));
+                self.broker.iter_mut().for_each(Lifecycle::stop);
+            }
             LocalMessage::AlterPartition(request) => {
                 self.send_to_controller(ControllerMessage::AlterPartition(request), out);
             }
@@ -634,11 +663,11 @@ impl Machine for Metadata {
             return None;
         }
         let speak_at = self.broker.as_ref().and_then(Lifecycle::speak_at);
-        let stop_at = self.broker.as_ref().and_then(Lifecycle::stop_at).map(|late| {
+        let stop_at = self.departure.as_ref().and_then(Departure::until).map(|late| {
             let alone = self.next_controller_by().filter(|_| self.quorum.leader().is_none());
             alone.map_or(late, |alone| alone.min(late))
         });
-        let look_at = self.active.as_ref().map(Active::look_at);
+        let look_at = self.active.as_ref().filter(|_| !self.hands_over).map(Active::look_at);
         let own = [
             (stop_at, Timer::BrokerHeartbeat),
             (speak_at, Timer::BrokerHeartbeat),

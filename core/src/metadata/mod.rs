@@ -2,6 +2,7 @@
 mod active;
 mod admin;
 mod broker;
+mod departure;
 mod describe;
 mod image;
 mod machine;

@@ -2,7 +2,7 @@
 //! touches: who went out of service and came back, how many leaders moved, and where too few replicas are in sync.
 
 use super::{Image, Partition, Record};
-use crate::{LogId, LogLevel};
+use crate::{LogId, LogLevel, NodeId};
 
 /// Partitions that a line names; the others are counted.
 const NAMED_MAX: usize = 3;
@@ -20,15 +20,22 @@ struct Moves {
     enough: Vec<LogId>,
 }
 
-/// The lines of an entry, from the image without it.
-pub(super) fn of_entry(before: &Image, records: &[Record]) -> Vec<(LogLevel, String)> {
+/// The lines of an entry, from the image without it and from who is known to be stopping.
+pub(super) fn of_entry(
+    before: &Image,
+    records: &[Record],
+    is_stopping: impl Fn(NodeId) -> bool,
+) -> Vec<(LogLevel, String)> {
     let mut lines = Vec::new();
-    let mut causes = Vec::new();
+    let (mut causes, mut leaving) = (Vec::new(), Vec::new());
     let mut moves = Moves::default();
     for record in records {
         match record {
             Record::RegisterBroker { node, .. } if before.unfenced(*node) => {
                 causes.push(format!("broker {node} has begun anew"));
+            }
+            Record::FenceBroker { node, fenced: true } if is_stopping(*node) => {
+                leaving.push(format!("broker {node} is about to stop"));
             }
             Record::FenceBroker { node, fenced: true } if before.unfenced(*node) => {
                 causes.push(format!("broker {node} is fenced, for it was not heard in time"));
@@ -44,16 +51,15 @@ pub(super) fn of_entry(before: &Image, records: &[Record]) -> Vec<(LogLevel, Str
             | Record::RemoveTopic { .. } => {}
         }
     }
-    let leaders = moves.leaders();
-    match (causes.is_empty(), leaders) {
+    let failed = !causes.is_empty() || moves.lost > 0;
+    let level = if failed { LogLevel::Warn } else { LogLevel::Info };
+    causes.append(&mut leaving);
+    match (causes.is_empty(), moves.leaders()) {
         (true, None) => {}
-        (true, Some(leaders)) => {
-            let level = if moves.lost > 0 { LogLevel::Warn } else { LogLevel::Info };
-            lines.push((level, leaders));
-        }
+        (true, Some(leaders)) => lines.push((level, leaders)),
         (false, leaders) => {
             let leaders = leaders.unwrap_or_else(|| "no leader moves".into());
-            lines.push((LogLevel::Warn, format!("{}: {leaders}", causes.join(", "))));
+            lines.push((level, format!("{}: {leaders}", causes.join(", "))));
         }
     }
     if !moves.under.is_empty() {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::handover::HandOver;
 use super::log::{Entry, EntryValue, MemoryLog, decode, encode, is_majority, majority_end};
 use super::message::{QuorumBody, Voter};
 use super::progress::{Pace, Progress};
@@ -42,6 +43,8 @@ pub(super) struct Leading {
     pub no_op: Offset,
     pub heartbeat_at: Instant,
     pub progress: BTreeMap<Voter, Progress>,
+    /// Its wish to lead no more, if it has that.
+    pub hand_over: Option<HandOver>,
 }
 
 impl Leading {
@@ -225,7 +228,7 @@ impl Quorum {
         out.event(|| Event::QuorumLeader { term, end });
         out.log(LogLevel::Info, format!("leads the metadata quorum in term {term}"));
         let (heartbeat_at, progress) = (self.now.mono, BTreeMap::new());
-        self.role = Role::Leader(Leading { no_op: end, heartbeat_at, progress });
+        self.role = Role::Leader(Leading { no_op: end, heartbeat_at, progress, hand_over: None });
         self.election_at = None;
         self.leader_heard = None;
         if end == 0 {
@@ -250,6 +253,22 @@ impl Quorum {
             if voter != self.me {
                 leading.progress.entry(voter).or_insert_with(|| Progress::new(next, now));
             }
+        }
+    }
+
+    /// Sends the log to observers as well that have not asked this leader for it, since they may not have heard of it yet. Those
+    /// that are not there are forgotten.
+    pub fn serve_observers(&mut self, known: impl Iterator<Item = Voter>, out: &mut Outputs) {
+        for observer in known {
+            let (next, now) = (self.log.end(), self.now.mono);
+            let Role::Leader(leading) = &mut self.role else { return };
+            let is_served =
+                observer.node == self.me.node || leading.progress.contains_key(&observer);
+            if is_served || leading.progress.len() >= OBSERVERS_MAX {
+                continue;
+            }
+            leading.progress.insert(observer, Progress::new(next, now));
+            self.send_to(observer, true, out);
         }
     }
 

@@ -107,7 +107,7 @@ impl Quorum {
     }
 
     /// Stands in a new term, as soon as that and the vote for itself are durable.
-    fn become_candidate(&mut self, store: &mut Store) {
+    pub(super) fn become_candidate(&mut self, store: &mut Store) {
         let Some(term) = self.state.term.checked_add(1) else { return };
         (self.state.term, self.state.vote) = (term, Some(self.me));
         self.persist(store);

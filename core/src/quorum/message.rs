@@ -214,4 +214,6 @@ pub enum QuorumBody {
         /// End of its log.
         end: Offset,
     },
+    /// When a leader that is about to stop wants a voter that has its whole log to stand at once.
+    Stand,
 }

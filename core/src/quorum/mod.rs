@@ -27,6 +27,7 @@
 mod append;
 mod election;
 mod founding;
+mod handover;
 mod load;
 mod log;
 pub mod message;
@@ -584,6 +585,7 @@ impl Quorum {
             | QuorumBody::Appended { .. }
             | QuorumBody::Diverged { .. }
             | QuorumBody::SnapshotTaken { .. }
+            | QuorumBody::Stand
                 if is_old => {}
             QuorumBody::Stale => {}
             QuorumBody::Vote { last } => self.on_vote(from, last, store),
@@ -607,6 +609,7 @@ impl Quorum {
             QuorumBody::SnapshotTaken { end, position } => {
                 self.on_snapshot_taken(from, end, position, out);
             }
+            QuorumBody::Stand => self.on_stand(from, store),
         }
     }
 

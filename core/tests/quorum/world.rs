@@ -592,6 +592,7 @@ fn describe(message: &PeerMessage) -> String {
             }
             QuorumBody::Follow { end } => format!("who leads? I have {end}"),
             QuorumBody::Stale => format!("the term is {}", message.term),
+            QuorumBody::Stand => "stand in my place".into(),
             QuorumBody::Append { .. }
             | QuorumBody::Appended { .. }
             | QuorumBody::SnapshotTaken { .. } => String::new(),
