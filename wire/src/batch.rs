@@ -186,7 +186,8 @@ pub fn batches(
 /// Checks one whole batch: exactly its length, format 2, checksum, and counts that are possible. The records are not
 /// opened.
 pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
-    let header = validate_intact(bytes)?;
+    let header = whole(bytes)?;
+    check_intact(&header, bytes)?;
     // Compaction may have taken records out, so there may be fewer than offsets, and none.
     if header.base_offset < 0
         || header.base_offset.checked_add(i64::from(header.last_offset_delta) + 1).is_none()
@@ -241,10 +242,12 @@ pub fn validate_produce(
     limit: DecompressLimit,
     rules: &TimestampRules,
 ) -> Result<BatchHeader, BatchError> {
-    let mut header = validate_intact(bytes)?;
+    let mut header = whole(bytes)?;
+    // As Apache Kafka, before the checksum, which does not cover it.
     if header.base_offset != 0 {
         return Err(BatchError::Offsets);
     }
+    check_intact(&header, bytes)?;
     if i64::from(header.records_count) != i64::from(header.last_offset_delta) + 1 {
         return Err(BatchError::Count { count: header.records_count });
     }
@@ -276,7 +279,8 @@ pub fn validate_produce(
     Ok(header)
 }
 
-fn validate_intact(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
+/// The header of a batch that ends where it says.
+fn whole(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     let header = BatchHeader::parse(bytes)?;
     let (needed, remaining) = (header.size(), bytes.len());
     if needed > remaining {
@@ -285,6 +289,10 @@ fn validate_intact(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     if needed < remaining {
         return Err(BatchError::Length(header.batch_length));
     }
+    Ok(header)
+}
+
+fn check_intact(header: &BatchHeader, bytes: &[u8]) -> Result<(), BatchError> {
     let computed = checksum(&bytes[CHECKSUM_START..]);
     if computed != header.crc {
         return Err(BatchError::Checksum { declared: header.crc, computed });
@@ -292,11 +300,11 @@ fn validate_intact(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     let count = header.records_count;
     let fits_offsets = count >= 0 && i64::from(count) <= i64::from(header.last_offset_delta) + 1;
     let compressed = header.compression() != Ok(Compression::None);
-    let fits_bytes = compressed || count as usize <= (needed - HEADER_LEN) / RECORD_SIZE_MIN;
+    let fits_bytes = compressed || count as usize <= (bytes.len() - HEADER_LEN) / RECORD_SIZE_MIN;
     if header.last_offset_delta < 0 || !fits_offsets || !fits_bytes {
         return Err(BatchError::Count { count });
     }
-    Ok(header)
+    Ok(())
 }
 
 /// CRC-32C.

@@ -123,6 +123,10 @@ fn what_a_producer_may_not_send() {
     };
     assert_eq!(produce(|_| ()), Ok(()));
     assert_eq!(produce(|header| header.base_offset = 1), Err(BatchError::Offsets));
+    let mut damaged = altered(&batch, |header| header.base_offset = 1).to_vec();
+    damaged[HEADER_LEN] ^= 1;
+    let produced = validate_produce(&damaged, LIMIT, &TimestampRules::ANY);
+    assert_eq!(produced, Err(BatchError::Offsets), "which of two mistakes is told");
     assert_eq!(produce(|header| header.base_sequence = 0), Ok(()));
     assert_eq!(produce(|header| header.attributes |= 1 << 5), Err(BatchError::Control));
     assert_eq!(produce(|header| header.attributes |= 7), Err(BatchError::UnknownCompression(7)));
