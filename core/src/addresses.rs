@@ -5,8 +5,8 @@
 //! one, its list, or all of the cluster sleeps. So none overrides another: all are candidates and are tried in turn, a
 //! failed one later and later.
 //!
-//! Two processes may call themselves by one id, each with a disk of its own. Messages go to a node, so only one of them can be
-//! answered: the one that was there first, while it is heard. The other one is refused at its hello, is told with whom it
+//! Two processes may call themselves by one id, with disks of their own or with copies of one. Messages go to a node, so only
+//! one of them can be answered: the one that was there first, while it is heard. The other one is refused at its hello, is told with whom it
 //! collides, and stops when it has been told so for longer than a connection can outlive its process unnoticed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,11 +83,20 @@ struct Peer {
     warned_at: Option<Instant>,
 }
 
+/// Which process has opened a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Process {
+    /// Its disk, or the one that its directory was copied from.
+    pub incarnation: Incarnation,
+    /// Drawn by the process when it began.
+    pub run: u64,
+}
+
 /// A connection that a peer has opened.
 #[derive(Clone, Debug)]
 struct Heard {
     from: String,
-    incarnation: Incarnation,
+    process: Process,
     at: Instant,
 }
 
@@ -143,22 +152,30 @@ impl Addresses {
         now: Instant,
         node: NodeId,
         from: &str,
-        incarnation: Incarnation,
+        process: Process,
         address: &str,
     ) -> Result<(), String> {
         let known = self.peers.get(&node).into_iter().flat_map(|peer| &peer.heard_from);
         let lives = |heard: &&Heard| now.ms_since(heard.at) < SILENT_MS;
-        if let Some(other) = known.filter(lives).find(|heard| heard.incarnation != incarnation) {
+        if let Some(other) = known.filter(lives).find(|heard| heard.process != process) {
+            let (with, hint) = if other.process.incarnation == process.incarnation {
+                (
+                    "with copies of one directory",
+                    "stop one for good, and never start a copied directory",
+                )
+            } else {
+                ("each with a directory of its own", "check --node-id of both")
+            };
             return Err(format!(
-                "two processes call themselves node {node}, each with a directory of its own, one heard from {} and this one, \
-                 from {from}, which says that it is reached at {address}; check --node-id of both",
+                "two processes call themselves node {node}, {with}, one heard from {} and this one, from {from}, which says \
+                 that it is reached at {address}; {hint}",
                 other.from
             ));
         }
         self.learn(node, Source::Hello, address);
         let peer = self.peers.entry(node).or_default();
         peer.failed.clear();
-        peer.heard_from.push(Heard { from: from.to_string(), incarnation, at: now });
+        peer.heard_from.push(Heard { from: from.to_string(), process, at: now });
         Ok(())
     }
 
@@ -260,7 +277,7 @@ mod tests {
     use super::*;
 
     const PEER: NodeId = NodeId(2);
-    const DISK: Incarnation = Incarnation(7);
+    const FIRST: Process = Process { incarnation: Incarnation(7), run: 1 };
 
     fn at(ms: u64) -> Instant {
         Instant(0).after_ms(ms)
@@ -291,7 +308,7 @@ mod tests {
     #[test]
     fn a_hello_is_tried_first_and_one_that_refuses_does_not_hold_up_the_others() {
         let mut book = book();
-        assert_eq!(book.opened(at(0), PEER, "somewhere", DISK, "hello"), Ok(()));
+        assert_eq!(book.opened(at(0), PEER, "somewhere", FIRST, "hello"), Ok(()));
         assert_eq!(book.dial(at(0), PEER), Dial::Now("hello"));
         for address in ["hello", "image"] {
             book.failed(at(0), PEER, address, Failure::Refused);
@@ -299,7 +316,7 @@ mod tests {
         assert_eq!(book.dial(at(0), PEER), Dial::Now("given"));
         book.failed(at(0), PEER, "given", Failure::Unreached);
         assert_eq!(book.dial(at(10), PEER), Dial::Now("given"));
-        assert_eq!(book.opened(at(10), PEER, "elsewhere", DISK, "hello"), Ok(()));
+        assert_eq!(book.opened(at(10), PEER, "elsewhere", FIRST, "hello"), Ok(()));
         assert_eq!(book.dial(at(10), PEER), Dial::Now("hello"), "it lives");
     }
 
@@ -312,7 +329,7 @@ mod tests {
         };
         assert_eq!(fail(&mut book, 0), None);
         assert_eq!(fail(&mut book, 5_000), None, "it may be down");
-        assert_eq!(book.opened(at(0), PEER, "somewhere", DISK, "given"), Ok(()));
+        assert_eq!(book.opened(at(0), PEER, "somewhere", FIRST, "given"), Ok(()));
         let line = fail(&mut book, 6_000).expect("it lives");
         assert!(["somewhere", "given", "image"].iter().all(|part| line.contains(part)), "{line}");
         assert_eq!(fail(&mut book, 7_000), None);
@@ -326,21 +343,25 @@ mod tests {
         let mut book = book();
         assert!(!book.given(NodeId(1), "me") && !book.knows(NodeId(1)));
         assert!(!book.given(PEER, "given") && !book.learn(PEER, Source::Given, "image"));
-        assert_eq!(book.opened(at(0), NodeId(3), "somewhere", DISK, "there"), Ok(()));
+        assert_eq!(book.opened(at(0), NodeId(3), "somewhere", FIRST, "there"), Ok(()));
         assert_eq!((book.strangers(), book.peers().count()), (1, 2));
         assert_eq!(book.dial(at(0), NodeId(4)), Dial::Nowhere);
     }
 
     #[test]
     fn of_two_processes_with_one_id_the_later_one_is_refused_while_the_other_is_heard() {
-        let other = Incarnation(8);
+        let other = Process { incarnation: Incarnation(8), ..FIRST };
+        let copy = Process { run: 2, ..FIRST };
         let mut book = book();
-        assert_eq!(book.opened(at(0), PEER, "here", DISK, "hello"), Ok(()));
-        assert_eq!(book.opened(at(0), PEER, "here again", DISK, "hello"), Ok(()));
+        assert_eq!(book.opened(at(0), PEER, "here", FIRST, "hello"), Ok(()));
+        assert_eq!(book.opened(at(0), PEER, "here again", FIRST, "hello"), Ok(()));
         book.heard(at(1_000), PEER, "here");
         let line = book.opened(at(2_999), PEER, "there", other, "elsewhere").unwrap_err();
         assert!(["here", "there", "elsewhere"].iter().all(|place| line.contains(place)), "{line}");
-        assert_eq!(book.dial(at(2_999), PEER), Dial::Now("hello"), "it is not believed");
+        assert!(line.contains("--node-id"), "{line}");
+        let line = book.opened(at(2_999), PEER, "there", copy, "elsewhere").unwrap_err();
+        assert!(line.contains("copies of one directory"), "{line}");
+        assert_eq!(book.dial(at(2_999), PEER), Dial::Now("hello"), "neither is believed");
         assert_eq!(book.opened(at(3_000), PEER, "there", other, "elsewhere"), Ok(()), "silence");
 
         book.closed(PEER, "there");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use milena_core::addresses::Process;
 use milena_core::local::LocalMessage;
 use milena_core::node::{Boot, Node};
 use milena_core::{Config, Halt, Input, Machine, Output, Outputs, Place};
@@ -16,7 +17,7 @@ use crate::files::{Files, OpenError, Unsynced};
 use crate::host::{self, First, Mail, Mailbox, Placed, Shared};
 use crate::kafka::{Counts, Limits};
 use crate::peers::Hello;
-use crate::runtime::{self, Bound, Clock, Thread, mpsc};
+use crate::runtime::{self, Bound, Clock, Thread, entropy, mpsc};
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -93,6 +94,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
 
     let cluster = node.metadata.cluster_on_disk().unwrap_or(0);
     let incarnation = node.superblock.incarnation;
+    let run = u64::from_le_bytes(entropy()?);
     let mut machines: Vec<Vec<Placed>> = Vec::new();
     let shards = node.shards.len() as u16;
     let mut places = BTreeMap::from([(Place::Metadata, 0)]);
@@ -129,7 +131,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
             cluster,
             from: config.node,
             to: config.node,
-            incarnation,
+            process: Process { incarnation, run },
             address: config.peer.clone(),
         },
         peers: config.controllers.clone(),
@@ -209,7 +211,7 @@ fn listen(address: &str, whom: &'static str, flag: &str) -> Result<Bound, StartE
 
 /// Runs recovery to its end on this thread, each command at once.
 fn recover(config: &Config, files: &Files, clock: Clock) -> Result<Node, StartError> {
-    let mut boot = Boot::new(config.clone(), runtime::entropy()?);
+    let mut boot = Boot::new(config.clone(), entropy()?);
     let mut inputs = VecDeque::from([Input::Start]);
     let mut out = Outputs::default();
     loop {

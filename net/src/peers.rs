@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use milena_core::addresses::{Addresses, Dial, Failure};
+use milena_core::addresses::{Addresses, Dial, Failure, Process};
 use milena_core::controller::configs::BATCH_BYTES_LIMIT;
 use milena_core::metadata::Image;
 use milena_core::peer::{self, PeerMessage};
@@ -39,7 +39,7 @@ use crate::warnings::{Kind, Warnings};
 /// First bytes of a connection. Frozen.
 const MAGIC: &[u8; 6] = b"milena";
 /// Version of the hello and of the frames behind it.
-const FORMAT: u16 = 5;
+const FORMAT: u16 = 6;
 /// Largest hello.
 const HELLO_BYTES_MAX: usize = 1 << 10;
 /// Largest frame.
@@ -86,8 +86,8 @@ pub struct Hello {
     pub from: NodeId,
     /// Whom it wants.
     pub to: NodeId,
-    /// Its disk.
-    pub incarnation: Incarnation,
+    /// Which process it is.
+    pub process: Process,
     /// Where it can be reached.
     pub address: String,
 }
@@ -100,7 +100,8 @@ impl Hello {
         out.put_u128(self.cluster);
         out.put_i32(self.from.0);
         out.put_i32(self.to.0);
-        out.put_u128(self.incarnation.0);
+        out.put_u128(self.process.incarnation.0);
+        out.put_u64(self.process.run);
         out.put_slice(self.address.as_bytes());
         vec![out.freeze()]
     }
@@ -114,14 +115,14 @@ impl Hello {
         if format != FORMAT {
             return Err(format!("it speaks format {format}, this version {FORMAT}"));
         }
-        if frame.len() < 16 + 4 + 4 + 16 {
+        if frame.len() < 16 + 4 + 4 + 16 + 8 {
             return Err("its hello is too short".into());
         }
         Ok(Hello {
             cluster: frame.get_u128(),
             from: NodeId(frame.get_i32()),
             to: NodeId(frame.get_i32()),
-            incarnation: Incarnation(frame.get_u128()),
+            process: Process { incarnation: Incarnation(frame.get_u128()), run: frame.get_u64() },
             address: String::from_utf8(frame.to_vec()).map_err(|_| "its address is no text")?,
         })
     }
@@ -378,8 +379,8 @@ impl Peers {
         };
         self.check(&hello)?;
         let (node, from) = (hello.from, from.to_string());
-        let (now, disk) = (self.clock.mono(), hello.incarnation);
-        let opened = self.book.borrow_mut().opened(now, node, &from, disk, &hello.address);
+        let (now, process) = (self.clock.mono(), hello.process);
+        let opened = self.book.borrow_mut().opened(now, node, &from, process, &hello.address);
         opened.map_err(|why| Refusal { kind: DUPLICATE, why })?;
         self.peer(node).news.notify_one();
         frames.set_limit(FRAME_BYTES_MAX);
@@ -618,16 +619,16 @@ mod tests {
             from: NodeId(1),
             to: NodeId(2),
             address: "localhost:19092".into(),
-            incarnation: Incarnation(5),
+            process: Process { incarnation: Incarnation(5), run: 9 },
         };
         let bytes = hello.encode().concat();
         assert_eq!(Hello::decode(bytes.clone().into()), Ok(hello));
-        for length in 0..32 + 16 {
+        for length in 0..32 + 24 {
             assert!(Hello::decode(bytes[..length].to_vec().into()).is_err(), "{length}");
         }
         let mut other = bytes;
         other[7] = 1;
-        assert_eq!(Hello::decode(other.into()), Err("it speaks format 1, this version 5".into()));
+        assert_eq!(Hello::decode(other.into()), Err("it speaks format 1, this version 6".into()));
     }
 
     #[test]

@@ -173,10 +173,10 @@ pub async fn asked_to_stop() -> io::Result<()> {
     Ok(())
 }
 
-/// 32 bytes that nobody can guess.
-pub fn entropy() -> io::Result<[u8; 32]> {
+/// Bytes that nobody can guess.
+pub fn entropy<const N: usize>() -> io::Result<[u8; N]> {
     use std::io::Read;
-    let mut bytes = [0; 32];
+    let mut bytes = [0; N];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use milena_core::addresses::Process;
 use milena_core::{
     ClientId, Config, Incarnation, Input, Machine, NodeId, Now, Output, Outputs, Place, Timer,
 };
@@ -145,7 +146,7 @@ impl Server {
                 cluster,
                 from: NodeId(1),
                 to: NodeId(1),
-                incarnation: Incarnation(1),
+                process: Process { incarnation: Incarnation(1), run: 0 },
                 address: String::new(),
             },
             peers: Vec::new(),
@@ -190,11 +191,12 @@ impl Server {
 /// The frame in which a node says to node 1 who it is.
 fn hello(cluster: u128, from: i32) -> Vec<u8> {
     let mut hello = b"milena".to_vec();
-    hello.extend(5_u16.to_be_bytes());
+    hello.extend(6_u16.to_be_bytes());
     hello.extend(cluster.to_be_bytes());
     hello.extend(from.to_be_bytes());
     hello.extend(1_i32.to_be_bytes());
     hello.extend(u128::from(from as u32).to_be_bytes());
+    hello.extend(1_u64.to_be_bytes());
     [&(hello.len() as u32).to_be_bytes(), &hello[..]].concat()
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use milena_core::NodeId;
-use milena_core::addresses::{Addresses, Dial, Failure};
+use milena_core::addresses::{Addresses, Dial, Failure, Process};
 
 use crate::check::{Checked, Violation};
 use crate::cluster::Cluster;
@@ -103,6 +103,7 @@ impl Cluster {
     pub(crate) fn on_hello(&mut self, from: usize, to: usize, hello: Hello) {
         let now = self.nodes[to].clocks(self.now).mono;
         let incarnation = self.nodes[from].incarnation;
+        let process = Process { incarnation, run: u64::from(hello.life) };
         let contacts = &mut self.nodes[to].contacts;
         match contacts.heard.get(&from) {
             Some(known) if known.life >= hello.life => return,
@@ -110,7 +111,7 @@ impl Cluster {
             None => {}
         }
         let at = &hello.address;
-        let opened = contacts.book.opened(now, id(from), at, incarnation, at);
+        let opened = contacts.book.opened(now, id(from), at, process, at);
         assert_eq!(opened, Ok(()), "a node is one process");
         contacts.heard.insert(from, hello);
     }

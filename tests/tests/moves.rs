@@ -135,13 +135,39 @@ fn nodes_that_move_alone_or_together_come_back_with_everything() -> Result<()> {
 fn a_second_process_with_a_node_id_in_use_is_refused_and_stops() -> Result<()> {
     let cluster = Cluster::start(3, &[])?;
     cluster.must(&["topic", "create", "kept", "--replication-factor", "3", "--partitions", "1"])?;
-    let (directory, list) = (tempfile::tempdir()?, moved(&cluster, &[1]));
-    let said = directory.path().join("said");
+    let directory = tempfile::tempdir()?;
+    is_refused(&cluster, directory.path(), "each with a directory of its own")
+}
+
+#[test]
+fn a_second_process_with_a_copied_directory_is_refused_and_stops() -> Result<()> {
+    let mut cluster = Cluster::start(3, &[])?;
+    cluster.must(&["topic", "create", "kept", "--replication-factor", "3", "--partitions", "1"])?;
+    write(&cluster, &Reports::default())?;
+    let directory = tempfile::tempdir()?;
+    let node = &mut cluster.nodes[1];
+    node.kill();
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(node.flag("--data"))
+        .arg(directory.path().join("data"))
+        .status()?;
+    ensure!(copied.success(), "the directory is not copied");
+    node.start()?;
+    is_back(&cluster, Instant::now(), &[1, 2, 1])?;
+    is_refused(&cluster, directory.path(), "with copies of one directory")
+}
+
+/// Starts a second node 2, with what is in `data` of the directory.
+fn is_refused(cluster: &Cluster, directory: &Path, why: &str) -> Result<()> {
+    let list = moved(cluster, &[1]);
+    let served: Vec<_> = cluster.nodes.iter().map(services).collect();
+    let said = directory.join("said");
     let mut second = Command::new(milena())
         .args(["start", "--node-id", "2", "--cluster", &list, "--kafka"])
         .arg(format!("127.0.0.1:{}", free_port()))
         .arg("--data")
-        .arg(directory.path().join("data"))
+        .arg(directory.join("data"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(File::create(&said)?)
@@ -160,9 +186,10 @@ fn a_second_process_with_a_node_id_in_use_is_refused_and_stops() -> Result<()> {
     };
     let said = std::fs::read_to_string(&said)?;
     let last = said.lines().last().unwrap_or_default();
-    ensure!(!status.success() && last.contains("two processes call themselves node 2"), "{said}");
+    let line = format!("two processes call themselves node 2, {why}");
+    ensure!(!status.success() && last.contains(&line), "{said}");
     // Nobody takes the one that was there for the other.
-    write(&cluster, &Reports::default())?;
-    ensure!(cluster.nodes.iter().all(|node| services(node) == 1), "somebody lost its place");
+    write(cluster, &Reports::default())?;
+    ensure!(cluster.nodes.iter().map(services).eq(served), "somebody lost its place");
     Ok(())
 }

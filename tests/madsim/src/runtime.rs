@@ -100,8 +100,8 @@ impl TcpListener {
 }
 
 /// Bytes of the seed's stream.
-pub fn entropy() -> io::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
+pub fn entropy<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
     madsim::rand::RngCore::fill_bytes(&mut madsim::rand::thread_rng(), &mut bytes);
     Ok(bytes)
 }

@@ -18,10 +18,10 @@ fn wall() -> Duration {
 }
 
 /// Other bytes at each start, the same in each run.
-pub fn entropy() -> io::Result<[u8; 32]> {
+pub fn entropy<const N: usize>() -> io::Result<[u8; N]> {
     thread_local!(static STARTS: Cell<u64> = const { Cell::new(0) });
     let start = STARTS.replace(STARTS.get() + 1);
-    let mut bytes = [7; 32];
-    bytes[..8].copy_from_slice(&start.to_le_bytes());
+    let mut bytes = [7; N];
+    bytes.iter_mut().zip(start.to_le_bytes()).for_each(|(byte, start)| *byte = start);
     Ok(bytes)
 }
