@@ -149,12 +149,8 @@ impl Sessions {
             }
             Plan::Incremental { session: id } => {
                 response.session_id = id;
-                let Some(session) = self.all.get_mut(&id) else {
-                    return FetchResponse {
-                        error_code: ErrorCode::FETCH_SESSION_ID_NOT_FOUND,
-                        ..FetchResponse::default()
-                    };
-                };
+                // Who ended it meanwhile by another request is told everything, and what has not changed again.
+                let Some(session) = self.all.get_mut(&id) else { return response };
                 for topic in &mut response.responses {
                     let key = (topic.topic.clone(), topic.topic_id);
                     let mut cached = session.topics.get_mut(&key);

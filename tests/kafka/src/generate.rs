@@ -11,6 +11,8 @@ use crate::side::{Asked, NOBODYS, Schemas};
 use crate::tree::{self, hex};
 
 const FETCH: i16 = 1;
+/// First version of a fetch with sessions.
+const SESSIONS_VERSION: i16 = 7;
 const CREATE: i16 = 19;
 const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 /// Milliseconds before and after [`Generator::now`] in which records are.
@@ -27,6 +29,8 @@ pub struct Generator<'a> {
     names: Vec<String>,
     /// Milliseconds since the epoch around which records are.
     now: i64,
+    /// The version of most fetches: a session is of one kind of them.
+    fetches: i16,
     api: i16,
     version: i16,
     /// Whether what is drawn belongs to a configuration.
@@ -37,16 +41,10 @@ impl<'a> Generator<'a> {
     /// Of a seed alone, but for the time of day.
     pub fn new(seed: u64, schemas: &'a Schemas, apis: &'a [(i16, i16, i16)], now: i64) -> Self {
         let names = ["a", "b", "c"].map(|name| format!("s{seed}-{name}")).into();
-        Generator {
-            source: Source::new(seed),
-            schemas,
-            apis,
-            names,
-            now,
-            api: 0,
-            version: 0,
-            config: false,
-        }
+        let mut source = Source::new(seed);
+        let (_, first, last) = versions(apis, FETCH);
+        let fetches = first + source.below((last - first + 1) as u64) as i16;
+        Generator { source, schemas, apis, names, now, fetches, api: 0, version: 0, config: false }
     }
 
     /// The two topics that a sequence begins with.
@@ -71,15 +69,27 @@ impl<'a> Generator<'a> {
             4 => 2,
             _ => self.pick(self.apis).0,
         };
-        let &(api, first, last) =
-            self.apis.iter().find(|row| row.0 == api).unwrap_or(&self.apis[0]);
-        let version = first + self.below((last - first + 1) as u64) as i16;
+        let (api, first, last) = versions(self.apis, api);
+        let version = match api {
+            FETCH if !self.one_in(4) => self.fetches,
+            _ => first + self.below((last - first + 1) as u64) as i16,
+        };
         (self.api, self.version) = (api, version);
         let [request, _]: &[Message; 2] = &self.schemas[&api];
         let mut body = self.object(&request.fields);
         if api == DESCRIBE_TOPIC_PARTITIONS && body["topics"] == json!([]) {
             // A page of all topics would end among those that Kafka keeps for itself.
             body["response_partition_limit"] = json!(2000);
+        }
+        if api == FETCH && version >= SESSIONS_VERSION && self.one_in(2) {
+            // Begins a session, or goes on with it as its client would, which says only what is new.
+            body["session_id"] = "$session".into();
+            body["session_epoch"] = "$epoch".into();
+            // In which order a session reads its partitions is each broker's own matter, and limits show it.
+            body["max_bytes"] = i32::MAX.into();
+            if self.one_in(2) {
+                body["topics"] = json!([]);
+            }
         }
         Asked { api, version, body }
     }
@@ -354,6 +364,11 @@ impl<'a> Generator<'a> {
         }
         seal(batch);
     }
+}
+
+/// The versions of an API, or those of the first where it is not advertised.
+fn versions(apis: &[(i16, i16, i16)], api: i16) -> (i16, i16, i16) {
+    *apis.iter().find(|row| row.0 == api).unwrap_or(&apis[0])
 }
 
 /// Gives a batch the checksum of its bytes.

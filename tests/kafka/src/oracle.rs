@@ -13,6 +13,7 @@ use crate::side::{Answer, Asked, Schemas, Side};
 use crate::table::{Difference, Table};
 
 const PRODUCE: i16 = 0;
+const FETCH: i16 = 1;
 const CREATE_TOPICS: i16 = 19;
 const DELETE_TOPICS: i16 = 20;
 /// How long what acks=0 wrote may take until it is read: Kafka shows it before it is on the disk, we do not.
@@ -96,7 +97,10 @@ impl<'a> Oracle<'a> {
         while together && left > 0 {
             let mut group = vec![generator.request()];
             while group.len() < 4 && generator.pipelined() && !writes(group.last()) {
-                let next = generator.request();
+                let mut next = generator.request();
+                if group.iter().any(|asked| asked.api == FETCH) {
+                    leave_session(&mut next);
+                }
                 if writes(Some(&next)) {
                     group.iter_mut().for_each(wait_for_nothing);
                 }
@@ -275,6 +279,15 @@ fn changes(asked: Option<&Asked>) -> bool {
 /// after it by Kafka, which no client may count on.
 fn writes(asked: Option<&Asked>) -> bool {
     changes(asked) || asked.is_some_and(|asked| asked.api == PRODUCE)
+}
+
+/// Has a fetch do without a session: of a session's fetches one is in flight at a time. Two would be answered beside each other
+/// here, and one after the other by Kafka.
+fn leave_session(asked: &mut Asked) {
+    if asked.api == FETCH && asked.body.get("session_id").is_some() {
+        asked.body["session_id"] = 0.into();
+        asked.body["session_epoch"] = (-1).into();
+    }
 }
 
 /// Has a fetch that what follows it writes may not be seen by: it waits here while that is carried out, and Kafka carries out

@@ -34,7 +34,8 @@ pub struct Asked {
     pub api: i16,
     /// Of the request.
     pub version: i16,
-    /// The body. `$id:NAME#GENERATION` is a topic's id, `$cluster` the cluster's, `$session` the last fetch session's.
+    /// The body. `$id:NAME#GENERATION` is a topic's id, `$cluster` the cluster's, `$session` the last fetch session's, and
+    /// `$epoch` the one that the session's next fetch has.
     pub body: Value,
 }
 
@@ -57,8 +58,9 @@ pub struct Side {
     cluster: String,
     /// The latest time of a record that is not the broker's.
     latest: i64,
-    /// The last fetch session, and all of the sequence.
+    /// The last fetch session, the epoch of its next request, and all sessions of the sequence.
     session: i64,
+    epoch: i64,
     sessions: BTreeSet<i64>,
     /// Generations of topic ids by name, oldest first.
     ids: BTreeMap<String, Vec<String>>,
@@ -74,6 +76,7 @@ impl Side {
             cluster: String::new(),
             latest,
             session: 0,
+            epoch: 0,
             sessions: BTreeSet::new(),
             ids: BTreeMap::new(),
         };
@@ -110,7 +113,7 @@ impl Side {
     /// Begins a sequence: a new connection, and no names of the one before.
     pub fn begin(&mut self) {
         self.stream = None;
-        self.session = 0;
+        (self.session, self.epoch) = (0, 0);
         self.ids.clear();
     }
 
@@ -180,6 +183,8 @@ impl Side {
             }
             Err(_) => {
                 self.stream = None;
+                // As clients do; here a session also belongs to the worker that the connection fell to.
+                (self.session, self.epoch) = (0, 0);
                 return Ok(Answer::Closed);
             }
         };
@@ -194,6 +199,7 @@ impl Side {
         });
         let body = decoded.with_context(|| format!("the answer to {asked:?}"))?;
         if let (FETCH, Some(session @ 1..)) = (asked.api, body["session_id"].as_i64()) {
+            self.epoch = if session == self.session { self.epoch + 1 } else { 1 };
             self.session = session;
             self.sessions.insert(session);
         }
@@ -266,6 +272,7 @@ impl Side {
         match value {
             Value::String(text) if text == "$cluster" => Value::from(&*self.cluster),
             Value::String(text) if text == "$session" => Value::from(self.session),
+            Value::String(text) if text == "$epoch" => Value::from(self.epoch),
             Value::String(text) if text.starts_with("$id:") => {
                 let (name, generation) = text[4..].split_once('#').unwrap_or((&text[4..], "0"));
                 let generation: usize = generation.parse().unwrap_or(0);
