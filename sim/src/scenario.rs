@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use milena_core::disk::Directory;
 use serde::Deserialize;
 
 use crate::dense::Subject;
@@ -453,7 +454,8 @@ pub(crate) fn full_disk(draw: &mut Stream, node: Target, for_ms: u64) -> Fault {
     Fault::FullDisk { node, for_ms, room, copies_on_write: draw.chance(330_000) }
 }
 
-/// A failure of a command about names: a listing while a node starts, once or twice; the others whenever they come.
+/// A failure of a command about names: a listing while a node starts, and perhaps again where it is tried again; the others
+/// whenever they come.
 pub(crate) fn name_failure(draw: &mut Stream, node: Target, down_ms: u64) -> Fault {
     let of = *draw.pick(&[
         disk::Fault::Create,
@@ -462,7 +464,9 @@ pub(crate) fn name_failure(draw: &mut Stream, node: Target, down_ms: u64) -> Fau
         disk::Fault::List,
     ]);
     let starts = of == disk::Fault::List || draw.chance(300_000);
-    let times = draw.between(1, 2) as u32;
+    // A start lists all folders before it tries any again.
+    let most = if of == disk::Fault::List { 2 * Directory::ALL.len() as u64 } else { 2 };
+    let times = draw.between(1, most) as u32;
     Fault::NameFailure { node, of, times, down_ms: starts.then_some(down_ms) }
 }
 

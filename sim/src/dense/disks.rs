@@ -5,7 +5,7 @@
 
 use super::Rounds;
 use crate::disk::{self, FileKind};
-use crate::scenario::{full_disk, losing};
+use crate::scenario::{full_disk, losing, name_failure};
 use crate::schedule::{Fault, Guard, Setup, Target};
 
 /// What rots, as often as it is named: the two that nothing else damages come first.
@@ -120,11 +120,7 @@ fn while_it_recovers(rounds: &mut Rounds<'_>, node: Target) -> Fault {
             let for_ms = rounds.draw.between(20, 400);
             full_disk(rounds.draw, node, for_ms)
         }
-        6 => {
-            let of =
-                *rounds.draw.pick(&[disk::Fault::Create, disk::Fault::Remove, disk::Fault::List]);
-            Fault::NameFailure { node, of, times: 1, down_ms: None }
-        }
+        6 => name_failure(rounds.draw, node, down_ms),
         _ => Fault::PowerLoss { nodes: vec![node], down_ms },
     }
 }
