@@ -100,7 +100,8 @@ pub struct Tuning {
     /// Default of max.message.bytes
     #[arg(long, default_value_t = 1_048_588, value_parser = clap::value_parser!(u32).range(1024..=BATCH_BYTES_LIMIT as i64))]
     pub message_max_bytes: u32,
-    /// What a record batch may hold decompressed, bytes
+    /// What a record batch may hold decompressed, bytes; each shard opens one at a time, for which it takes at most so much memory
+    /// beside --memory-bytes
     #[arg(long, default_value_t = 128 << 20)]
     pub opened_max_bytes: usize,
     /// Default of min.insync.replicas
