@@ -11,6 +11,8 @@ mod api_names;
 pub mod batch;
 pub mod codec;
 mod error_code;
+#[cfg(feature = "testing")]
+pub mod forge;
 pub mod messages;
 mod primitives;
 #[cfg(feature = "testing")]

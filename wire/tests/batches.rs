@@ -7,6 +7,7 @@ use milena_wire::batch::{
     TimestampRules, TimestampType::LogAppendTime, assign, batches, frame, records, validate,
     validate_produce, with_header,
 };
+use milena_wire::forge::forged;
 
 const LIMIT: DecompressLimit = DecompressLimit(1 << 20);
 
@@ -107,12 +108,7 @@ fn any_flipped_bit_is_noticed() {
 
 /// A copy with a changed header and a checksum that fits again.
 fn altered(batch: &Bytes, alter: impl FnOnce(&mut BatchHeader)) -> Bytes {
-    let mut header = BatchHeader::parse(batch).expect("valid");
-    alter(&mut header);
-    let mut bytes = [&header.to_bytes(), &batch[HEADER_LEN..]].concat();
-    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[21..]) as u32;
-    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    bytes.into()
+    forged(batch, &batch[HEADER_LEN..], alter)
 }
 
 #[test]

@@ -3,11 +3,12 @@
 //! An allocator that counts measures every decoding here. Named attacks first, then random and mutated frames.
 
 use bytes::Bytes;
+use milena_wire::forge::forged;
 use milena_wire::{
     ApiKey, DecodeError, Request, RequestError, RequestHeader, Response,
     batch::{
-        self, BatchBuilder, BatchError, BatchHeader, Compression, DecompressLimit, HEADER_LEN,
-        TimestampRules, batches, record_iterator, validate, validate_produce,
+        self, BatchBuilder, BatchError, Compression, DecompressLimit, HEADER_LEN, TimestampRules,
+        batches, record_iterator, validate, validate_produce,
     },
     decode_request, decode_response, encode_request, encode_response,
     sample::Source,
@@ -216,17 +217,6 @@ fn cut_frames() {
             }
         }
     }
-}
-
-/// A copy of a batch with another header and other records, and a checksum that fits.
-fn forged(batch: &[u8], records: &[u8], alter: impl FnOnce(&mut BatchHeader)) -> Bytes {
-    let mut header = BatchHeader::parse(batch).expect("valid");
-    header.batch_length = (HEADER_LEN - 12 + records.len()) as i32;
-    alter(&mut header);
-    let mut bytes = [&header.to_bytes(), records].concat();
-    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[21..]) as u32;
-    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    bytes.into()
 }
 
 fn small_batch(compression: Compression) -> Bytes {

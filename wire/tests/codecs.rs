@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use milena_wire::batch::{
-    BatchBuilder, BatchError, BatchHeader, Compression, DecompressLimit, HEADER_LEN,
-    TimestampRules, records, validate_produce,
+    BatchBuilder, BatchError, Compression, DecompressLimit, HEADER_LEN, TimestampRules, records,
+    validate_produce,
 };
+use milena_wire::forge::forged;
 
 const LIMIT: DecompressLimit = DecompressLimit(1 << 20);
 
@@ -19,13 +20,7 @@ fn record() -> Vec<u8> {
 fn batch(compression: Compression, payload: &[u8]) -> Bytes {
     let mut builder = BatchBuilder::new(0, -1, Compression::None);
     builder.append(0, None, Some(&[b'v'; 300]), &[]);
-    let mut header = BatchHeader::parse(&builder.build()).expect("a batch");
-    header.attributes = compression as i16;
-    header.batch_length = (HEADER_LEN - 12 + payload.len()) as i32;
-    let mut bytes = [&header.to_bytes(), payload].concat();
-    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[21..]) as u32;
-    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    bytes.into()
+    forged(&builder.build(), payload, |header| header.attributes = compression as i16)
 }
 
 fn taken(compression: Compression, payload: &[u8]) -> bool {

@@ -8,9 +8,10 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use milena_wire::batch::{
-    BatchBuilder, BatchError, BatchHeader, Compression, DecompressLimit, HEADER_LEN,
-    TimestampRules, validate_produce,
+    BatchBuilder, BatchError, Compression, DecompressLimit, HEADER_LEN, TimestampRules,
+    validate_produce,
 };
+use milena_wire::forge::forged;
 
 use crate::install::Installed;
 
@@ -245,11 +246,5 @@ fn batch(compression: Compression, count: usize, stream: &[u8]) -> Bytes {
     for _ in 0..count {
         builder.append(0, None, None, &[]);
     }
-    let mut header = BatchHeader::parse(&builder.build()).expect("a batch");
-    header.attributes = compression as i16;
-    header.batch_length = (HEADER_LEN - 12 + stream.len()) as i32;
-    let mut bytes = [&header.to_bytes(), stream].concat();
-    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[21..]) as u32;
-    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    bytes.into()
+    forged(&builder.build(), stream, |header| header.attributes = compression as i16)
 }

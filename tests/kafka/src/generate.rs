@@ -2,6 +2,7 @@
 //! says it means, mostly right, sometimes at a border, sometimes wrong. An API comes under it by being advertised.
 
 use milena_wire::batch::{BatchBuilder, Compression};
+use milena_wire::forge::seal;
 use milena_wire::sample::Source;
 use serde_json::{Map, Value, json};
 
@@ -369,10 +370,4 @@ impl<'a> Generator<'a> {
 /// The versions of an API, or those of the first where it is not advertised.
 fn versions(apis: &[(i16, i16, i16)], api: i16) -> (i16, i16, i16) {
     *apis.iter().find(|row| row.0 == api).unwrap_or(&apis[0])
-}
-
-/// Gives a batch the checksum of its bytes.
-fn seal(batch: &mut [u8]) {
-    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch[21..]) as u32;
-    batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }
