@@ -52,6 +52,8 @@ pub(crate) enum Happening {
     HangUp { connection: ClientId },
     /// When a client wanted to be called.
     Client { client: usize, why: Wake },
+    /// When a node that stops in good order has answered what was under way.
+    Answered { node: usize, life: u32 },
     /// When a node starts.
     Start { node: usize, life: u32 },
     /// When an entry of the schedule is due.
@@ -161,6 +163,8 @@ pub struct Cluster {
 
 /// How often the run looks at itself.
 const LOOK: Time = 20 * MS;
+/// A node that stops in good order answers what is under way for so long.
+const ANSWERING: Time = 5 * MS;
 /// Of so many peer messages one is encoded, decoded and compared.
 const ENCODING_SAMPLE: u64 = 61;
 /// A simulated run that is longer than this has lost its way.
@@ -185,6 +189,7 @@ impl Cluster {
         let mut roles = Vec::new();
         let mut admin = Admin::default();
         let mut history = History::default();
+        history.gap_max = setup.gap_ms_max.map(|ms| ms * MS);
         setup.topics.iter().for_each(|topic| admin.create(topic.clone(), &mut history));
         roles.push(Role::Admin(admin));
         roles.extend(setup.producers.iter().cloned().map(|p| Role::Producer(Producer::new(p))));
@@ -347,6 +352,14 @@ impl Cluster {
                     }
                 }
                 self.grant(client);
+                Ok(())
+            }
+            Happening::Answered { node, life } => {
+                if self.nodes[node].life == life && !self.nodes[node].is_down() {
+                    let away = self.nodes[node].away;
+                    self.stop(node);
+                    self.start_later(node, away);
+                }
                 Ok(())
             }
             Happening::Start { node, life } => self.on_start(node, life),
@@ -580,10 +593,7 @@ impl Cluster {
                 }
                 Output::Stop => {
                     self.trace(node, "stops in good order");
-                    let away = self.nodes[node].away;
-                    self.stop(node);
-                    self.start_later(node, away);
-                    return Ok(());
+                    self.queue.push(self.now + ANSWERING, Happening::Answered { node, life });
                 }
                 Output::Halt(why) => return self.on_halt(node, &why),
             }

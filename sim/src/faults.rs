@@ -1,7 +1,10 @@
 //! How entries of a schedule strike: targets resolved, guards asked, and what a fault does to nodes, links and disks.
 
+use std::sync::Arc;
+
 use milena_core::disk::{Command, FileName};
 use milena_core::local::LocalMessage;
+use milena_core::metadata::Image;
 use milena_core::{LogId, NodeId};
 
 use crate::check::Checked;
@@ -9,6 +12,7 @@ use crate::check::marks::Seen;
 use crate::client::Role;
 use crate::cluster::{Cluster, Happening, Phase, Restore};
 use crate::disk::{self, FileKind};
+use crate::node::SimNode;
 use crate::queue::MS;
 use crate::schedule::{Action, Direction, Fault, Guard, Target};
 
@@ -250,6 +254,7 @@ impl Cluster {
                 }
             }
             Guard::Acked(count) => self.history.acknowledged >= count,
+            Guard::Whole => self.is_whole(),
             Guard::Budget => {
                 let controllers: Vec<usize> = self.controllers();
                 node.is_some_and(|node| self.checks.may_lose(node, &controllers))
@@ -263,6 +268,17 @@ impl Cluster {
                 _ => node.is_some_and(|node| self.nodes[node].disk.unsynced_bytes() > 0),
             },
         }
+    }
+
+    /// Whether every node works and each replica is in sync.
+    fn is_whole(&self) -> bool {
+        let works = |node: &SimNode| node.is_up();
+        let stops = self.checks.nodes.iter().any(|node| node.stopping);
+        let in_sync = |image: &Arc<Image>| {
+            image.brokers.values().all(|broker| !broker.fenced)
+                && image.partitions().all(|(_, p)| p.isr.len() == p.replicas.len())
+        };
+        self.nodes.iter().all(works) && !stops && self.checks.image.as_ref().is_some_and(in_sync)
     }
 
     /// Takes back the failures that wait for a node's reads where its disk may not be lost any more: since they were
@@ -345,10 +361,11 @@ impl Cluster {
             self.checks.marks.seen(Seen::StruckWhileRecovering);
         }
         match fault {
-            Fault::OrderlyStop { down_ms, .. } => {
+            Fault::OrderlyStop { down_ms, shards, .. } => {
                 if !self.nodes[at].is_up() {
                     return false;
                 }
+                self.nodes[at].shards = shards.unwrap_or(self.nodes[at].shards);
                 self.nodes[at].away = down_ms * MS;
                 self.checks.nodes[at].stopping = true;
                 let (life, message) = (self.nodes[at].life, LocalMessage::Stop);

@@ -14,10 +14,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use milena_core::{Epoch, Offset, Timestamp};
-use milena_wire::Uuid;
+use milena_wire::{ErrorCode, Uuid};
 
 use crate::check::{Checked, Violation};
 use crate::client::seeker::Lookup;
+use crate::queue::{MS, Time};
 
 /// Number of a value.
 pub type ValueId = u64;
@@ -93,6 +94,8 @@ pub struct History {
     deleted: BTreeSet<String>,
     /// Names of topics whose records have the broker's time.
     stamped: BTreeSet<String>,
+    /// How long a batch may wait to be acknowledged, where that is judged.
+    pub gap_max: Option<Time>,
     /// Values acknowledged with acks=all.
     pub acknowledged: u64,
     /// Of these, between the first fault and healing.
@@ -161,6 +164,40 @@ impl History {
             .enumerate()
             .all(|(position, byte)| *byte == Self::filler(value, position, compressible))
             .then_some(value)
+    }
+
+    /// A producer's batch was answered so long after it was handed over. Where only stops in good order happen, L20 asks that it
+    /// was acknowledged in time, and refused for no other reason than that another broker leads.
+    ///
+    /// It is judged batch by batch, and not by the time between two acknowledgements: that depends on how much is sent, and what
+    /// a batch waits is what its sender sees.
+    ///
+    /// # Errors
+    /// The property, where it was not.
+    pub fn waited(&mut self, place: usize, time: Time, error: ErrorCode) -> Checked {
+        let Some(most) = self.gap_max else { return Ok(()) };
+        let Partition { topic, index, deleted, .. } = &self.partitions[place];
+        if *deleted || self.is_contested(topic) {
+            return Ok(());
+        }
+        let retried = matches!(
+            error,
+            ErrorCode::NOT_LEADER_OR_FOLLOWER
+                // Before a topic's first leader has heard of it, and once it is deleted.
+                | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+                | ErrorCode::UNKNOWN_TOPIC_ID
+        );
+        let refused = crate::client::producer::REFUSALS.contains(&error);
+        if !retried && !refused && error != ErrorCode::NONE {
+            let story = format!("a batch for {topic}-{index} is answered with {error:?}");
+            return Err(Violation::new("L20", story));
+        }
+        if time > most {
+            let ms = time / MS;
+            let story = format!("a batch for {topic}-{index} is answered after {ms} ms: {error:?}");
+            return Err(Violation::new("L20", story));
+        }
+        Ok(())
     }
 
     /// A send was acknowledged: its values stand from `base` on, if acks=all. `time` is the broker's, where it was told.

@@ -136,6 +136,9 @@ impl Scenario {
             Script::Moved => script::moved(&mut setup, seed, &mut faults),
         };
         topics_come_and_go(&setup, &mut faults, &mut entries);
+        if self.script == Script::Rolling {
+            script::spare_one_replica(&mut setup, &mut entries);
+        }
         entries.sort_by_key(|entry| entry.at_us);
         Schedule { format: FORMAT, scenario: self.name.clone(), seed, setup, entries }
     }
@@ -224,6 +227,7 @@ impl Scenario {
             promises_faults: self.faults[1] > 0 || self.dense > 0 || self.script != Script::Weights,
             subject: None,
             back_within_ms: None,
+            gap_ms_max: None,
         }
     }
 
@@ -352,7 +356,9 @@ fn fault(kind: &str, at_us: u64, setup: &Setup, draw: &mut Stream) -> Vec<Entry>
         (0..draw.between(1, most)).map(|i| Target::Node(((first + i) % count) as usize)).collect()
     };
     let (fault, guards, patience_us) = match kind {
-        "orderly-stop" => (Fault::OrderlyStop { node, down_ms }, vec![Guard::Up], 200_000),
+        "orderly-stop" => {
+            (Fault::OrderlyStop { node, down_ms, shards: None }, vec![Guard::Up], 200_000)
+        }
         "crash" => (Fault::Crash { node, down_ms }, vec![Guard::Up], 200_000),
         "power-loss" => {
             let (nodes, guards) = match draw.below(3) {

@@ -74,6 +74,10 @@ pub struct Setup {
     /// each broker serves.
     #[serde(default)]
     pub back_within_ms: Option<u64>,
+    /// A batch is acknowledged within this long, and no producer sees an error but that another broker leads: where nothing but
+    /// stops in good order happens.
+    #[serde(default)]
+    pub gap_ms_max: Option<u64>,
 }
 
 /// A node.
@@ -299,6 +303,8 @@ pub enum Guard {
     Elected(u32, u64),
     /// When the run has acknowledged at least this many records.
     Acked(u64),
+    /// When every node is up and no stop is under way, and each replica is in sync: so an operator waits between two restarts.
+    Whole,
 }
 
 /// Which node is meant. Roles are resolved when the entry strikes.
@@ -345,7 +351,13 @@ pub enum Action {
 #[allow(missing_docs)]
 pub enum Fault {
     /// When a process is asked to stop in good order.
-    OrderlyStop { node: Target, down_ms: u64 },
+    OrderlyStop {
+        node: Target,
+        down_ms: u64,
+        /// Shards from then on; as many as before if none.
+        #[serde(default)]
+        shards: Option<u16>,
+    },
     /// When a process dies. The page cache stays.
     Crash { node: Target, down_ms: u64 },
     /// When processes die and come back at other addresses, one after the other, with the list of all new ones: at fresh ones,

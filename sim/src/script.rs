@@ -230,30 +230,31 @@ pub fn beyond_budget(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
     entries
 }
 
-/// One node after the other restarted, each as soon as the one before may be back, some with another number of shards.
+/// One node after the other restarted in good order, each as soon as the one before is back, some with another number of
+/// shards. No batch waits for long.
 pub fn rolling(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
+    setup.gap_ms_max = Some(GAP_MS_MAX);
+    // Whoever finds no room is served later, which is another matter than a stop.
+    setup.core.memory_bytes_max = 16 << 20;
+    setup.core.journal_file_bytes *= 16;
+    setup.core.journal_files = 8;
     let mut entries = Vec::new();
     let mut at_us = WARM_UP_MS * 1_000;
     for _ in 0..draw.between(2, 4) {
         for index in 0..setup.nodes.len() {
             let node = Target::Node(index);
             let down_ms = draw.between(20, 400);
-            if draw.chance(400_000) {
-                let shards = draw.between(1, 4) as u16;
-                let action = Action::Reshard { node, shards, down_ms };
-                entries.push(Entry {
-                    at_us,
-                    action,
-                    guards: vec![Guard::Up],
-                    patience_us: 500_000,
-                });
-            } else {
-                entries.push(entry(at_us, Fault::OrderlyStop { node, down_ms }, vec![Guard::Up]));
-            }
+            let shards = draw.chance(400_000).then(|| draw.between(1, 4) as u16);
+            entries.push(Entry {
+                at_us,
+                action: Action::Fault(Fault::OrderlyStop { node, down_ms, shards }),
+                guards: vec![Guard::Up, Guard::Whole],
+                patience_us: 3_000_000,
+            });
             at_us += (down_ms + draw.between(50, 900)) * 1_000;
         }
     }
-    setup.heal_at_ms = setup.heal_at_ms.max(at_us / 1_000 + 500);
+    setup.heal_at_ms = setup.heal_at_ms.max(at_us / 1_000 + 3_000);
     entries
 }
 
@@ -290,4 +291,19 @@ pub fn moved(setup: &mut Setup, seed: u64, draw: &mut Stream) -> Vec<Entry> {
     }
     setup.heal_at_ms = setup.heal_at_ms.max(at_us / 1_000);
     entries
+}
+
+/// What a stop in good order may cost a batch.
+const GAP_MS_MAX: u64 = 200;
+
+/// Every topic has three replicas and needs two of them, so that each broker can be spared.
+pub fn spare_one_replica(setup: &mut Setup, entries: &mut [Entry]) {
+    let made = entries.iter_mut().filter_map(|entry| match &mut entry.action {
+        Action::CreateTopic(topic) => Some(topic),
+        _ => None,
+    });
+    for topic in setup.topics.iter_mut().chain(made) {
+        topic.replication = 3;
+        topic.min_insync = topic.min_insync.min(2);
+    }
 }

@@ -18,6 +18,8 @@ struct Bug {
     row: u32,
     title: String,
     properties: BTreeSet<String>,
+    /// Where it shows.
+    scenario: String,
     path: PathBuf,
 }
 
@@ -81,12 +83,14 @@ fn catalogue(dir: &Path) -> anyhow::Result<Vec<Bug>> {
             continue;
         }
         let text = fs::read_to_string(&path)?;
-        let field = |name: &str| {
+        let said = |name: &str| {
             text.lines()
                 .take_while(|line| !line.starts_with("diff --git"))
                 .find_map(|line| line.strip_prefix(name))
                 .map(|rest| rest.trim().to_owned())
-                .with_context(|| format!("{} has no `{name}` line", path.display()))
+        };
+        let field = |name: &str| {
+            said(name).with_context(|| format!("{} has no `{name}` line", path.display()))
         };
         let properties = field("properties:")?;
         bugs.push(Bug {
@@ -97,6 +101,7 @@ fn catalogue(dir: &Path) -> anyhow::Result<Vec<Bug>> {
                 .filter(|name| !name.is_empty())
                 .map(str::to_owned)
                 .collect(),
+            scenario: said("scenario:").unwrap_or_else(|| "swarm".into()),
             path: fs::canonicalize(&path)?,
         });
     }
@@ -161,7 +166,8 @@ fn sweep(
         let output = Command::new(program)
             .args(["--format", "json", "--out"])
             .arg(out)
-            .args(["swarm", "--failures-max", "1000", "--seeds", &range])
+            .args(["swarm", "--scenario", &bug.scenario])
+            .args(["--failures-max", "1000", "--seeds", &range])
             .stderr(Stdio::null())
             .output()?;
         for line in String::from_utf8(output.stdout)?.lines() {
@@ -175,7 +181,7 @@ fn sweep(
             finding.seed = Some(seed);
             finding.property = property.to_owned();
             finding.story = report["story"].as_str().unwrap_or_default().to_owned();
-            if bug.properties.contains(property) && passes_unpatched(seed)? {
+            if bug.properties.contains(property) && passes_unpatched(&bug.scenario, seed)? {
                 finding.verdict = "caught";
             }
         }
@@ -186,8 +192,10 @@ fn sweep(
     Ok(())
 }
 
-fn passes_unpatched(seed: u64) -> anyhow::Result<bool> {
-    let schedule = crate::scenario::named("swarm").context("there is a swarm")?.expand(seed);
+fn passes_unpatched(scenario: &str, seed: u64) -> anyhow::Result<bool> {
+    let scenario = crate::scenario::named(scenario)
+        .with_context(|| format!("there is no scenario `{scenario}`"))?;
+    let schedule = scenario.expand(seed);
     Ok(crate::report::run(schedule, false).verdict == crate::report::Verdict::Held)
 }
 

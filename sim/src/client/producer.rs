@@ -275,6 +275,7 @@ impl Producer {
             let (topic, index) = (&batch.topic, batch.partition);
             Err(Violation::new("refusal", format!("{topic}-{index}: {what}: {error:?}")))
         };
+        history.waited(batch.place, now - batch.begun, error)?;
         if error == ErrorCode::NONE {
             if !valid {
                 return wrong("what must be refused was taken");
@@ -302,11 +303,12 @@ impl Producer {
 }
 
 /// What a broker says of a batch that it will never take.
-const REFUSALS: [ErrorCode; 5] = [
+pub const REFUSALS: [ErrorCode; 6] = [
     ErrorCode::CORRUPT_MESSAGE,
     ErrorCode::INVALID_RECORD,
     ErrorCode::INVALID_TIMESTAMP,
     ErrorCode::MESSAGE_TOO_LARGE,
+    ErrorCode::UNKNOWN_SERVER_ERROR,
     ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
 ];
 
