@@ -457,6 +457,27 @@ fn a_write_is_confirmed_once_the_in_sync_set_has_it() {
     insta::assert_snapshot!(world.transcript);
 }
 
+/// A follower that hears of a new leader only after its first push is not waited for until the leader pushes again.
+#[test]
+fn a_push_that_comes_before_its_epoch_is_kept() {
+    let mut world = World::new(&[]);
+    world.produce(1, -1, &[b"a"]);
+    world.pass(1_000);
+    world.title("2 leads, and 3 does not know it yet");
+    let lead = |partition: &mut Partition| {
+        (partition.leader, partition.leader_epoch) = (Some(NodeId(2)), 2);
+        partition.isr = vec![NodeId(2), NodeId(3)];
+    };
+    world.publish_to(lead, &[1, 2]);
+    world.produce(2, -1, &[b"b"]);
+    world.title("3 hears of it");
+    world.local(3, LocalMessage::Image(Arc::new(world.image.clone())));
+    world.run();
+    assert_eq!(world.view(2).high_watermark, 2, "no time has passed");
+    world.assert_converged(2);
+    insta::assert_snapshot!(world.transcript);
+}
+
 /// A push that no leader of ours makes is not taken, and takes nothing that is committed away.
 #[test]
 fn absurd_pushes_are_refused() {

@@ -15,6 +15,7 @@
 //! What it does not do: metadata (it learns that from Metadata), consensus (the replicas do), and order among the
 //! answers of one connection (the driver keeps that).
 
+mod ahead;
 mod early;
 mod fetch;
 mod list_offsets;
@@ -37,13 +38,14 @@ use crate::controller::configs::TopicSettings;
 use crate::local::LocalMessage;
 use crate::metadata::{Broker, Image};
 use crate::peer::PeerMessage;
-use crate::replica::message::ReplicaMessage;
+use crate::replica::message::{Push, ReplicaMessage};
 use crate::replica::{Context, Host, Replica, ReplicaView, State, Unavailable};
 use crate::storage::{Store, StoreEvent, Superblock, Ticket};
 use crate::{
     BrokerEpoch, ClientContext, ClientId, Config, Epoch, Input, Instant, LogId, Machine, NodeId,
     Now, Offset, Output, Outputs, Place, Timer, TopicId, api,
 };
+use ahead::Ahead;
 use early::Early;
 use produce::{Listed, Stalled};
 use scatter::{Gatherings, Origin, Whole};
@@ -77,6 +79,7 @@ pub struct Shard {
     watches: BTreeMap<LogId, Watch>,
     sessions: Sessions,
     early: Early,
+    ahead: Ahead,
 }
 
 /// What a read of the store is for.
@@ -154,6 +157,7 @@ impl Shard {
             watches: BTreeMap::new(),
             sessions,
             early: Early::default(),
+            ahead: Ahead::default(),
         }
     }
 
@@ -177,15 +181,27 @@ impl Shard {
             }
             return;
         }
-        let log = message.log();
-        let Some(replica) = self.replicas.get_mut(&log) else { return };
-        let mut cx = Context { now: self.now, host: &mut self.host, out };
         match message {
-            ReplicaMessage::Push(push) => replica.on_push(&mut cx, from, push),
+            ReplicaMessage::Push(push) => {
+                if let Some(push) = self.keep_ahead(from, push) {
+                    self.take_push(from, push, out);
+                }
+            }
             ReplicaMessage::Acknowledge(acknowledge) => {
-                replica.on_acknowledge(&mut cx, from, acknowledge)
+                let log = acknowledge.log;
+                let Some(replica) = self.replicas.get_mut(&log) else { return };
+                let mut cx = Context { now: self.now, host: &mut self.host, out };
+                replica.on_acknowledge(&mut cx, from, acknowledge);
+                self.touched.insert(log);
             }
         }
+    }
+
+    fn take_push(&mut self, from: NodeId, push: Push, out: &mut Outputs) {
+        let log = push.log;
+        let Some(replica) = self.replicas.get_mut(&log) else { return };
+        let mut cx = Context { now: self.now, host: &mut self.host, out };
+        replica.on_push(&mut cx, from, push);
         self.touched.insert(log);
     }
 
@@ -225,6 +241,7 @@ impl Shard {
     fn on_serving(&mut self, epoch: Option<BrokerEpoch>, out: &mut Outputs) {
         self.host.serving = epoch;
         self.look_at_all(out);
+        self.take_ahead(out);
         self.look_at_early(out);
     }
 
@@ -258,6 +275,7 @@ impl Shard {
                 self.look_at(log, out);
             }
         }
+        self.take_ahead(out);
         self.look_at_early(out);
     }
 
