@@ -12,7 +12,7 @@ use milena_wire::messages::describe_configs::{
 use super::{distinct, unknown_topic};
 use crate::Config;
 use crate::controller::Refusal;
-use crate::controller::configs::{CLEANUP_POLICY, Kind, TOPIC_CONFIGS, TopicConfig};
+use crate::controller::configs::{Kind, TOPIC_CONFIGS, TopicConfig};
 use crate::controller::is_topic_name;
 use crate::metadata::{Image, Topic};
 
@@ -149,8 +149,8 @@ fn config_type(known: &TopicConfig) -> i8 {
     match known.kind {
         Kind::Long { .. } => TYPE_LONG,
         Kind::Int { .. } => TYPE_INT,
-        Kind::OneOf(_) if known.name == CLEANUP_POLICY => TYPE_LIST,
         Kind::OneOf(_) => TYPE_STRING,
+        Kind::List(_) => TYPE_LIST,
     }
 }
 

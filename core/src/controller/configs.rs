@@ -16,7 +16,7 @@ use crate::{Config, Timestamp};
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 
 /// The configuration that says whether a topic's old records go.
-pub const CLEANUP_POLICY: &str = "cleanup.policy";
+const CLEANUP_POLICY: &str = "cleanup.policy";
 /// Its value when they do.
 const DELETE: &str = "delete";
 
@@ -39,6 +39,8 @@ pub enum Kind {
     },
     /// One of a few words.
     OneOf(&'static [&'static str]),
+    /// Any of a few words with commas between them, as often as they like, or nothing.
+    List(&'static [&'static str]),
 }
 
 /// A configuration of a topic.
@@ -74,7 +76,7 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
     TopicConfig {
         name: CLEANUP_POLICY,
         broker_name: "log.cleanup.policy",
-        kind: Kind::OneOf(&[DELETE, ""]),
+        kind: Kind::List(&[DELETE]),
         default: |_| DELETE.into(),
         documentation: "What happens to old records: they are deleted, whole segments at a time; nothing if this is empty, \
                         whatever retention.ms and retention.bytes say.",
@@ -169,6 +171,12 @@ fn bare(value: &str) -> &str {
     value.trim_matches(|c| c <= ' ')
 }
 
+/// The words of a list.
+fn listed(value: &str) -> impl Iterator<Item = &str> {
+    let all = (!value.is_empty()).then(|| value.split(',').map(bare));
+    all.into_iter().flatten()
+}
+
 /// A topic's own configurations as asked for, checked.
 ///
 /// # Errors
@@ -217,10 +225,9 @@ impl TopicConfig {
                 }
             }
             Kind::OneOf(words) if words.contains(&value) => Ok(()),
-            Kind::OneOf(words) => {
-                let words: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
-                Err(words.join(" or "))
-            }
+            Kind::OneOf(words) => Err(words.join(" or ")),
+            Kind::List(words) if listed(value).all(|word| words.contains(&word)) => Ok(()),
+            Kind::List(words) => Err(format!("a list of {}", words.join(", "))),
         }
     }
 
@@ -267,7 +274,7 @@ impl TopicSettings {
         // What is in an image was checked before it was committed; what could not be read would have its default.
         let number = |name: &str| own(name).and_then(|value| value.parse::<i64>().ok());
         let (retention_ms, retention_bytes) = match own(CLEANUP_POLICY) {
-            Some(policy) if policy != DELETE => (-1, -1),
+            Some(policy) if !listed(policy).any(|word| word == DELETE) => (-1, -1),
             _ => {
                 let ms = number("retention.ms").unwrap_or(RETENTION_MS);
                 (ms, number("retention.bytes").unwrap_or(-1))

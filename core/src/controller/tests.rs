@@ -461,6 +461,7 @@ fn names_numbers_and_configurations_are_checked() {
         ("min.insync.replicas", "0"),
         ("retention.ms", "soon"),
         ("cleanup.policy", "compact"),
+        ("cleanup.policy", "delete,"),
         ("compression.type", "gzip"),
         ("segment.bytes", "1"),
     ] {
@@ -498,8 +499,8 @@ fn without_a_cleanup_policy_nothing_is_too_old_or_too_much() {
         (settings.retention_ms, settings.retention_bytes)
     };
     assert_eq!(in_force("delete"), (1, 1));
-    assert_eq!(in_force(" delete"), (1, 1));
-    assert_eq!(in_force(""), (-1, -1));
+    assert_eq!(in_force(" delete ,delete"), (1, 1));
+    assert_eq!(in_force(" "), (-1, -1));
 }
 
 /// A batch that no peer takes in one message could be appended and never be replicated.

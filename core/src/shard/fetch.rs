@@ -154,9 +154,8 @@ impl Shard {
         mut waiting: Waiting,
         out: &mut Outputs,
     ) {
-        let version = waiting.version;
         for item in &mut waiting.items {
-            self.look(version, item);
+            self.look(item);
         }
         let last = waiting.is_last_chance(self.now.mono);
         if waiting.items.iter().any(|item| matches!(item.found, Found::NotYet)) {
@@ -180,7 +179,7 @@ impl Shard {
             let Found::Available = item.found else { continue };
             // Its turn may come steps after it was looked at.
             if item.bytes() == 0 {
-                self.look(waiting.version, item);
+                self.look(item);
             }
             let (Found::Available, Ok(log)) = (&item.found, item.log) else { continue };
             item.found = Found::Nothing;
@@ -220,7 +219,7 @@ impl Shard {
         out: &mut Outputs,
     ) {
         let Some(Part::Fetch(mut waiting)) = self.parts.remove(&origin) else { return };
-        let (version, any) = (waiting.version, waiting.bytes > 0);
+        let any = waiting.bytes > 0;
         let item = &mut waiting.items[place];
         waiting.reading -= 1;
         waiting.promised -= item.limit;
@@ -234,7 +233,7 @@ impl Shard {
             Err(ReadError::Gone) if item.bytes() > 0 => {}
             Err(ReadError::Gone) => {
                 waiting.reads_again += 1;
-                self.look(version, item);
+                self.look(item);
                 if waiting.reads_again > READS_AGAIN_MAX {
                     item.found = Found::Failed(ErrorCode::NOT_LEADER_OR_FOLLOWER);
                 }
@@ -375,8 +374,8 @@ impl Shard {
     }
 
     /// What there is for one partition now.
-    fn look(&self, version: i16, item: &mut Item) {
-        item.found = match item.log.and_then(|log| self.found_at(version, log, item)) {
+    fn look(&self, item: &mut Item) {
+        item.found = match item.log.and_then(|log| self.found_at(log, item)) {
             Ok(found) => found,
             Err(code) => Found::Failed(code),
         };
@@ -388,7 +387,7 @@ impl Shard {
         }
     }
 
-    fn found_at(&self, version: i16, log: LogId, item: &Item) -> Result<Found, ErrorCode> {
+    fn found_at(&self, log: LogId, item: &Item) -> Result<Found, ErrorCode> {
         let asked = &item.asked;
         // In a fetch every negative one says nothing.
         let led = self.check_epoch(log, asked.current_leader_epoch.max(-1))?;
@@ -397,7 +396,7 @@ impl Shard {
             return Ok(Found::NotYet);
         }
         let found = self.host.store.log(log).expect("a leader has a log");
-        if version >= LEADER_VERSION && asked.last_fetched_epoch >= 0 {
+        if asked.last_fetched_epoch >= 0 {
             let (epoch, end_offset) = found
                 .end_of_epoch_for_consumers(asked.last_fetched_epoch, led)
                 .ok_or(ErrorCode::OFFSET_OUT_OF_RANGE)?;

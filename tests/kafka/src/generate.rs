@@ -237,8 +237,16 @@ impl<'a> Generator<'a> {
             (_, "key" | "coordinator_keys") => *self.pick(&["group", "another", ""]),
             (CREATE, "value") => {
                 let numbers = ["1000", "100000", "2000000", "-1", "0", " 5 ", "+7", "9999999999"];
-                let words =
-                    ["delete", "producer", "CreateTime", "x", "", " delete", "delete,delete"];
+                let words = [
+                    "delete",
+                    "producer",
+                    "CreateTime",
+                    "x",
+                    "",
+                    " delete",
+                    "delete, delete",
+                    "delete,",
+                ];
                 if self.one_in(2) { *self.pick(&numbers) } else { *self.pick(&words) }
             }
             (CREATE, "name") if self.config => *self.pick(&configs),
