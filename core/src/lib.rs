@@ -38,5 +38,5 @@ pub use config::Config;
 pub use ids::*;
 pub use machine::*;
 pub use node::{Boot, Node};
-pub(crate) use time::EARLY_MS;
+pub(crate) use time::{EARLY_MS, OTHERS_MS};
 pub use time::{Instant, Now, Timestamp};

@@ -35,3 +35,6 @@ pub struct Now {
 /// For so long after a start, or after a controller has begun, a request waits for what it needs and is not known yet,
 /// milliseconds.
 pub(crate) const EARLY_MS: u64 = 3_000;
+/// For so long a broker that serves waits for others that may lead what has no leader: who starts when it does is there by then,
+/// milliseconds.
+pub(crate) const OTHERS_MS: u64 = 1_000;

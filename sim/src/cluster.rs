@@ -401,6 +401,7 @@ impl Cluster {
         let entropy = sim.entropy.entropy();
         sim.state = State::Booting(Box::new(Boot::new(config, entropy)));
         sim.planned = vec![NEVER];
+        sim.started = self.now;
         self.checks.on_start(node);
         self.trace(node, "starts");
         self.step(node, 0, Input::Start)
@@ -574,7 +575,11 @@ impl Cluster {
                     let local = Happening::Local { node, life, from: machine, to, message };
                     self.queue.push(at, local);
                 }
-                Output::Reply { client, id, response } => self.reply(node, client, id, response),
+                Output::Reply { client, id, response } => {
+                    let up_for = self.now - self.nodes[node].started;
+                    self.checks.answers_when_it_knows(node, up_for, response.as_ref())?;
+                    self.reply(node, client, id, response);
+                }
                 // Answers to what came before may be lost here, as with any connection that breaks.
                 Output::Close { client, .. } => self.end_connection(client),
                 Output::Disk { op, command } => {

@@ -81,6 +81,8 @@ pub struct SimNode {
     pub planned: Vec<Time>,
     /// Disk commands under way, by slot.
     pub under_way: Vec<Option<UnderWay>>,
+    /// When it was last started.
+    pub started: Time,
     /// For how long it stays down when it stops in good order.
     pub away: Time,
     /// Until when it must stay down.
@@ -122,6 +124,7 @@ impl SimNode {
             disk_factor: 1,
             planned: Vec::new(),
             under_way: Vec::new(),
+            started: 0,
             away: 0,
             down_until: 0,
             contacts: Contacts::new(index, &[]),

@@ -1,5 +1,8 @@
 //! Requests that come before a node that has just started knows what it takes to answer them. Tools that ask once would fail
 //! on an answer that is outdated a moment later, so these wait, for a few seconds at most.
+//!
+//! Only those that ask about the cluster: what asks a partition's leader is told at once that this broker leads nothing yet. That
+//! sends a client to whoever took over when this broker stopped, and sooner than this one could serve.
 
 use std::sync::Arc;
 
@@ -7,7 +10,8 @@ use milena_wire::Request;
 
 use super::Shard;
 use super::timers::Key;
-use crate::{ClientContext, ClientId, EARLY_MS, Instant, Outputs, Timer, api};
+use crate::metadata::Partition;
+use crate::{ClientContext, ClientId, EARLY_MS, Instant, OTHERS_MS, Outputs, Timer, api};
 
 /// A request as it came.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ struct Held {
 pub(super) struct Early {
     /// When it is answered with what is known; none once enough was.
     until: Option<Instant>,
+    /// Whether this broker serves, and only others are waited for.
+    serves: bool,
     waiting: Vec<Held>,
 }
 
@@ -52,18 +58,31 @@ impl Shard {
         None
     }
 
-    /// Whether this broker serves, and each partition has a leader as far as it knows.
+    /// Whether this broker serves, and each partition has a leader or nobody who could be one, as far as it knows.
     fn knows_enough(&self) -> bool {
         let image = &self.host.image;
+        let is_settled = |partition: &Partition| {
+            partition.leader.is_some() || (partition.isr.is_empty() && partition.elr.is_empty())
+        };
         self.host.serving.is_some()
             && !api::is_unknown(image)
-            && image.partitions().all(|(_, partition)| partition.leader.is_some())
+            && image.partitions().all(|(_, partition)| is_settled(partition))
     }
 
     /// Answers what waited once enough is known; from then on nothing waits any more.
     pub(super) fn look_at_early(&mut self, out: &mut Outputs) {
-        if self.early.until.is_some() && self.knows_enough() {
-            self.end_early(out);
+        if self.early.until.is_none() {
+            return;
+        }
+        if self.knows_enough() {
+            return self.end_early(out);
+        }
+        if self.host.serving.is_some() && !self.early.serves {
+            // Whoever may lead what has no leader may be down for long.
+            self.early.serves = true;
+            let soon = self.now.mono.after_ms(OTHERS_MS);
+            self.early.until = self.early.until.map(|until| until.min(soon));
+            self.timers.set(Key::Early, self.early.until, Timer::Early);
         }
     }
 

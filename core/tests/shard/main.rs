@@ -931,7 +931,7 @@ fn what_is_asked_early_waits_until_partitions_have_leaders() {
     let mut broker = Broker1::start(InstantDisk::default(), |image| lead(image, None));
     let gone = broker.send(1, 12, ask());
     let id = broker.send(4, 12, ask());
-    broker.pass(1_000);
+    broker.pass(900);
     assert!(!broker.answered(id));
     broker.step(1, Input::Hangup { client: ClientId(1) });
     lead(&mut broker.image, Some(ME));
@@ -946,6 +946,29 @@ fn what_is_asked_early_waits_until_partitions_have_leaders() {
     let Some(Response::Metadata(response)) = broker.answer(id) else { panic!("it waits") };
     let code = response.topics[0].partitions[0].error_code;
     assert_eq!(code, ErrorCode::LEADER_NOT_AVAILABLE, "what is so later is told at once");
+}
+
+/// Who may lead a partition may be down for long, or there may be nobody: that is not waited for at each start.
+#[test]
+fn what_is_asked_early_waits_for_no_partition_that_stays_without_a_leader() {
+    let ask = || MetadataRequest { topics: None, ..MetadataRequest::default() };
+    let leaderless = |eligible: bool| {
+        move |image: &mut Image| {
+            let topic = image.topics.get_mut(&TOPIC).expect("the topic");
+            let partition = &mut Arc::make_mut(topic).partitions[0];
+            partition.leader = None;
+            if !eligible {
+                (partition.isr, partition.elr) = (vec![], vec![]);
+            }
+        }
+    };
+    let mut broker = Broker1::start(InstantDisk::default(), leaderless(true));
+    let id = broker.send(1, 12, ask());
+    broker.pass(1_100);
+    assert!(broker.answered(id), "a second is enough for who starts with it");
+    let mut broker = Broker1::start(InstantDisk::default(), leaderless(false));
+    let id = broker.send(1, 12, ask());
+    assert!(broker.answered(id), "nobody may come");
 }
 
 /// An empty list would be believed, and what is missing from it created again.

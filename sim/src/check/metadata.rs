@@ -4,9 +4,15 @@ use std::sync::Arc;
 
 use milena_core::metadata::{Image, Partition};
 use milena_core::{BrokerEpoch, Epoch, LogId, NodeId};
+use milena_wire::Response;
 
 use super::marks::Seen;
 use super::{Checked, Checks, Violation};
+use crate::queue::{MS, Time};
+
+/// A node that does not serve yet lets those wait for so long who ask about the cluster: three seconds, by a clock that may be
+/// faster than it should by a fifth.
+const WAITS_AT_A_START: Time = 2_400 * MS;
 
 impl Checks {
     /// A node shows an image to its shards. Only one newer than any before is looked at.
@@ -134,6 +140,34 @@ impl Checks {
             self.nodes[node].pending_barrier = Some((broker.epoch, epochs));
         }
         Ok(registered)
+    }
+
+    /// A node answers a client: who is there and who leads it says only once it serves, or when it was up for so long that
+    /// whoever asks should wait no longer (L21).
+    ///
+    /// # Errors
+    /// The property, where it said so before.
+    pub fn answers_when_it_knows(
+        &self,
+        node: usize,
+        up_for: Time,
+        response: Option<&Response>,
+    ) -> Checked {
+        let asked = matches!(
+            response,
+            Some(
+                Response::Metadata(_)
+                    | Response::DescribeCluster(_)
+                    | Response::DescribeTopicPartitions(_)
+            )
+        );
+        if asked && self.nodes[node].serving.is_none() && up_for < WAITS_AT_A_START {
+            let (id, ms) = (node + 1, up_for / MS);
+            let story =
+                format!("node {id} names leaders before it serves, {ms} ms after its start");
+            return Err(Violation::new("L21", story));
+        }
+        Ok(())
     }
 
     /// A broker begins to serve under a registration.

@@ -6,7 +6,7 @@
 //!   locations.rs  where each batch was written, found in the write commands by its checksum
 //!   partition.rs  P rules on events of partitions        (P1 to P10, P12, P13, P15, P16, P19 to P21, P25, R3)
 //!                 and on appends to the metadata log     (P9, P16, R5 to R7, R10)
-//!   metadata.rs   the committed image and its sets       (P10 to P12, P24, R9)
+//!   metadata.rs   the committed image and its sets       (P10 to P12, P24, R9, L21)
 //!   retention.rs  what retention may take, and must        (P23, L13, L14)
 //!   quorum.rs     R rules on events of the metadata log  (R1 to R5, R7 to R10, R16, P18)
 //!   departure.rs  who leaves ISR and ELR, and why        (P22)

@@ -3,6 +3,9 @@
 use milena_core::metadata::Partition;
 use milena_core::trace::Event;
 use milena_core::{BrokerEpoch, Incarnation, NodeId, ReplicaIncarnation};
+use milena_sim::queue::MS;
+use milena_wire::Response;
+use milena_wire::messages::{FindCoordinatorResponse, MetadataResponse};
 
 use crate::{JOURNAL, LOG, Stage, nodes, recovered};
 
@@ -95,4 +98,21 @@ fn p12_an_unclean_replica_keeps_its_seat() {
     stage.ok(1, Event::Damaged { log: LOG });
     assert_eq!(stage.acknowledge(1, 1, 1), Err("P12".into()));
     stage.trips("P12", 1, Event::Leading { log: LOG, epoch: 2, start: 1 });
+}
+
+#[test]
+fn l21_a_node_names_leaders_before_it_serves() {
+    let mut stage = Stage::with_partition();
+    let metadata = Response::Metadata(MetadataResponse::default());
+    let answers = |stage: &Stage, ms: u64, response: &Response| {
+        let judged = stage.checks.answers_when_it_knows(2, ms * MS, Some(response));
+        judged.map_err(|violation| violation.property)
+    };
+    stage.checks.on_start(2);
+    assert_eq!(answers(&stage, 100, &metadata), Err("L21"));
+    assert_eq!(answers(&stage, 2_600, &metadata), Ok(()));
+    let other = Response::FindCoordinator(FindCoordinatorResponse::default());
+    assert_eq!(answers(&stage, 100, &other), Ok(()));
+    stage.ok(2, Event::Serving { epoch: BrokerEpoch(1) });
+    assert_eq!(answers(&stage, 100, &metadata), Ok(()));
 }
