@@ -15,7 +15,6 @@ use super::configs::{SOURCE_DEFAULT, SOURCE_TOPIC};
 use crate::controller::Refusal;
 use crate::controller::configs::TOPIC_CONFIGS;
 use crate::controller::message::{AdminRequest, NewTopic, TopicReference, TopicSummary};
-use crate::metadata::Image;
 use crate::{Config, NodeId, TopicId};
 
 /// A client waits at least this long, milliseconds, whatever it says: an entry has to be committed.
@@ -29,13 +28,12 @@ const TWICE: &str = "a topic is named twice";
 /// A request in the controller's form, and how long its client waits in milliseconds; none where it is not the controller's
 /// to answer. `draw` gives each topic to be made its identity.
 pub fn admin_request(
-    image: &Image,
     request: &Request,
     draw: &mut impl FnMut() -> TopicId,
 ) -> Option<(AdminRequest, u64)> {
     let (request, timeout_ms) = match request {
         Request::CreateTopics(request) => (create(request, draw), request.timeout_ms),
-        Request::DeleteTopics(request) => (delete(image, request), request.timeout_ms),
+        Request::DeleteTopics(request) => (delete(request), request.timeout_ms),
         _ => return None,
     };
     Some((request, timeout_ms.clamp(TIMEOUT_MS_MIN, TIMEOUT_MS_MAX) as u64))
@@ -147,16 +145,13 @@ fn created(
     }
 }
 
-/// Names that this broker knows become identities, so that trying again never meets a later topic of the same name. What
-/// the request itself shows to be wrong is not passed on; the controller judges the rest as a whole.
-fn delete(image: &Image, request: &DeleteTopicsRequest) -> AdminRequest {
+/// What the request itself shows to be wrong is not passed on; the controller judges the rest as a whole. It knows best which
+/// topic has a name: this broker may not have heard yet that one was deleted and made again.
+fn delete(request: &DeleteTopicsRequest) -> AdminRequest {
     let sound = named_topics(request).zip(contradictions(request));
     let sound = sound.filter(|(_, wrong)| wrong.is_none()).map(|(named, _)| named);
     let topics = sound.map(|(name, id)| match name {
-        Some(name) => match image.names.get(name) {
-            Some(id) => TopicReference::Id(*id),
-            None => TopicReference::Name(name.into()),
-        },
+        Some(name) => TopicReference::Name(name.into()),
         None => TopicReference::Id(id),
     });
     AdminRequest::DeleteTopics { topics: topics.collect() }
@@ -190,7 +185,6 @@ fn deleted(
     (name, id): (Option<&str>, TopicId),
     gone: Result<TopicSummary, Refusal>,
 ) -> DeletableTopicResult {
-    let by_name = name.is_some();
     let name = name.map(String::from);
     match gone {
         Ok(gone) => DeletableTopicResult {
@@ -202,12 +196,7 @@ fn deleted(
         Err(Refusal { code, message }) => DeletableTopicResult {
             name,
             topic_id: Uuid(id.0),
-            // Whoever asked by name is not told that an identity is unknown.
-            error_code: if by_name && code == ErrorCode::UNKNOWN_TOPIC_ID {
-                ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
-            } else {
-                code
-            },
+            error_code: code,
             error_message: Some(message),
         },
     }

@@ -56,6 +56,8 @@ struct Pending {
     deadline: Instant,
     /// Under which term and registration it was sent.
     sent: Option<(Epoch, BrokerEpoch)>,
+    /// Which topics had the names that it gives when it was sent first, as far as this broker knew.
+    meant: BTreeMap<String, TopicId>,
     send_at: Instant,
     /// The answer, and the metadata that must be here before the client gets it.
     answer: Option<(Offset, Topics)>,
@@ -84,8 +86,8 @@ impl Admin {
             return Some(Done { asker, request: original, topics });
         }
         let deadline = now.after_ms(timeout_ms);
-        let (sent, send_at, answer) = (None, now, None);
-        let pending = Pending { asker, original, request, deadline, sent, send_at, answer };
+        let (sent, meant, send_at, answer) = (None, BTreeMap::new(), now, None);
+        let pending = Pending { asker, original, request, deadline, sent, meant, send_at, answer };
         self.pending.insert(self.next, pending);
         self.next += 1;
         None
@@ -144,12 +146,16 @@ impl Admin {
             }
             pending.send_at = now.after_ms(RETRY_MS);
             let Some((term, epoch)) = under else { continue };
-            if pending.sent.is_some_and(|sent| sent != (term, epoch)) {
-                if let Some(topics) = pending.request.outcome(image) {
-                    over.push((*id, topics));
-                    continue;
+            match pending.sent {
+                None => pending.meant = pending.request.meant(image),
+                Some(sent) if sent != (term, epoch) => {
+                    if let Some(topics) = pending.request.outcome(image, &pending.meant) {
+                        over.push((*id, topics));
+                        continue;
+                    }
+                    pending.request.draw_again(draw);
                 }
-                pending.request.draw_again(draw);
+                Some(_) => {}
             }
             pending.sent = Some((term, epoch));
             let (id, request) = (*id, pending.request.clone());
@@ -173,6 +179,17 @@ impl AdminRequest {
         }
     }
 
+    /// Which topics have the names of those to delete. The controller goes by the names, since this broker's metadata may be
+    /// behind; but it is of no use to try again what may have been done, for a later topic may have the name by then.
+    fn meant(&self, image: &Image) -> BTreeMap<String, TopicId> {
+        let AdminRequest::DeleteTopics { topics } = self else { return BTreeMap::new() };
+        let names = topics.iter().filter_map(|topic| match topic {
+            TopicReference::Name(name) => Some(name),
+            TopicReference::Id(_) => None,
+        });
+        names.filter_map(|name| Some((name.clone(), *image.names.get(name)?))).collect()
+    }
+
     /// How many topics it asks about.
     fn len(&self) -> usize {
         match self {
@@ -183,7 +200,7 @@ impl AdminRequest {
 
     /// What an attempt has done that can no longer be under way, from metadata that shows all it may have done; none where
     /// that is surely nothing, so that it may be tried again.
-    fn outcome(&self, image: &Image) -> Option<Topics> {
+    fn outcome(&self, image: &Image, meant: &BTreeMap<String, TopicId>) -> Option<Topics> {
         let unknown = || {
             let message = "the controller changed meanwhile";
             Err(Refusal::new(ErrorCode::NOT_CONTROLLER, message))
@@ -204,7 +221,9 @@ impl AdminRequest {
                 let present = |topic: &TopicReference| match topic {
                     TopicReference::Id(id) => image.topics.contains_key(id),
                     // Another topic may have the name by now.
-                    TopicReference::Name(_) => false,
+                    TopicReference::Name(name) => {
+                        meant.get(name).is_some_and(|id| image.names.get(name) == Some(id))
+                    }
                 };
                 if topics.iter().all(present) {
                     return None;
@@ -225,10 +244,42 @@ mod tests {
     use super::*;
     use milena_wire::messages::CreateTopicsRequest;
 
+    fn begun(request: AdminRequest) -> Admin {
+        let mut admin = Admin::default();
+        let asker = Asker { shard: Place::Shard(0), client: ClientId(1), id: 1 };
+        let original = Request::CreateTopics(CreateTopicsRequest::default());
+        assert!(admin.begin(Instant(0), asker, original, request, 10_000).is_none());
+        admin
+    }
+
+    /// The topic that it had first may be deleted, and another have it.
+    #[test]
+    fn a_deletion_by_name_is_tried_again_only_while_the_topic_is_there() {
+        let (first, later) = (TopicId([1; 16]), TopicId([2; 16]));
+        let again = |known: Option<TopicId>, found: Option<TopicId>| {
+            let topics = vec![TopicReference::Name("t".into())];
+            let mut admin = begun(AdminRequest::DeleteTopics { topics });
+            let mut send = Vec::new();
+            let mut done = Vec::new();
+            for (ms, term, id) in [(0, 7, known), (RETRY_MS, 8, found)] {
+                let mut image = Image::default();
+                image.names.extend(id.map(|id| ("t".into(), id)));
+                let (now, under) = (Instant(0).after_ms(ms), Some((term, BrokerEpoch(5))));
+                done = admin.poll(now, &image, under, &mut TopicId::default, &mut send);
+            }
+            let code = done.first().and_then(|done| done.topics[0].clone().err());
+            (send.len(), code.map(|refusal| refusal.code))
+        };
+        assert_eq!(again(Some(first), Some(first)), (2, None));
+        let in_doubt = (1, Some(ErrorCode::NOT_CONTROLLER));
+        assert_eq!(again(Some(first), Some(later)), in_doubt);
+        assert_eq!(again(Some(first), None), in_doubt, "done, but by whom");
+        assert_eq!(again(None, Some(later)), in_doubt, "it may have had the name before");
+    }
+
     /// What the first attempt made may have been made and deleted again before anyone looked.
     #[test]
     fn an_attempt_under_another_term_makes_topics_of_other_ids() {
-        let mut admin = Admin::default();
         let id = TopicId([1; 16]);
         let topic = NewTopic {
             id,
@@ -239,9 +290,7 @@ mod tests {
             configs: Vec::new(),
         };
         let request = AdminRequest::CreateTopics { topics: vec![topic], validate_only: false };
-        let asker = Asker { shard: Place::Shard(0), client: ClientId(1), id: 1 };
-        let original = Request::CreateTopics(CreateTopicsRequest::default());
-        assert!(admin.begin(Instant(0), asker, original, request, 10_000).is_none());
+        let mut admin = begun(request);
         let mut sent = |ms: u64, term: Epoch| {
             let mut send = Vec::new();
             let under = Some((term, BrokerEpoch(5)));

@@ -606,8 +606,7 @@ impl Metadata {
             LocalMessage::Administer { client, id, request, context: _ } => {
                 let asker = Asker { shard: from, client, id };
                 let mut draw = topic_ids(&mut self.rng);
-                let Some((admin, timeout_ms)) = admin_request(&self.image, &request, &mut draw)
-                else {
+                let Some((admin, timeout_ms)) = admin_request(&request, &mut draw) else {
                     panic!("a shard answers what is not the controller's to answer");
                 };
                 let done = self.admin.begin(now.mono, asker, request, admin, timeout_ms);
