@@ -19,7 +19,7 @@ use crate::check::marks::Seen;
 use crate::check::node::ImageGhost;
 use crate::check::{Checked, Checks, Violation};
 use crate::client::{
-    Admin, Client, ClientLinks, Consumer, Producer, Role, Seeker, Wake, Wish, frames,
+    Admin, Client, ClientLinks, Consumer, Producer, Role, Seeker, Stranger, Wake, Wish, frames,
 };
 use crate::disk::Disk;
 use crate::faults::JournalGroups;
@@ -195,6 +195,7 @@ impl Cluster {
         roles.extend(setup.producers.iter().cloned().map(|p| Role::Producer(Producer::new(p))));
         roles.extend(setup.consumers.iter().cloned().map(|c| Role::Consumer(Consumer::new(c))));
         roles.extend(setup.seekers.iter().cloned().map(|s| Role::Seeker(Seeker::new(s))));
+        roles.extend(setup.strangers.iter().map(|s| Role::Stranger(Stranger::new(*s))));
         let clients = (0..)
             .zip(roles)
             .map(|(index, role)| {

@@ -27,7 +27,7 @@ pub enum Subject {
     Recovery,
     /// Disks have no room.
     FullDisks,
-    /// Topics are made and deleted.
+    /// Topics are made and deleted, several of one name after each other.
     Topics,
     /// Logs are trimmed.
     Retention,
@@ -143,13 +143,15 @@ impl Rounds<'_> {
         }
     }
 
-    /// Makes a topic, and mostly deletes it again within `lives_ms`.
-    fn topic(&mut self, setup: &Setup, lives_ms: u64) {
-        let name = format!("brief{}", self.topics);
+    fn name(&mut self) -> String {
         self.topics += 1;
+        format!("brief{}", self.topics - 1)
+    }
+
+    fn make(&mut self, setup: &Setup, name: &str) {
         let replication = setup.nodes.iter().filter(|node| node.broker).count().min(3) as i16;
         let topic = TopicSetup {
-            name: name.clone(),
+            name: name.into(),
             partitions: self.draw.between(1, 3) as i32,
             replication,
             min_insync: self.draw.between(1, replication as u64) as u16,
@@ -160,12 +162,34 @@ impl Rounds<'_> {
             log_append_time: false,
         };
         self.add(Action::CreateTopic(topic), Vec::new(), 0);
+    }
+
+    /// Makes a topic, and mostly deletes it again within `lives_ms`.
+    fn topic(&mut self, setup: &Setup, lives_ms: u64) {
+        let name = self.name();
+        self.make(setup, &name);
         if self.draw.chance(700_000) {
             let made_us = self.now_us;
             self.now_us += self.draw.between(1_000, lives_ms * 1_000);
             self.add(Action::DeleteTopic { name }, Vec::new(), 0);
             self.now_us = made_us;
         }
+    }
+
+    /// Makes topics of one name one after the other, each of which is deleted within `lives_ms`, the last one perhaps.
+    fn namesakes(&mut self, setup: &Setup, lives_ms: u64) {
+        let (name, first_us) = (self.name(), self.now_us);
+        let count = self.draw.between(2, 4);
+        for one in 1..=count {
+            self.make(setup, &name);
+            if one == count && self.draw.chance(600_000) {
+                break;
+            }
+            self.wait_ms(1, lives_ms);
+            self.add(Action::DeleteTopic { name: name.clone() }, Vec::new(), 0);
+            self.wait_ms(0, 30);
+        }
+        self.now_us = first_us;
     }
 }
 
@@ -452,7 +476,10 @@ fn full_disks(rounds: &mut Rounds<'_>, setup: &mut Setup) {
 fn topics(rounds: &mut Rounds<'_>, setup: &mut Setup) {
     for _ in 0..rounds.draw.between(8, 14) {
         for _ in 0..rounds.draw.between(1, 2) {
-            rounds.topic(setup, 600);
+            match rounds.draw.chance(500_000) {
+                true => rounds.namesakes(setup, 600),
+                false => rounds.topic(setup, 600),
+            }
             rounds.wait_ms(0, 60);
         }
         let node = match rounds.draw.below(3) {

@@ -56,8 +56,10 @@ struct Value {
     attempts: u16,
     fate: Fate,
     timestamp: Timestamp,
-    /// Where it was seen last.
-    seen: Option<Offset>,
+    /// Whether its sender names the topic by its id, so that it is of no other that has the name.
+    by_id: bool,
+    /// Where it was seen last: the partition and the offset.
+    seen: Option<(usize, Offset)>,
     /// Highest offset acknowledged with acks=all in its partition when the send began.
     floor: Offset,
 }
@@ -129,9 +131,16 @@ impl History {
     /// A new value about to be sent to a partition, with its record's timestamp.
     pub fn invoke(&mut self, partition: usize, timestamp: Timestamp) -> ValueId {
         let floor = self.partitions[partition].acknowledged_max.unwrap_or(-1);
-        let (fate, attempts, seen) = (Fate::Unknown, 0, None);
-        self.values.push(Value { partition, attempts, fate, timestamp, seen, floor });
+        let (fate, attempts, by_id, seen) = (Fate::Unknown, 0, false, None);
+        self.values.push(Value { partition, attempts, fate, timestamp, by_id, seen, floor });
         self.values.len() as ValueId - 1
+    }
+
+    /// Values are sent to their topic's id, whatever has its name.
+    pub fn pin(&mut self, values: &[ValueId]) {
+        for value in values {
+            self.values[*value as usize].by_id = true;
+        }
     }
 
     /// An attempt to send values leaves.
@@ -242,6 +251,12 @@ impl History {
         }
     }
 
+    /// A partition, with what tells it from others of its name.
+    fn full_name(&self, place: usize) -> String {
+        let Partition { topic, id, index, .. } = &self.partitions[place];
+        format!("{topic}-{index} ({id:?})")
+    }
+
     fn see(&mut self, place: usize, offset: Offset, value: ValueId, time: Timestamp) -> Checked {
         let partition = &mut self.partitions[place];
         let name = || format!("{}-{}", partition.topic, partition.index);
@@ -269,14 +284,15 @@ impl History {
             ));
         }
         let known = &mut self.values[value as usize];
-        let elsewhere = known.seen.replace(offset).filter(|at| *at != offset);
-        if let Some(at) = elsewhere
+        let elsewhere = known.seen.replace((place, offset)).filter(|at| *at != (place, offset));
+        if let Some((other, at)) = elsewhere
             && known.attempts == 1
         {
-            return Err(Violation::new(
-                "duplicate",
-                format!("value {value}, sent once, is at {} offsets {at} and {offset}", name()),
-            ));
+            let (here, other) = (self.full_name(place), self.full_name(other));
+            let story = format!(
+                "value {value}, sent once, is at {other} offset {at} and {here} offset {offset}"
+            );
+            return Err(Violation::new("duplicate", story));
         }
         partition.seen[index] = value + 1;
         partition.times[index] = time;
@@ -304,9 +320,10 @@ impl History {
         };
         let known = &self.values[value as usize];
         let meant = &self.partitions[known.partition];
-        // What is sent by name goes to whichever topic has the name.
+        // What is sent or read by name is of whichever topic has the name.
         let here = known.partition == place
-            || (self.contested.contains(&partition.topic)
+            || (!(known.by_id && exact)
+                && self.contested.contains(&partition.topic)
                 && (&meant.topic, meant.index) == (&partition.topic, partition.index));
         if !here || known.attempts == 0 {
             return wrong("content", format!("value {value} of another partition"));
@@ -321,7 +338,7 @@ impl History {
         if !shown.stamped && time != sent {
             return wrong("content", format!("value {value} of {time}, which was of {sent}"));
         }
-        if !exact || known.partition != place {
+        if !exact {
             return Ok(());
         }
         match known.fate {
@@ -656,6 +673,29 @@ mod tests {
         history.remain(|_, id| id == Uuid([2; 16]));
         assert!(history.is_deleted(later), "it is not the one that remained");
         assert!(!history.is_deleted(other), "its name was never deleted");
+    }
+
+    #[test]
+    fn what_goes_by_id_is_of_no_other_topic_of_the_name() {
+        let mut history = History::default();
+        history.delete("t");
+        history.create("t", false);
+        let (old, values) = sent(&mut history, 3);
+        let new = history.partition("t", Uuid([1; 16]), 0);
+        history.pin(&values[..1]);
+        let read = |history: &mut History, place, offset, value: usize| {
+            let payload = payload(values[value]);
+            let read = history.read(place, offset, SHOWN, &payload, true);
+            read.map_err(|violation| violation.property)
+        };
+        assert_eq!(read(&mut history, old, 3, 0), Ok(()));
+        assert_eq!(read(&mut history, new, 4, 0), Err("content"));
+        let by_name = history.read(new, 4, SHOWN, &payload(values[0]), false);
+        assert_eq!(by_name, Ok(()), "who reads by name cannot tell");
+        assert_eq!(read(&mut history, new, 5, 1), Ok(()), "it went by name");
+        assert_eq!(read(&mut history, old, 5, 1), Err("duplicate"), "sent once, to one of them");
+        history.acknowledge(&values[2..], 7, false, None).expect("by whichever has the name");
+        assert_eq!(read(&mut history, new, 8, 2), Err("duplicate"), "not where that said");
     }
 
     /// A partition with records at 0 and on, of these times and epochs.

@@ -219,9 +219,19 @@ impl Cluster {
         self.history.judge(beyond)?;
         if !beyond {
             self.checks.nothing_is_lost()?;
+            self.topics_are_as_told()?;
         }
         self.enter(Phase::Done);
         Ok(())
+    }
+
+    fn topics_are_as_told(&self) -> Checked {
+        let Some(image) = &self.checks.image else { return Ok(()) };
+        let mut admins = self.clients.iter().filter_map(|client| match &client.role {
+            Role::Admin(admin) => Some(admin),
+            _ => None,
+        });
+        admins.try_for_each(|admin| admin.judge(|id| image.topics.contains_key(&TopicId(id.0))))
     }
 
     /// The first thing that has not come right (L1, L3 to L7, L12); none when everything has. There is no L2: the voters are

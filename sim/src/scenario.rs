@@ -220,6 +220,7 @@ impl Scenario {
             producers,
             consumers,
             seekers: Vec::new(),
+            strangers: Vec::new(),
             heal_at_ms: WARM_UP_MS + phase,
             acked_min: 50,
             converge_ms_max: 60_000,
@@ -330,7 +331,12 @@ fn topics_come_and_go(setup: &Setup, draw: &mut Stream, entries: &mut Vec<Entry>
         entries.push(entry(at_us, Action::CreateTopic(made)));
         if draw.chance(700_000) {
             let gone = at_us + draw.between(200_000, 3_000_000);
-            entries.push(entry(gone, Action::DeleteTopic { name }));
+            entries.push(entry(gone, Action::DeleteTopic { name: name.clone() }));
+            if draw.chance(500_000) {
+                let again = topic(draw, name, brokers);
+                let at_us = gone + draw.between(0, 200_000);
+                entries.push(entry(at_us, Action::CreateTopic(again)));
+            }
         }
     }
 }
@@ -511,7 +517,7 @@ mod tests {
                     schedule
                         .entries
                         .iter()
-                        .all(|e| e.at_us <= 3_000_000 + schedule.setup.heal_at_ms * 1_000)
+                        .all(|e| e.at_us <= 3_200_000 + schedule.setup.heal_at_ms * 1_000)
                 );
             }
         }

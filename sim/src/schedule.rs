@@ -56,6 +56,9 @@ pub struct Setup {
     /// Clients that look things up.
     #[serde(default)]
     pub seekers: Vec<SeekerSetup>,
+    /// Clients that ask for what is not there.
+    #[serde(default)]
+    pub strangers: Vec<StrangerSetup>,
     /// Clients begin no earlier, and entries strike no earlier than they say.
     pub heal_at_ms: u64,
     /// The workload goes on beyond healing until so many records are acknowledged with acks=all.
@@ -137,7 +140,7 @@ pub struct CoreSettings {
 /// A topic.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct TopicSetup {
-    /// Its name, never used twice in a run.
+    /// Its name.
     pub name: String,
     /// Partitions.
     pub partitions: i32,
@@ -181,6 +184,9 @@ pub struct ProducerSetup {
     /// Whether batches are of every codec, with timestamps of every strangeness, and some such that they must be refused.
     #[serde(default)]
     pub strange: bool,
+    /// Whether it goes on for a while with topics that are gone, by their ids.
+    #[serde(default)]
+    pub clings: bool,
     /// What it speaks.
     #[serde(default)]
     pub dialect: Dialect,
@@ -199,6 +205,7 @@ impl Default for ProducerSetup {
             partitions_max: 1,
             even: false,
             strange: false,
+            clings: false,
             dialect: Dialect::default(),
         }
     }
@@ -223,6 +230,9 @@ pub struct ConsumerSetup {
     /// Whether it says of which epoch the last record is that it has.
     #[serde(default)]
     pub says_epoch: bool,
+    /// Whether it goes on with topics that are gone, by their ids.
+    #[serde(default)]
+    pub clings: bool,
     /// What it speaks.
     #[serde(default)]
     pub dialect: Dialect,
@@ -237,6 +247,7 @@ impl Default for ConsumerSetup {
             partition_bytes: 1_000,
             min_bytes: 1,
             says_epoch: false,
+            clings: false,
             dialect: Dialect::default(),
         }
     }
@@ -249,6 +260,15 @@ pub struct SeekerSetup {
     pub pause_us: u64,
     /// What it speaks.
     pub dialect: Dialect,
+}
+
+/// A client that asks for what is not there.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StrangerSetup {
+    /// Typical pause between two questions, microseconds.
+    pub pause_us: u64,
+    /// Whether its requests and answers pass through the wire's encoder and decoder on their way.
+    pub encoded: bool,
 }
 
 /// What a client speaks: a version of each API, and whether its requests and answers pass through the wire's encoder and

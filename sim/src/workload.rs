@@ -5,7 +5,7 @@
 use milena_wire::ApiKey;
 
 use crate::rng::Stream;
-use crate::schedule::{Dialect, SeekerSetup, Setup};
+use crate::schedule::{Dialect, SeekerSetup, Setup, StrangerSetup};
 
 /// Gives each client and topic of a run its character.
 pub fn characters(setup: &mut Setup, draw: &mut Stream) {
@@ -26,6 +26,23 @@ pub fn characters(setup: &mut Setup, draw: &mut Stream) {
     }
     for topic in &mut setup.topics {
         topic.log_append_time = draw.chance(150_000);
+    }
+    // Who names topics by their ids can tell one that is gone from the next one of its name.
+    for producer in &mut setup.producers {
+        if draw.chance(300_000) {
+            producer.clings = true;
+            producer.dialect.produce = ApiKey::Produce.versions().1;
+        }
+    }
+    for consumer in &mut setup.consumers {
+        if draw.chance(400_000) {
+            consumer.clings = true;
+            consumer.dialect.fetch = ApiKey::Fetch.versions().1;
+        }
+    }
+    if draw.chance(500_000) {
+        let pause_us = draw.between(20_000, 100_000);
+        setup.strangers.push(StrangerSetup { pause_us, encoded: draw.chance(500_000) });
     }
 }
 

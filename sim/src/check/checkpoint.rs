@@ -198,10 +198,10 @@ impl Checks {
                         claims.mark,
                         batch.base,
                         batch.next,
-                        ghost.locations.describe(batch)
+                        ghost.locations.describe(truth.id, batch)
                     ))
                 };
-                match standing(&ghost.locations, disk, batch, journal, &claims) {
+                match standing(&ghost.locations, disk, (truth.id, batch), journal, &claims) {
                     Standing::Below if acknowledged => {
                         return at(
                             "neither a segment nor the journal from its low-water mark on has",
@@ -233,12 +233,12 @@ enum Standing {
 fn standing(
     locations: &Locations,
     disk: &Disk,
-    batch: &Batch,
+    (log, batch): (LogId, &Batch),
     (layout, journal): JournalName,
     claims: &Claims,
 ) -> Standing {
     let here = |file: &FileName| matches!(file, FileName::Journal { layout: l, journal: j, .. } if (*l, *j) == (layout, journal));
-    let places = locations.places_of(batch).filter(|place| here(&place.file));
+    let places = locations.places_of(log, batch).filter(|place| here(&place.file));
     match places.max_by_key(|place| place.lsn) {
         None => Standing::Elsewhere,
         Some(place) if place.lsn < claims.low => Standing::Below,

@@ -55,6 +55,8 @@ pub struct Place {
     pub offset: u64,
     /// Bytes.
     pub length: u32,
+    /// Whose it is.
+    log: LogId,
     /// The batch: its first offset, epoch and checksum.
     batch: (Offset, Epoch, u32),
     /// Number of the journal record that it is in; 0 in a segment.
@@ -62,8 +64,8 @@ pub struct Place {
 }
 
 impl Place {
-    fn holds(&self, batch: &Batch) -> bool {
-        self.batch == key(batch)
+    fn holds(&self, log: LogId, batch: &Batch) -> bool {
+        (self.log, self.batch) == key(log, batch)
     }
 
     fn is_at(&self, other: &Place) -> bool {
@@ -76,6 +78,9 @@ impl Place {
             && offset < self.offset + u64::from(self.length)
     }
 }
+
+/// What tells a batch from others: its log, and there its offset, epoch and checksum.
+type Key = (LogId, (Offset, Epoch, u32));
 
 /// Copies of one batch that are remembered. A batch is in the journal, perhaps carried, and in its segment.
 const COPIES_MAX: usize = 24;
@@ -104,8 +109,9 @@ struct Vote {
 #[derive(Clone, Debug, Default)]
 pub struct Locations {
     expected: Set<u32>,
-    /// By offset, epoch and checksum: a producer that sends again makes many batches with one checksum.
-    places: Map<(Offset, Epoch, u32), Vec<Place>>,
+    /// By log, offset, epoch and checksum: a producer that sends again makes many batches with one checksum, also in topics that
+    /// have the same name one after the other.
+    places: Map<Key, Vec<Place>>,
     /// Copies that were whole until they were damaged on purpose: they count until something else is written there.
     damaged: Vec<Place>,
     /// The latest copies of what the quorum remembers beside its log.
@@ -149,15 +155,15 @@ impl Locations {
         data.iter().for_each(|piece| joined.extend_from_slice(piece));
         self.damaged.retain(|place| !place.overlaps(file, offset, joined.len() as u64));
         let mut at = 0;
-        if matches!(file, FileName::Segment { .. }) {
-            while let Some(size) = self.batch(&joined[at..], file, offset + at as u64, 0) {
+        if let FileName::Segment { log, .. } = file {
+            while let Some(size) = self.batch(&joined[at..], file, offset + at as u64, log, 0) {
                 at += size;
             }
         } else {
             while let Some((record, size)) = record(&joined[at..]) {
                 let (lsn, body) = (record.lsn, at + RECORD_HEADER);
                 if record.kind == APPEND {
-                    self.batch(&joined[body..], file, offset + body as u64, lsn);
+                    self.batch(&joined[body..], file, offset + body as u64, record.log, lsn);
                 } else if record.kind == PUT && record.log == LogId::METADATA {
                     self.on_vote(&joined[body..at + size], file, offset + body as u64);
                 }
@@ -168,7 +174,14 @@ impl Locations {
     }
 
     /// Takes note of a batch at the beginning of some bytes, and gives its size; none where there is none.
-    fn batch(&mut self, bytes: &[u8], file: FileName, offset: u64, lsn: u64) -> Option<usize> {
+    fn batch(
+        &mut self,
+        bytes: &[u8],
+        file: FileName,
+        offset: u64,
+        log: LogId,
+        lsn: u64,
+    ) -> Option<usize> {
         let header = bytes.get(..BATCH_MIN)?;
         let length = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
         let length = length.saturating_add(12);
@@ -181,8 +194,8 @@ impl Locations {
             let base = header[..8].try_into().map_or(0, Offset::from_be_bytes);
             let epoch = header[12..16].try_into().map_or(0, Epoch::from_be_bytes);
             let batch = (base, epoch, crc);
-            let place = Place { file, offset, length, batch, lsn };
-            let places = self.places.entry(batch).or_default();
+            let place = Place { file, offset, length, log, batch, lsn };
+            let places = self.places.entry((log, batch)).or_default();
             // Carried again and again, it comes back to the same place of a recycled file.
             places.retain(|known| !known.is_at(&place));
             if places.len() >= COPIES_MAX {
@@ -198,8 +211,8 @@ impl Locations {
     /// Takes note of what the quorum remembers beside its log, in the bytes of a record or of a checkpoint.
     pub fn on_vote(&mut self, state: &[u8], file: FileName, offset: u64) {
         let Some((term, vote)) = term_and_vote(state) else { return };
-        let place =
-            Place { file, offset, length: state.len() as u32, batch: state_key(state), lsn: 0 };
+        let (length, log, batch) = (state.len() as u32, LogId::METADATA, state_key(state));
+        let place = Place { file, offset, length, log, batch, lsn: 0 };
         self.votes.retain(|known| !known.place.is_at(&place));
         if self.votes.len() >= VOTES_MAX {
             self.votes.remove(0);
@@ -236,15 +249,15 @@ impl Locations {
     }
 
     /// Whether some copy of a batch is on stable storage, unaltered but by the fault injector.
-    pub fn is_durable(&self, disk: &Disk, batch: &Batch) -> bool {
-        let places = self.places.get(&key(batch)).map_or(&[][..], Vec::as_slice);
+    pub fn is_durable(&self, disk: &Disk, log: LogId, batch: &Batch) -> bool {
+        let places = self.places.get(&key(log, batch)).map_or(&[][..], Vec::as_slice);
         places.iter().rev().any(|place| is_whole(disk, place))
-            || self.damaged.iter().any(|place| place.holds(batch))
+            || self.damaged.iter().any(|place| place.holds(log, batch))
     }
 
     /// Every place that a batch was written to and is remembered.
-    pub fn places_of(&self, batch: &Batch) -> impl Iterator<Item = &Place> {
-        self.places.get(&key(batch)).into_iter().flatten()
+    pub fn places_of(&self, log: LogId, batch: &Batch) -> impl Iterator<Item = &Place> {
+        self.places.get(&key(log, batch)).into_iter().flatten()
     }
 
     /// Whether the copy at a place is on stable storage, unaltered but by the fault injector.
@@ -253,8 +266,8 @@ impl Locations {
     }
 
     /// For a story: where the batch was written, and whether it was seen in any write at all.
-    pub fn describe(&self, batch: &Batch) -> String {
-        match self.places.get(&key(batch)) {
+    pub fn describe(&self, log: LogId, batch: &Batch) -> String {
+        match self.places.get(&key(log, batch)) {
             None => "it was in no write command".into(),
             Some(places) => {
                 let names: Vec<String> =
@@ -272,9 +285,8 @@ struct Record {
     log: LogId,
 }
 
-/// What tells a batch from others.
-fn key(batch: &Batch) -> (Offset, Epoch, u32) {
-    (batch.base, batch.epoch, batch.crc)
+fn key(log: LogId, batch: &Batch) -> Key {
+    (log, (batch.base, batch.epoch, batch.crc))
 }
 
 /// What stands for a state in the place of a batch's offset, epoch and checksum.

@@ -369,13 +369,14 @@ impl Checks {
                 format!("{at} speaks of {to} and its log ends at {}", replica.end),
             ));
         }
+        let id = self.logs[log].id;
         let from = replica.durable_to.max(replica.start);
         let first = replica.batches.partition_point(|batch| batch.next <= from);
         for batch in &replica.batches[first..] {
             if batch.next > to {
                 break;
             }
-            if !ghost.locations.is_durable(disk, batch) {
+            if !ghost.locations.is_durable(disk, id, batch) {
                 return Err(Violation::new(
                     property,
                     format!(
@@ -383,7 +384,7 @@ impl Checks {
                         batch.base,
                         batch.next,
                         batch.epoch,
-                        ghost.locations.describe(batch)
+                        ghost.locations.describe(id, batch)
                     ),
                 ));
             }

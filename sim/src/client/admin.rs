@@ -1,43 +1,81 @@
 //! An administrator: creates and deletes topics, asking one broker after the other until it is answered.
+//!
+//! What it wants of one name it asks for in turn, so that it knows what there is. An attempt that was not answered for certain
+//! may still be carried out at any time, on whatever has the name by then: of such a name nothing is judged any more. Otherwise
+//! what it was told holds: a topic that was created is there until its deletion, and one that was deleted never again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use milena_wire::messages::create_topics::{CreatableTopic, CreatableTopicConfig};
+use milena_wire::messages::delete_topics::DeleteTopicState;
 use milena_wire::messages::{CreateTopicsRequest, DeleteTopicsRequest};
-use milena_wire::{ErrorCode, Request, Response};
+use milena_wire::{ErrorCode, Request, Response, Uuid};
 
 use super::Session;
-use crate::check::Violation;
+use crate::check::{Checked, Violation};
 use crate::history::History;
 use crate::queue::Time;
 use crate::schedule::TopicSetup;
 
+/// Version of CreateTopics whose answer has the topic's id; of DeleteTopics the last with names alone, and the first with ids.
+const CREATE_VERSION: i16 = 7;
+const DELETE_BY_NAME_VERSION: i16 = 5;
+const DELETE_BY_ID_VERSION: i16 = 6;
+
 #[derive(Clone, Debug)]
-enum Job {
+enum What {
     Create(TopicSetup),
-    Delete(String),
+    /// The topic of a name, and its id where that is known.
+    Delete(String, Option<Uuid>),
+}
+
+#[derive(Clone, Debug)]
+struct Job {
+    what: What,
+    not_before: Time,
+    attempts: u32,
+    /// Whether the request on its way names the topic's id alone.
+    by_id: bool,
+}
+
+impl Job {
+    fn new(what: What) -> Job {
+        Job { what, not_before: 0, attempts: 0, by_id: false }
+    }
+
+    fn name(&self) -> &str {
+        match &self.what {
+            What::Create(topic) => &topic.name,
+            What::Delete(name, _) => name,
+        }
+    }
 }
 
 /// An administrator.
 #[derive(Debug, Default)]
 pub struct Admin {
-    waiting: Vec<(Time, Job)>,
+    /// In the order in which they were wanted.
+    waiting: Vec<Job>,
     sent: BTreeMap<u64, Job>,
-    /// Topics whose creation was confirmed.
-    pub created: Vec<String>,
+    /// Topics whose creation was confirmed and whose deletion was not asked for.
+    there: BTreeMap<String, Uuid>,
+    /// Topics whose deletion was confirmed.
+    gone: BTreeSet<Uuid>,
+    /// Names of which some attempt may still be carried out.
+    doubtful: BTreeSet<String>,
 }
 
 impl Admin {
     /// Wants a topic.
     pub fn create(&mut self, topic: TopicSetup, history: &mut History) {
         history.create(&topic.name, topic.log_append_time);
-        self.waiting.push((0, Job::Create(topic)));
+        self.waiting.push(Job::new(What::Create(topic)));
     }
 
     /// Wants a topic gone. From here on nothing of it is owed.
     pub fn delete(&mut self, name: &str, history: &mut History) {
         history.delete(name);
-        self.waiting.push((0, Job::Delete(name.to_owned())));
+        self.waiting.push(Job::new(What::Delete(name.to_owned(), None)));
     }
 
     /// Whether everything asked for has been answered.
@@ -45,39 +83,64 @@ impl Admin {
         self.waiting.is_empty() && self.sent.is_empty()
     }
 
+    /// Judges what there is at last by what was confirmed.
+    ///
+    /// # Errors
+    /// If a topic is gone that nobody deleted, or there that was deleted.
+    pub fn judge(&self, is_there: impl Fn(Uuid) -> bool) -> Checked {
+        let certain = self.there.iter().filter(|(name, _)| !self.doubtful.contains(*name));
+        for (name, id) in certain {
+            if !is_there(*id) {
+                let story =
+                    format!("{name} ({id:?}) was created and is gone, and nobody deleted it");
+                return Err(Violation::new("topics", story));
+            }
+        }
+        match self.gone.iter().find(|id| is_there(**id)) {
+            Some(id) => Err(Violation::new("topics", format!("{id:?} was deleted and is there"))),
+            None => Ok(()),
+        }
+    }
+
     /// Sends what may be sent.
     pub fn act(&mut self, now: Time, session: &mut Session, _history: &mut History) {
+        let mut busy: BTreeSet<String> = self.sent.values().map(|job| job.name().into()).collect();
         let mut later = Vec::new();
-        for (not_before, job) in std::mem::take(&mut self.waiting) {
-            if not_before > now {
-                later.push((not_before, job));
+        for mut job in std::mem::take(&mut self.waiting) {
+            if !busy.insert(job.name().to_owned()) {
+                later.push(job);
                 continue;
             }
+            if job.not_before > now {
+                session.wake(job.not_before);
+                later.push(job);
+                continue;
+            }
+            job.attempts += 1;
+            if let What::Delete(name, id) = &mut job.what {
+                *id = id.or(self.there.remove(name));
+            }
             let node = session.stream.below(session.nodes as u64) as usize;
-            let request = match &job {
-                Job::Create(topic) => create(topic),
-                Job::Delete(name) => DeleteTopicsRequest {
-                    topic_names: vec![name.clone()],
-                    timeout_ms: 1_000,
-                    ..DeleteTopicsRequest::default()
-                }
-                .into(),
-            };
-            let version = if matches!(job, Job::Create(_)) { 7 } else { 5 };
+            let (version, request) = request(&mut job, session);
             let id = session.send(now, node, version, request);
             self.sent.insert(id, job);
         }
         self.waiting = later;
-        if let Some(at) = self.waiting.iter().map(|(at, _)| *at).min() {
-            session.wake(at.max(now + 1));
-        }
     }
 
     /// A request was never answered.
     pub fn on_lost(&mut self, id: u64) {
         if let Some(job) = self.sent.remove(&id) {
-            self.waiting.push((0, job));
+            self.try_again(job, 0);
         }
+    }
+
+    /// What is tried again comes before all that was wanted of its name later.
+    fn try_again(&mut self, job: Job, not_before: Time) {
+        if !job.by_id {
+            self.doubtful.insert(job.name().to_owned());
+        }
+        self.waiting.insert(0, Job { not_before, ..job });
     }
 
     /// A request was answered.
@@ -90,31 +153,72 @@ impl Admin {
         history: &mut History,
     ) -> Result<(), Violation> {
         let Some(job) = self.sent.remove(&id) else { return Ok(()) };
-        let error = match &response {
-            Some(Response::CreateTopics(answer)) => answer.topics.first().map(|t| t.error_code),
-            Some(Response::DeleteTopics(answer)) => answer.responses.first().map(|t| t.error_code),
+        let answer = match (&job.what, &response) {
+            (What::Create(_), Some(Response::CreateTopics(answer))) => match &answer.topics[..] {
+                [topic] => Some((topic.error_code, topic.topic_id)),
+                _ => None,
+            },
+            (What::Delete(..), Some(Response::DeleteTopics(answer))) => match &answer.responses[..]
+            {
+                [topic] => Some((topic.error_code, topic.topic_id)),
+                _ => None,
+            },
             _ => None,
         };
-        let Some(error) = error else {
-            return Err(Violation::new("answer", format!("{job:?} was answered by {response:?}")));
-        };
-        let done = match &job {
-            Job::Create(_) => [ErrorCode::NONE, ErrorCode::TOPIC_ALREADY_EXISTS].contains(&error),
-            Job::Delete(_) => {
-                [ErrorCode::NONE, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION].contains(&error)
+        let wrong = || Violation::new("answer", format!("{job:?} was answered by {response:?}"));
+        let (error, id) = answer.ok_or_else(wrong)?;
+        let known = job.attempts == 1 && !self.doubtful.contains(job.name());
+        match (&job.what, error) {
+            (What::Create(topic), ErrorCode::NONE) => {
+                self.there.insert(topic.name.clone(), id);
             }
-        };
-        if done {
-            if let Job::Create(topic) = job {
-                self.created.push(topic.name);
+            // Of an attempt before, which was carried out.
+            (What::Create(_), ErrorCode::TOPIC_ALREADY_EXISTS) if !known => {}
+            (What::Delete(_, id), ErrorCode::NONE) => self.gone.extend(*id),
+            (
+                What::Delete(_, id),
+                ErrorCode::UNKNOWN_TOPIC_OR_PARTITION | ErrorCode::UNKNOWN_TOPIC_ID,
+            ) if !known || id.is_none() => self.gone.extend(*id),
+            (
+                _,
+                ErrorCode::TOPIC_ALREADY_EXISTS
+                | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+                | ErrorCode::UNKNOWN_TOPIC_ID,
+            ) => return Err(wrong()),
+            _ => {
+                let pause = session.backoff();
+                self.try_again(job, now + pause);
             }
-        } else {
-            let pause = session.backoff();
-            self.waiting.push((now + pause, job));
         }
         self.act(now, session, history);
         Ok(())
     }
+}
+
+/// The next attempt: a deletion names the topic in one form or the other.
+fn request(job: &mut Job, session: &mut Session) -> (i16, Request) {
+    let (name, known) = match &job.what {
+        What::Create(topic) => return (CREATE_VERSION, create(topic)),
+        What::Delete(name, id) => (name.clone(), *id),
+    };
+    let form = session.stream.below(4);
+    let mut request = DeleteTopicsRequest { timeout_ms: 1_000, ..DeleteTopicsRequest::default() };
+    job.by_id = known.is_some() && form < 2;
+    let version = match (known, form) {
+        (Some(topic_id), 0 | 1) => {
+            request.topics.push(DeleteTopicState { name: None, topic_id });
+            DELETE_BY_ID_VERSION
+        }
+        (_, 2) => {
+            request.topics.push(DeleteTopicState { name: Some(name), topic_id: Uuid::ZERO });
+            DELETE_BY_ID_VERSION
+        }
+        _ => {
+            request.topic_names.push(name);
+            DELETE_BY_NAME_VERSION
+        }
+    };
+    (version, request.into())
 }
 
 fn create(topic: &TopicSetup) -> Request {
@@ -139,4 +243,99 @@ fn create(topic: &TopicSetup) -> Request {
         ..CreateTopicsRequest::default()
     }
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use milena_wire::messages::create_topics::{CreatableTopicResult, CreateTopicsResponse};
+    use milena_wire::messages::delete_topics::{DeletableTopicResult, DeleteTopicsResponse};
+
+    use super::*;
+    use crate::rng::{Concern, Stream};
+
+    const ID: Uuid = Uuid([1; 16]);
+
+    /// An administrator that made a topic and deleted it, where each attempt got these answers; none is an answer that was lost.
+    fn after(
+        made: &[Option<ErrorCode>],
+        gone: &[Option<ErrorCode>],
+    ) -> Result<Admin, &'static str> {
+        let (mut admin, mut history) = (Admin::default(), History::default());
+        let mut session = Session::new(Stream::new(1, Concern::Client(0)), 1);
+        let mut answer = |admin: &mut Admin, history: &mut History, said: &Option<ErrorCode>| {
+            let now = 1_000_000_000_000 * (session.next_id + 1);
+            admin.act(now, &mut session, history);
+            let (id, job) = admin.sent.first_key_value().expect("one is on its way");
+            let (id, creates) = (*id, matches!(job.what, What::Create(_)));
+            let Some(error_code) = *said else {
+                admin.on_lost(id);
+                return Ok(());
+            };
+            let response: Response = match creates {
+                true => {
+                    let topic =
+                        CreatableTopicResult { error_code, topic_id: ID, ..Default::default() };
+                    CreateTopicsResponse { topics: vec![topic], ..Default::default() }.into()
+                }
+                false => {
+                    let topic =
+                        DeletableTopicResult { error_code, topic_id: ID, ..Default::default() };
+                    DeleteTopicsResponse { responses: vec![topic], ..Default::default() }.into()
+                }
+            };
+            let replied = admin.on_reply(now, id, Some(response), &mut session, history);
+            replied.map_err(|violation| violation.property)
+        };
+        if !made.is_empty() {
+            let topic = TopicSetup {
+                name: "t".into(),
+                partitions: 1,
+                replication: 1,
+                min_insync: 1,
+                segment_bytes: None,
+                retention_bytes: None,
+                retention_ms: None,
+                log_append_time: false,
+            };
+            admin.create(topic, &mut history);
+        }
+        for said in made {
+            answer(&mut admin, &mut history, said)?;
+        }
+        if !gone.is_empty() {
+            admin.delete("t", &mut history);
+        }
+        for said in gone {
+            answer(&mut admin, &mut history, said)?;
+        }
+        assert!(admin.is_done());
+        Ok(admin)
+    }
+
+    const DONE: Option<ErrorCode> = Some(ErrorCode::NONE);
+    const EXISTS: Option<ErrorCode> = Some(ErrorCode::TOPIC_ALREADY_EXISTS);
+    const UNKNOWN: Option<ErrorCode> = Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+
+    #[test]
+    fn what_was_confirmed_holds() {
+        let judged = |made: &[_], gone: &[_], is_there| {
+            after(made, gone)?.judge(|_| is_there).map_err(|violation| violation.property)
+        };
+        assert_eq!(judged(&[DONE], &[], true), Ok(()));
+        assert_eq!(judged(&[DONE], &[], false), Err("topics"));
+        assert_eq!(judged(&[DONE], &[DONE], false), Ok(()));
+        assert_eq!(judged(&[DONE], &[DONE], true), Err("topics"));
+        assert_eq!(judged(&[None, EXISTS], &[], false), Ok(()), "nobody knows which one there was");
+    }
+
+    #[test]
+    fn an_answer_at_the_first_attempt_is_what_there_is() {
+        assert_eq!(after(&[EXISTS], &[]).err(), Some("answer"), "nobody made it");
+        assert_eq!(after(&[DONE], &[UNKNOWN]).err(), Some("answer"), "nobody deleted it");
+        assert_eq!(after(&[None, EXISTS], &[UNKNOWN]).err(), None, "the first may come late");
+        assert_eq!(after(&[DONE], &[None, UNKNOWN]).err(), None, "the first was carried out");
+        let busy = Some(ErrorCode::REQUEST_TIMED_OUT);
+        assert_eq!(after(&[busy, EXISTS], &[]).err(), None, "it may have been made");
+        assert_eq!(after(&[DONE], &[busy, UNKNOWN]).err(), None, "it may have been deleted");
+    }
 }

@@ -149,7 +149,11 @@ impl Consumer {
             return;
         }
         let topics = &session.topics;
-        self.positions.retain(|(name, id, _), _| topics.get(name).is_some_and(|t| t.id == *id));
+        // Of a topic that it is told no more of it goes on where it was, if at all: nobody can say where it begins.
+        self.positions.retain(|(name, id, _), position| {
+            topics.get(name).is_some_and(|view| view.id == *id)
+                || (position.next.is_some() && session.view(name, *id).is_some())
+        });
         for (topic, view) in topics {
             for partition in 0..view.partitions.len() as i32 {
                 let key = (topic.clone(), view.id, partition);
@@ -211,7 +215,11 @@ impl Consumer {
             let Some(next) = position.next.filter(|_| !self.finished.contains(key)) else {
                 continue;
             };
-            match session.leader(&key.0, key.2) {
+            let leader = match version >= TOPIC_ID_VERSION {
+                true => session.leader_by_id(&key.0, key.1, key.2),
+                false => session.leader(&key.0, key.2),
+            };
+            match leader {
                 Some((node, epoch)) if !busy.contains(&node) => {
                     let epoch = if version >= EPOCH_VERSION { epoch } else { NO_EPOCH };
                     let says = self.setup.says_epoch && version >= FETCHED_EPOCH_VERSION;
@@ -264,7 +272,7 @@ impl Consumer {
                     partition_max_bytes: self.setup.partition_bytes,
                     ..FetchPartition::default()
                 };
-                match request.topics.iter_mut().find(|topic| topic.topic == key.0) {
+                match request.topics.iter_mut().find(|topic| topic.topic_id == key.1) {
                     Some(topic) => topic.partitions.push(partition),
                     None => request.topics.push(FetchTopic {
                         topic: key.0.clone(),

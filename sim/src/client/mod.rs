@@ -2,8 +2,8 @@
 //!
 //! A client behaves as librdkafka does where it matters for safety: it takes leaders from Metadata, sends again on retriable
 //! errors and broken connections after refreshing it, gives a request a deadline, and treats what was never answered as
-//! unknown. What it does by itself is up to its role: producer, consumer, seeker, administrator, or the reader that reads
-//! everything once at the end.
+//! unknown. What it does by itself is up to its role: producer, consumer, seeker, stranger, administrator, or the reader that
+//! reads everything once at the end.
 
 pub mod admin;
 pub mod batch;
@@ -12,8 +12,9 @@ pub mod frames;
 pub mod links;
 pub mod producer;
 pub mod seeker;
+pub mod stranger;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use milena_core::ClientId;
 use milena_wire::messages::MetadataRequest;
@@ -30,6 +31,7 @@ pub use consumer::Consumer;
 pub use links::ClientLinks;
 pub use producer::Producer;
 pub use seeker::Seeker;
+pub use stranger::Stranger;
 
 /// What a client wants done.
 #[derive(Debug)]
@@ -95,6 +97,10 @@ pub struct Session {
     pub nodes: usize,
     /// Topics as last seen.
     pub topics: BTreeMap<String, TopicView>,
+    /// Whether it goes on with topics, by their ids, that it is told no more of.
+    pub clings: bool,
+    /// What it was told of such topics, the last few.
+    pub former: VecDeque<(String, TopicView)>,
     /// Whether the workload is over, and only what was begun is to be ended.
     pub stopping: bool,
     /// Whether what it sends and is sent passes through the wire's encoder and decoder.
@@ -111,6 +117,8 @@ pub struct Session {
 
 /// How long a client waits for an answer.
 const DEADLINE: Time = 2_500 * MS;
+/// Topics that it is told no more of and goes on with at most.
+const FORMER_MAX: usize = 3;
 /// Metadata is asked for at most this often.
 const METADATA_PAUSE: Time = 25 * MS;
 
@@ -120,6 +128,8 @@ impl Session {
             stream,
             nodes,
             topics: BTreeMap::new(),
+            clings: false,
+            former: VecDeque::new(),
             stopping: false,
             encoded: false,
             pending: BTreeMap::new(),
@@ -177,7 +187,7 @@ impl Session {
 
     fn learn(&mut self, response: MetadataResponse) {
         self.metadata_wanted = false;
-        self.topics.clear();
+        let before = std::mem::take(&mut self.topics);
         for topic in response.topics {
             let Some(name) = topic.name.filter(|_| topic.error_code.is_none()) else { continue };
             let mut partitions = vec![Leader { node: None, epoch: -1 }; topic.partitions.len()];
@@ -194,6 +204,28 @@ impl Session {
             }
             self.topics.insert(name, TopicView { id: topic.topic_id, partitions });
         }
+        if self.clings {
+            let topics = &self.topics;
+            self.former.retain(|(name, view)| topics.get(name).is_none_or(|now| now.id != view.id));
+            let gone = |(name, view): &(String, TopicView)| {
+                topics.get(name).is_none_or(|now| now.id != view.id)
+            };
+            self.former.extend(before.into_iter().filter(gone));
+            let many = self.former.len().saturating_sub(FORMER_MAX);
+            self.former.drain(..many);
+        }
+    }
+
+    /// The topic of this id, as it was seen last.
+    pub fn view(&self, topic: &str, id: Uuid) -> Option<&TopicView> {
+        let former = || self.former.iter().map(|(_, view)| view).find(|view| view.id == id);
+        self.topics.get(topic).filter(|view| view.id == id).or_else(former)
+    }
+
+    /// The leader of a partition of the topic of this id, as it was seen last.
+    pub fn leader_by_id(&self, topic: &str, id: Uuid, partition: i32) -> Option<(usize, i32)> {
+        let leader = self.view(topic, id)?.partitions.get(partition as usize)?;
+        Some((leader.node?, leader.epoch))
     }
 
     /// The leader of a partition, as last seen.
@@ -222,6 +254,8 @@ pub enum Role {
     Consumer(Consumer),
     /// Looks things up.
     Seeker(Seeker),
+    /// Asks for what is not there.
+    Stranger(Stranger),
     /// Creates and deletes topics.
     Admin(Admin),
 }
@@ -241,11 +275,12 @@ impl Client {
     /// A client that has not begun.
     pub fn new(stream: Stream, nodes: usize, role: Role) -> Client {
         let mut session = Session::new(stream, nodes);
-        session.encoded = match &role {
-            Role::Producer(producer) => producer.setup.dialect.encoded,
-            Role::Consumer(consumer) => consumer.setup.dialect.encoded,
-            Role::Seeker(seeker) => seeker.setup.dialect.encoded,
-            Role::Admin(_) => false,
+        (session.encoded, session.clings) = match &role {
+            Role::Producer(producer) => (producer.setup.dialect.encoded, producer.setup.clings),
+            Role::Consumer(consumer) => (consumer.setup.dialect.encoded, consumer.setup.clings),
+            Role::Seeker(seeker) => (seeker.setup.dialect.encoded, false),
+            Role::Stranger(stranger) => (stranger.setup.encoded, false),
+            Role::Admin(_) => (false, false),
         };
         Client { connections: vec![None; nodes], session, role }
     }
@@ -265,6 +300,7 @@ impl Client {
             Role::Producer(producer) => producer.act(now, &mut self.session, history),
             Role::Consumer(consumer) => consumer.act(now, &mut self.session, history),
             Role::Seeker(seeker) => seeker.act(now, &mut self.session, history),
+            Role::Stranger(stranger) => stranger.act(now, &mut self.session),
             Role::Admin(admin) => admin.act(now, &mut self.session, history),
         }
         self.session.refresh(now);
@@ -299,6 +335,7 @@ impl Client {
                 Role::Producer(producer) => producer.on_lost(now, id, &mut self.session),
                 Role::Consumer(consumer) => consumer.on_lost(id),
                 Role::Seeker(seeker) => seeker.on_lost(id),
+                Role::Stranger(stranger) => stranger.on_lost(id),
                 Role::Admin(admin) => admin.on_lost(id),
             }
         }
@@ -339,6 +376,7 @@ impl Client {
             Role::Seeker(seeker) => {
                 seeker.on_reply(now, id, response, &mut self.session, history)?
             }
+            Role::Stranger(stranger) => stranger.on_reply(now, id, response, &mut self.session)?,
             Role::Admin(admin) => admin.on_reply(now, id, response, &mut self.session, history)?,
         }
         self.session.refresh(now);
@@ -355,7 +393,7 @@ impl Client {
         match &self.role {
             Role::Producer(producer) => producer.is_done(),
             Role::Consumer(consumer) => consumer.is_done(),
-            Role::Seeker(_) => true,
+            Role::Seeker(_) | Role::Stranger(_) => true,
             Role::Admin(admin) => admin.is_done(),
         }
     }

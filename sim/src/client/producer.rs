@@ -20,6 +20,8 @@ use crate::queue::{MS, Time};
 use crate::schedule::ProducerSetup;
 
 const ATTEMPTS_MAX: u32 = 200;
+/// Who goes on with a topic that is gone tries so often to send it a batch.
+const CLINGING_ATTEMPTS_MAX: u32 = 5;
 /// A batch whose partition has no leader is given up after so long (`message.timeout.ms`).
 const DELIVERY_TIMEOUT: Time = 15_000 * MS;
 /// First version with topic ids instead of names.
@@ -54,6 +56,11 @@ impl Producer {
         Producer { setup, sent: BTreeMap::new(), waiting: Vec::new(), next_send: 0 }
     }
 
+    /// Whether it names topics by their ids.
+    fn names_ids(&self) -> bool {
+        self.setup.dialect.produce >= TOPIC_ID_VERSION
+    }
+
     /// Whether each batch has found its end.
     pub fn is_done(&self) -> bool {
         self.sent.is_empty() && self.waiting.is_empty()
@@ -82,9 +89,9 @@ impl Producer {
 
     /// New batches for different partitions.
     fn draw(&mut self, now: Time, session: &mut Session, history: &mut History) {
-        let partitions: Vec<(&String, Uuid, i32)> = session
-            .topics
-            .iter()
+        let known =
+            session.topics.iter().chain(session.former.iter().map(|(name, view)| (name, view)));
+        let partitions: Vec<(&String, Uuid, i32)> = known
             .flat_map(|(name, view)| {
                 (0..view.partitions.len() as i32).map(move |partition| (name, view.id, partition))
             })
@@ -100,10 +107,13 @@ impl Producer {
         let before = self.waiting.len();
         for (topic, id, partition) in drawn.into_values() {
             let place = history.partition(&topic, id, partition);
-            if history.is_deleted(place) {
+            if history.is_deleted(place) && !self.setup.clings {
                 continue;
             }
             let draft = batch::draw(&self.setup, now, place, &mut session.stream, history);
+            if self.names_ids() {
+                history.pin(&draft.values);
+            }
             self.waiting.push(Batch {
                 topic,
                 id,
@@ -125,6 +135,7 @@ impl Producer {
     fn send_waiting(&mut self, now: Time, session: &mut Session, history: &mut History) {
         let mut requests: Vec<(usize, Vec<Batch>)> = Vec::new();
         let mut index = 0;
+        let by_id = self.names_ids();
         while index < self.waiting.len() {
             let batch = &mut self.waiting[index];
             if batch.not_before > now {
@@ -132,11 +143,15 @@ impl Producer {
                 continue;
             }
             // Where the name has passed to another topic, who names the id finds no leader.
-            let by_id = self.setup.dialect.produce >= TOPIC_ID_VERSION;
-            let known = session.topics.get(&batch.topic).filter(|t| !by_id || t.id == batch.id);
-            let leader = known.and_then(|_| session.leader(&batch.topic, batch.partition));
+            let leader = match by_id {
+                true => session.leader_by_id(&batch.topic, batch.id, batch.partition),
+                false => session.leader(&batch.topic, batch.partition),
+            };
             let late = session.stopping && now > batch.begun + DELIVERY_TIMEOUT && leader.is_none();
-            if history.is_deleted(batch.place) || batch.attempts >= ATTEMPTS_MAX || late {
+            let goes_on = self.setup.clings && !session.stopping && leader.is_some();
+            let most = if goes_on { CLINGING_ATTEMPTS_MAX } else { 0 };
+            let is_over = history.is_deleted(batch.place) && batch.attempts >= most;
+            if is_over || batch.attempts >= ATTEMPTS_MAX || late {
                 let batch = self.waiting.remove(index);
                 if !batch.maybe_appended {
                     history.refuse(&batch.draft.values);
@@ -185,7 +200,7 @@ impl Producer {
                 index: batch.partition,
                 records: Some(batch.draft.records.clone()),
             };
-            match topic_data.iter_mut().find(|topic| topic.name == batch.topic) {
+            match topic_data.iter_mut().find(|topic| topic.topic_id == batch.id) {
                 Some(topic) => topic.partition_data.push(data),
                 None => topic_data.push(TopicProduceData {
                     name: batch.topic.clone(),
@@ -246,7 +261,7 @@ impl Producer {
         batch: &Batch,
         answer: &'a ProduceResponse,
     ) -> Result<&'a PartitionProduceResponse, Violation> {
-        let by_id = self.setup.dialect.produce >= TOPIC_ID_VERSION;
+        let by_id = self.names_ids();
         let mut found = answer
             .responses
             .iter()
@@ -280,7 +295,7 @@ impl Producer {
             if !valid {
                 return wrong("what must be refused was taken");
             }
-            let by_id = self.setup.dialect.produce >= TOPIC_ID_VERSION;
+            let by_id = self.names_ids();
             let owed = self.setup.acks == -1 && (by_id || !history.is_contested(&batch.topic));
             let time = Some(answer.log_append_time_ms).filter(|time| *time >= 0);
             return history.acknowledge(values, answer.base_offset, owed, time);

@@ -3,22 +3,40 @@
 use bytes::Bytes;
 use milena_core::disk::{Command, Directory, DiskError, FileName};
 use milena_core::trace::Event;
-use milena_core::{BrokerEpoch, Halt, Incarnation, Offset};
+use milena_core::{BrokerEpoch, Halt, Incarnation, LogId, Offset, TopicId};
 
 use crate::{JOURNAL, LOG, Stage, TOPIC, recorded, recovered};
 
-#[test]
-fn d1_a_directory_that_was_not_synced_holds_nothing() {
+/// A replica appends a batch, which goes to the disk as a record of a log and is synced, the directory perhaps.
+fn acknowledges(log: LogId, directory_is_synced: bool) -> Result<(), String> {
     let mut stage = Stage::with_partition();
-    let data = recorded(stage.append(1, LOG, 0, 1, 1), 1);
+    let data = recorded(log, stage.append(1, LOG, 0, 1, 1), 1);
     let file = JOURNAL;
     stage.checks.nodes[1].locations.on_write(file, 0, &data);
-    for command in
-        [Command::Create { file }, Command::Write { file, offset: 0, data }, Command::Sync { file }]
-    {
-        stage.disks[1].apply(&command, stage.draw.generator()).expect("a sound disk");
+    let directory = Directory::Journal;
+    let commands = [
+        Command::Create { file },
+        Command::Write { file, offset: 0, data },
+        Command::Sync { file },
+        Command::SyncDirectory { directory },
+    ];
+    let done = if directory_is_synced { &commands[..] } else { &commands[..3] };
+    for command in done {
+        stage.disks[1].apply(command, stage.draw.generator()).expect("a sound disk");
     }
-    assert_eq!(stage.acknowledge(1, 1, 1), Err("R3".into()), "D6: the name is not durable");
+    stage.acknowledge(1, 1, 1)
+}
+
+#[test]
+fn d1_a_directory_that_was_not_synced_holds_nothing() {
+    assert_eq!(acknowledges(LOG, true), Ok(()));
+    assert_eq!(acknowledges(LOG, false), Err("R3".into()), "D6: the name is not durable");
+}
+
+#[test]
+fn r3_what_another_topic_holds_is_not_there() {
+    let namesake = LogId { topic: TopicId([9; 16]), ..LOG };
+    assert_eq!(acknowledges(namesake, true), Err("R3".into()), "a producer sent it to both");
 }
 
 #[test]

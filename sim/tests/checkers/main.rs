@@ -204,7 +204,7 @@ impl Stage {
         content: u8,
         sync: bool,
     ) {
-        let data = recorded(self.append(node, log, base, epoch, content), base as u64 + 1);
+        let data = recorded(log, self.append(node, log, base, epoch, content), base as u64 + 1);
         let file = JOURNAL;
         let offset = 4096 * base as u64;
         let write = Command::Write { file, offset, data: data.clone() };
@@ -254,13 +254,15 @@ impl Stage {
     }
 }
 
-/// A batch as the body of a journal record of a number.
-fn recorded(batch: Vec<Bytes>, lsn: u64) -> Vec<Bytes> {
+/// A batch of a log as the body of a journal record of a number.
+fn recorded(log: LogId, batch: Vec<Bytes>, lsn: u64) -> Vec<Bytes> {
     let size = 80 + batch.iter().map(Bytes::len).sum::<usize>();
     let mut header = vec![0; 80];
     header[8..12].copy_from_slice(&(size as u32).to_le_bytes());
     (header[12], header[13]) = (1, 1);
     header[24..32].copy_from_slice(&lsn.to_le_bytes());
+    header[40..56].copy_from_slice(&log.topic.0);
+    header[56..60].copy_from_slice(&log.partition.to_le_bytes());
     std::iter::once(header.into()).chain(batch).collect()
 }
 

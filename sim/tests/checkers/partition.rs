@@ -71,7 +71,7 @@ fn p1_a_leader_commits_something_else() {
     assert_eq!(told, Err("P5".into()), "and without a disk not even that");
     let mut stage = lost();
     let (event, data) = appended(LOG, 0, 2, 9, true);
-    let data = recorded(data, 1);
+    let data = recorded(LOG, data, 1);
     stage.ok(2, event);
     let file = FileName::Journal { layout: 1, journal: 1, index: 5 };
     stage.checks.nodes[2].locations.on_write(file, 0, &data);

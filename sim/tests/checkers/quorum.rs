@@ -21,7 +21,7 @@ fn r1_two_leaders_of_a_term() {
 /// has the node's number.
 fn voted(term: u8, candidate: u8) -> Vec<Bytes> {
     let state = vec![0, 1, 0, 0, 2 * term, 1, 2 * candidate, candidate, 0, 0, 0];
-    let mut record = recorded(vec![state.into()], 1);
+    let mut record = recorded(LogId::METADATA, vec![state.into()], 1);
     let mut header = record[0].to_vec();
     header[13] = 6;
     header[55] = 1;
