@@ -1,4 +1,4 @@
-//! One node of Apache Kafka and one of Milena, each with a fresh directory and on loopback ports of its own.
+//! Nodes of Apache Kafka and of Milena, each with a fresh directory and on loopback ports of its own.
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -20,7 +20,8 @@ pub struct Broker {
     /// Where Kafka clients reach it.
     pub port: u16,
     log: PathBuf,
-    _room: TempDir,
+    /// Its directory, where it goes with this value.
+    _room: Option<TempDir>,
 }
 
 impl Drop for Broker {
@@ -31,52 +32,13 @@ impl Drop for Broker {
 }
 
 impl Broker {
-    /// Apache Kafka, controller and broker in one, whose settings are ours where they would differ by choice alone.
+    /// Apache Kafka, one node.
     pub fn kafka(installed: &Installed) -> Result<Broker> {
         let room = tempfile::tempdir()?;
         let (port, controller) = (free_port()?, free_port()?);
-        let properties = format!(
-            "process.roles=broker,controller\n\
-             node.id=1\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-             controller.listener.names=CONTROLLER\n\
-             log.dirs={}\n\
-             auto.create.topics.enable=false\n\
-             offsets.topic.num.partitions=1\n\
-             offsets.topic.replication.factor=1\n\
-             transaction.state.log.num.partitions=1\n\
-             transaction.state.log.replication.factor=1\n\
-             transaction.state.log.min.isr=1\n\
-             share.coordinator.state.topic.num.partitions=1\n\
-             share.coordinator.state.topic.replication.factor=1\n\
-             share.coordinator.state.topic.min.isr=1\n\
-             log.cleaner.enable=false\n\
-             num.partitions=1\n",
-            room.path().join("data").display()
-        );
-        let file = room.path().join("server.properties");
-        fs::write(&file, properties)?;
-        let java = |heap: &str, class: &str| {
-            let mut java = Command::new("java");
-            java.args([heap, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
-            java.args([
-                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-                "-cp",
-                &installed.class_path,
-                class,
-            ]);
-            java.current_dir(room.path());
-            java
-        };
-        let mut format = java("-Xmx128m", "kafka.tools.StorageTool");
-        format.args(["format", "--cluster-id", "AAAAAAAAQACAAAAAAAAAAQ", "--config"]).arg(&file);
-        run(&mut format)?;
-        let mut command = java("-Xmx512m", "kafka.Kafka");
-        command.arg(&file);
-        Broker::start(command, port, room)
+        let voters = format!("1@127.0.0.1:{controller}");
+        let mut command = kafka_node(installed, room.path(), 1, port, controller, &voters)?;
+        Broker::start_in(&mut command, port, room)
     }
 
     /// Milena, one node in memory's stead of a data directory.
@@ -94,23 +56,36 @@ impl Broker {
             "--port",
         ]);
         command.arg(port.to_string());
-        Broker::start(command, port, room)
+        Broker::start_in(&mut command, port, room)
     }
 
-    fn start(mut command: Command, port: u16, room: TempDir) -> Result<Broker> {
-        let log = room.path().join("log");
+    /// Starts one whose directory goes with it.
+    fn start_in(command: &mut Command, port: u16, room: TempDir) -> Result<Broker> {
+        let mut broker = Broker::start(command, port, room.path())?;
+        broker._room = Some(room);
+        broker.listens()?;
+        Ok(broker)
+    }
+
+    /// Starts one.
+    pub fn start(command: &mut Command, port: u16, room: &Path) -> Result<Broker> {
+        let log = room.join("log");
         let file = File::create(&log)?;
         command.stdin(Stdio::null()).stderr(file.try_clone()?).stdout(file);
         let child = command.spawn().with_context(|| format!("{command:?}"))?;
-        let mut broker = Broker { child, port, log, _room: room };
+        Ok(Broker { child, port, log, _room: None })
+    }
+
+    /// Waits until it listens.
+    pub fn listens(&mut self) -> Result<()> {
         let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if broker.child.try_wait()?.is_some() || begun.elapsed() > START {
-                bail!("{command:?} does not listen: {}", broker.last_words());
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            if !self.lives() || begun.elapsed() > START {
+                bail!("no broker listens at port {}: {}", self.port, self.last_words());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(broker)
+        Ok(())
     }
 
     /// The end of its log.
@@ -120,14 +95,73 @@ impl Broker {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// Its process.
+    pub fn process(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
     /// Whether the process is still there.
     pub fn lives(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 }
 
+/// The command that starts one node of Apache Kafka, controller and broker in one, on a directory that is made ready for it. Its
+/// settings are ours where they would differ by choice alone.
+pub fn kafka_node(
+    installed: &Installed,
+    room: &Path,
+    id: usize,
+    port: u16,
+    controller: u16,
+    voters: &str,
+) -> Result<Command> {
+    let properties = format!(
+        "process.roles=broker,controller\n\
+         node.id={id}\n\
+         controller.quorum.voters={voters}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         controller.listener.names=CONTROLLER\n\
+         log.dirs={}\n\
+         auto.create.topics.enable=false\n\
+         offsets.topic.num.partitions=1\n\
+         offsets.topic.replication.factor=1\n\
+         transaction.state.log.num.partitions=1\n\
+         transaction.state.log.replication.factor=1\n\
+         transaction.state.log.min.isr=1\n\
+         share.coordinator.state.topic.num.partitions=1\n\
+         share.coordinator.state.topic.replication.factor=1\n\
+         share.coordinator.state.topic.min.isr=1\n\
+         log.cleaner.enable=false\n\
+         num.partitions=1\n",
+        room.join("data").display()
+    );
+    let file = room.join("server.properties");
+    fs::write(&file, properties)?;
+    let java = |heap: &str, class: &str| {
+        let mut java = Command::new("java");
+        java.args([heap, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
+        java.args([
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-cp",
+            &installed.class_path,
+            class,
+        ]);
+        java.current_dir(room);
+        java
+    };
+    let mut format = java("-Xmx128m", "kafka.tools.StorageTool");
+    format.args(["format", "--cluster-id", "AAAAAAAAQACAAAAAAAAAAQ", "--config"]).arg(&file);
+    run(&mut format)?;
+    let mut command = java("-Xmx512m", "kafka.Kafka");
+    command.arg(&file);
+    Ok(command)
+}
+
 /// A port of this machine that nobody uses. Kept below 50000, since our node takes this one plus 10000 too.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     loop {
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         if port < 50_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {

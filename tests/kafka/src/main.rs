@@ -1,7 +1,7 @@
 //! Apache Kafka beside Milena.
 //!
 //! `schemas` holds our message types against the schemas in Kafka's own jar. `codecs` has Kafka's own reader read what our
-//! codecs take. `compare` starts one node of each, sends both
+//! codecs take. `restarts` restarts clusters of both under load. `compare` starts one node of each, sends both
 //! the same requests and compares the answers field by field. `bugs` sees that planted bugs are found so.
 
 use std::collections::BTreeMap;
@@ -22,6 +22,7 @@ mod compare;
 mod generate;
 mod install;
 mod oracle;
+mod restarts;
 mod schema;
 mod side;
 mod table;
@@ -50,6 +51,12 @@ enum Command {
     Codecs,
     /// Send both brokers the same requests.
     Compare(Compare),
+    /// Restart three nodes of each, one after the other, under load, and print what Java's producer sees of it.
+    Restarts {
+        /// The broker to restart; without it, the one of this workspace, built now
+        #[arg(long)]
+        milena: Option<PathBuf>,
+    },
     /// Plant the bugs of `tests/kafka/bugs` in a copy of the last commit, and see that comparing finds each.
     Bugs {
         /// How the names of the patches begin; all, if none is given
@@ -101,12 +108,12 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Codecs => codecs::compare(&installed),
+        Command::Restarts { milena } => {
+            restarts::restart_both(&installed, &milena.map_or_else(build, Ok)?)
+        }
         Command::Bugs { names, sequences } => bugs::find(&installed, &schemas, &names, sequences),
         Command::Compare(arguments) => {
-            let milena = match &arguments.milena {
-                Some(path) => path.clone(),
-                None => build()?,
-            };
+            let milena = arguments.milena.clone().map_or_else(build, Ok)?;
             let begun = Instant::now();
             let brokers = [Broker::kafka(&installed)?, Broker::milena(&milena)?];
             compare_both(&schemas, &arguments, brokers, begun)

@@ -1,0 +1,145 @@
+//! Three nodes restarted one after the other under load, of Apache Kafka and of Milena: what Java's producer sees of it. The
+//! figures are printed beside each other; how long others take on this machine is not ours to assert.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::brokers::{Broker, free_port, kafka_node};
+use crate::install::Installed;
+
+/// What the load does before, between and after restarts.
+const BETWEEN: Duration = Duration::from_secs(3);
+
+/// A node that can be started again on its data.
+struct Node {
+    command: Command,
+    port: u16,
+    room: TempDir,
+    broker: Option<Broker>,
+}
+
+impl Node {
+    fn start(&mut self) -> Result<()> {
+        self.broker = Some(Broker::start(&mut self.command, self.port, self.room.path())?);
+        Ok(())
+    }
+
+    fn listens(&mut self) -> Result<()> {
+        self.broker.as_mut().context("it runs")?.listens()
+    }
+
+    /// Asks it to stop, and waits until it has.
+    fn stop(&mut self) -> Result<Duration> {
+        let begun = Instant::now();
+        let mut broker = self.broker.take().context("it runs")?;
+        kill_process(Pid::from_child(broker.process()), Signal::TERM)?;
+        broker.process().wait()?;
+        Ok(begun.elapsed())
+    }
+}
+
+/// Restarts both clusters, one after the other.
+pub fn restart_both(installed: &Installed, milena: &Path) -> Result<()> {
+    restart("Apache Kafka", installed, kafka(installed)?)?;
+    restart("Milena", installed, milena_nodes(milena)?)
+}
+
+fn restart(name: &str, installed: &Installed, mut nodes: Vec<Node>) -> Result<()> {
+    nodes.iter_mut().try_for_each(Node::start)?;
+    nodes.iter_mut().try_for_each(Node::listens)?;
+    let bootstrap: Vec<String> =
+        nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+    let mut load = Load::start(installed, &bootstrap.join(","))?;
+    std::thread::sleep(BETWEEN);
+    load.ask("forget")?;
+    std::thread::sleep(BETWEEN);
+    println!("{name}, undisturbed: {}", load.ask("tell")?);
+    load.ask("forget")?;
+    let mut stops = Vec::new();
+    for node in &mut nodes {
+        stops.push(format!("{:.1} s", node.stop()?.as_secs_f32()));
+        node.start()?;
+        node.listens()?;
+        load.ask("whole")?;
+        std::thread::sleep(BETWEEN);
+    }
+    println!("{name}, three restarts: {}; stops took {}", load.ask("tell")?, stops.join(", "));
+    Ok(())
+}
+
+fn kafka(installed: &Installed) -> Result<Vec<Node>> {
+    let ports = (0..3).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
+    let peers: Vec<(usize, u16)> = (1..).zip(ports.iter().map(|port| port + 10_000)).collect();
+    let voters: Vec<String> = peers.iter().map(|(id, at)| format!("{id}@127.0.0.1:{at}")).collect();
+    let node = |((id, peer), port): (&(usize, u16), &u16)| {
+        let room = tempfile::tempdir()?;
+        let command = kafka_node(installed, room.path(), *id, *port, *peer, &voters.join(","))?;
+        Ok(Node { command, port: *port, room, broker: None })
+    };
+    peers.iter().zip(&ports).map(node).collect()
+}
+
+fn milena_nodes(milena: &Path) -> Result<Vec<Node>> {
+    let ports = (0..3).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
+    let listed = (1..).zip(&ports).map(|(id, port): (usize, _)| {
+        let peer = port + 10_000;
+        format!("{id}@127.0.0.1:{peer}")
+    });
+    let cluster = listed.collect::<Vec<String>>().join(",");
+    let node = |(id, port): (usize, &u16)| {
+        let room = tempfile::tempdir()?;
+        let mut command = Command::new(milena);
+        command.args(["start", "--node-id", &id.to_string(), "--cluster", &cluster]);
+        command.args(["--kafka", &format!("127.0.0.1:{port}"), "--data"]);
+        command.arg(room.path().join("data"));
+        Ok(Node { command, port: *port, room, broker: None })
+    };
+    (1..).zip(&ports).map(node).collect()
+}
+
+/// Java's producer, which says what it has seen.
+struct Load {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Load {
+    fn start(installed: &Installed, bootstrap: &str) -> Result<Load> {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/Restarts.java");
+        let mut child = Command::new("java")
+            .args(["-Xmx256m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"])
+            .args(["-cp", &installed.class_path, source, bootstrap])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("`java` runs a source file; Debian has it as default-jdk-headless")?;
+        let input = child.stdin.take().context("a pipe")?;
+        let output = BufReader::new(child.stdout.take().context("a pipe")?);
+        let mut load = Load { child, input, output };
+        // Its answer comes once the topic is there.
+        load.ask("whole")?;
+        Ok(load)
+    }
+
+    fn ask(&mut self, what: &str) -> Result<String> {
+        writeln!(self.input, "{what}")?;
+        let mut line = String::new();
+        let bytes = self.output.read_line(&mut line)?;
+        ensure!(bytes > 0, "Java's producer ended before the restarts");
+        Ok(line.trim().to_owned())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
