@@ -491,7 +491,10 @@ pub(crate) fn rot(draw: &mut Stream, node: Target, down_ms: u64) -> Fault {
         FileKind::Index,
         FileKind::Segment,
     ]);
-    Fault::Rot { node, of, down_ms: draw.chance(600_000).then_some(down_ms), both_slots: false }
+    let at_rest = draw.chance(600_000);
+    // Under a running node the next checkpoint would soon write over one of them.
+    let both_slots = at_rest && of == FileKind::Checkpoint && draw.chance(500_000);
+    Fault::Rot { node, of, down_ms: at_rest.then_some(down_ms), both_slots }
 }
 
 /// When a copy may be lost: within the budget, and once the run has acknowledged what it must. A partition may be offline for

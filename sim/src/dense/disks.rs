@@ -35,13 +35,13 @@ pub(super) fn disks(rounds: &mut Rounds<'_>, setup: &mut Setup) {
             rounds.wait_ms(0, 60);
         }
         let down_ms = rounds.draw.between(1, 50);
-        match rounds.draw.below(6) {
+        match rounds.draw.below(7) {
             0..=2 => {
                 let fault = Fault::PowerLoss { nodes: vec![node], down_ms };
                 rounds.fault(fault, vec![Guard::Up, Guard::Unsynced], 200_000);
             }
             3 => rounds.fault(Fault::Crash { node, down_ms }, vec![Guard::Up], 50_000),
-            4 => {
+            4 | 5 => {
                 let rot = rot(rounds, node, Some(down_ms));
                 rounds.fault(rot, beyond_or_losing(setup), 200_000);
             }
@@ -92,8 +92,12 @@ fn while_it_runs(rounds: &mut Rounds<'_>, setup: &Setup, node: Target) {
         3 => rounds.fault(Fault::SyncFailure { node }, up, 0),
         4 => rounds.fault(Fault::WriteFailure { node }, up, 0),
         5 | 6 => {
-            let of =
-                *rounds.draw.pick(&[disk::Fault::Create, disk::Fault::Rename, disk::Fault::Remove]);
+            let of = *rounds.draw.pick(&[
+                disk::Fault::Create,
+                disk::Fault::Rename,
+                disk::Fault::Rename,
+                disk::Fault::Remove,
+            ]);
             rounds.fault(Fault::NameFailure { node, of, times, down_ms: None }, up, 0);
             rounds.topic(setup, 300);
         }
@@ -125,9 +129,10 @@ fn while_it_recovers(rounds: &mut Rounds<'_>, node: Target) -> Fault {
     }
 }
 
+/// Rot of one file, or of both slots of a checkpoint while no node writes over them.
 fn rot(rounds: &mut Rounds<'_>, node: Target, down_ms: Option<u64>) -> Fault {
     let of = *rounds.draw.pick(&ROTS);
-    let both_slots = of == FileKind::Checkpoint && rounds.draw.chance(500_000);
+    let both_slots = of == FileKind::Checkpoint && down_ms.is_some() && rounds.draw.chance(700_000);
     Fault::Rot { node, of, down_ms, both_slots }
 }
 
