@@ -40,7 +40,14 @@ pub(super) fn disks(rounds: &mut Rounds<'_>, setup: &mut Setup) {
                 let fault = Fault::PowerLoss { nodes: vec![node], down_ms };
                 rounds.fault(fault, vec![Guard::Up, Guard::Unsynced], 200_000);
             }
-            3 => rounds.fault(Fault::Crash { node, down_ms }, vec![Guard::Up], 50_000),
+            3 => {
+                // Others may be down for some disk's error: then nobody can take over from one that stops in good order.
+                let fault = match rounds.draw.chance(500_000) {
+                    true => Fault::OrderlyStop { node, down_ms, shards: None },
+                    false => Fault::Crash { node, down_ms },
+                };
+                rounds.fault(fault, vec![Guard::Up], 50_000);
+            }
             4 | 5 => {
                 let rot = rot(rounds, node, Some(down_ms));
                 rounds.fault(rot, beyond_or_losing(setup), 200_000);
