@@ -483,7 +483,10 @@ impl Cluster {
         }
         let life = self.nodes[node].life;
         self.step(node, done.machine, Input::Disk { op: done.op, outcome })?;
-        if full && !lacks_room && self.nodes[node].life != life {
+        // Beyond the budget a damaged disk may be what it stops for, as soon as it knows.
+        let damaged = self.schedule.setup.beyond_budget
+            && self.checks.nodes[node].damage.may_unseat(milena_core::LogId::METADATA);
+        if full && !lacks_room && !damaged && self.nodes[node].life != life {
             return Err(Violation::new(
                 "D9",
                 format!("node {} stops at {:?} on a full disk", node + 1, done.command.file()),
