@@ -92,6 +92,9 @@ impl<'a> Generator<'a> {
                 body["topics"] = json!([]);
             }
         }
+        if api == FETCH && version >= SESSIONS_VERSION && body["session_epoch"] != -1 {
+            take_whole_batches(&mut body);
+        }
         Asked { api, version, body }
     }
 
@@ -376,6 +379,16 @@ impl<'a> Generator<'a> {
 }
 
 /// The versions of an API, or those of the first where it is not advertised.
+/// Lets each partition of a session have a batch: one that is larger than its limit goes to the partition that is read first.
+fn take_whole_batches(fetch: &mut Value) {
+    let topics = fetch["topics"].as_array_mut().into_iter().flatten();
+    for partition in topics.filter_map(|topic| topic["partitions"].as_array_mut()).flatten() {
+        if [json!(0), json!(1)].contains(&partition["partition_max_bytes"]) {
+            partition["partition_max_bytes"] = 200.into();
+        }
+    }
+}
+
 fn versions(apis: &[(i16, i16, i16)], api: i16) -> (i16, i16, i16) {
     *apis.iter().find(|row| row.0 == api).unwrap_or(&apis[0])
 }

@@ -37,7 +37,8 @@ pub struct Row {
     versions: String,
     /// The field, or with a `*` at its end all that begin so.
     field: String,
-    /// What Apache Kafka answers, as JSON, or with a `*` at its end how that begins; anything if left out.
+    /// What Apache Kafka answers, as JSON, or with a `*` at its end how that begins, or between two a part of it; anything if
+    /// left out.
     kafka: Option<String>,
     /// What we answer, in the same way.
     milena: Option<String>,
@@ -110,7 +111,10 @@ impl Row {
         };
         let is = |wanted: &Option<String>, value: &Value| {
             wanted.as_ref().is_none_or(|wanted| match wanted.strip_suffix('*') {
-                Some(beginning) => value.to_string().starts_with(beginning),
+                Some(pattern) => match pattern.strip_prefix('*') {
+                    Some(part) => value.to_string().contains(part),
+                    None => value.to_string().starts_with(pattern),
+                },
                 None => serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *value),
             })
         };
