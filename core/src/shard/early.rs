@@ -64,9 +64,11 @@ impl Shard {
         let is_settled = |partition: &Partition| {
             partition.leader.is_some() || (partition.isr.is_empty() && partition.elr.is_empty())
         };
-        self.host.serving.is_some()
-            && !api::is_unknown(image)
-            && image.partitions().all(|(_, partition)| is_settled(partition))
+        self.serves_and_knows() && image.partitions().all(|(_, partition)| is_settled(partition))
+    }
+
+    fn serves_and_knows(&self) -> bool {
+        self.host.serving.is_some() && !api::is_unknown(&self.host.image)
     }
 
     /// Answers what waited once enough is known; from then on nothing waits any more.
@@ -77,7 +79,7 @@ impl Shard {
         if self.knows_enough() {
             return self.end_early(out);
         }
-        if self.host.serving.is_some() && !self.early.serves {
+        if self.serves_and_knows() && !self.early.serves {
             // Whoever may lead what has no leader may be down for long.
             self.early.serves = true;
             let soon = self.now.mono.after_ms(OTHERS_MS);
