@@ -100,7 +100,8 @@ impl Shard {
     ) {
         let wait_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
         let at = self.now.mono.after_ms(wait_ms);
-        if !self.must_wait() && !self.has_stalled() {
+        let waits = (self.must_wait() || self.has_stalled()) && self.leads_any(version, &request);
+        if !waits {
             return self.append_part(origin, version, request, at, out);
         }
         let bytes = records_bytes(&request);
@@ -115,6 +116,18 @@ impl Shard {
         self.stalled.queue.push_back(origin);
         self.parts.insert(origin, Part::Stalled { version, request, at });
         self.timers.set(Key::Part(origin), Some(at), Timer::ProduceWait);
+    }
+
+    /// Whether any of it may be written here. What may not needs no room, of which a shard without logs has none, and is
+    /// refused at once: its client is to look for the leader.
+    fn leads_any(&self, version: i16, request: &ProduceRequest) -> bool {
+        let by_id = version >= TOPIC_ID_VERSION;
+        request.topic_data.iter().any(|topic| {
+            topic.partition_data.iter().any(|data| {
+                let log = self.locate(&topic.name, topic.topic_id, by_id, data.index);
+                log.and_then(|log| self.leading(log)).is_ok()
+            })
+        })
     }
 
     /// Whether any part waits for room.

@@ -103,3 +103,16 @@ fn records_that_cannot_be_divided_refuse_the_request_and_a_transactional_id_alon
     let id = broker.produce(9, -1, vec![(0, trailed.into())]);
     assert_eq!(errors(&broker.produced(id)), [(0, ErrorCode::NONE, 1)]);
 }
+
+/// A shard that holds nothing has no room for records, and needs none to say that they are not for it.
+#[test]
+fn what_is_not_for_a_broker_without_logs_is_refused_at_once() {
+    let without = |image: &mut Image| {
+        image.names.clear();
+        image.topics.clear();
+    };
+    let mut broker = Broker1::start(InstantDisk::default(), without);
+    let id = broker.produce(9, -1, vec![(0, batch("a"))]);
+    let refused = [(0, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, -1)];
+    assert_eq!(errors(&broker.produced(id)), refused);
+}
