@@ -95,6 +95,19 @@ impl Cluster {
         self.trace(0, &format!("phase {phase:?}"));
     }
 
+    /// L22, when a client's patience is over.
+    pub(crate) fn must_have_answered(&self, client: usize, id: u64) -> Checked {
+        let Some((node, asked)) = self.clients[client].unanswered(self.now, id) else {
+            return Ok(());
+        };
+        if !self.client_links.is_well(asked, client, node) {
+            return Ok(());
+        }
+        let what =
+            format!("request {id} of client {client}: {}", self.waits(&self.clients[client]));
+        self.checks.must_answer(node, asked, &what)
+    }
+
     /// L15 to L19.
     fn go_on(&mut self) -> Checked {
         let quorum = self.schedule.setup.config(0, 1, &self.addresses).quorum;

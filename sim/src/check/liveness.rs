@@ -1,9 +1,9 @@
-//! L15 to L19: what goes on under faults, each within a bound.
+//! L15 to L19, L22: what goes on under faults, each within a bound.
 //!
 //! While one node is away at most and every other one works as it should, faults excuse nothing: whoever is away is fenced, the
 //! quorum has a leader and keeps it, each partition that somebody in service may lead has one, and a proposal ends. Who hears
 //! nobody is away as much as who is not heard: it knows no controller, so that it must not tell one that it lives. A leader of
-//! the quorum that hears nobody stands down, whatever else happens.
+//! the quorum that hears nobody stands down, whatever else happens. And whatever a client asks a node that is well, it is answered.
 
 use std::collections::BTreeMap;
 
@@ -55,6 +55,8 @@ pub struct Watch {
     since: Time,
     /// The term in which the quorum has been led since the bound for things as they are was over.
     term: Option<Epoch>,
+    /// Since when things have been as they are for longer than the bound, where that bound holds.
+    settled: Option<Time>,
     deaf_leaders: BTreeMap<usize, Time>,
     proposals: BTreeMap<(usize, LogId, i32), Time>,
 }
@@ -91,10 +93,27 @@ impl Checks {
                 + 2 * quorum.broker_session_ms
                 + 4 * self.replication.push_retry_ms,
         );
-        if hindered || away > 1 || now - self.watch.since <= bound {
+        self.watch.settled = (!hindered && away <= 1).then_some(self.watch.since + bound);
+        if self.watch.settled.is_none_or(|settled| now <= settled) {
             return Ok(());
         }
         self.others_go_on(now, bound, looks)
+    }
+
+    /// L22: what a client asked a node at a time, over a link that works, it has no answer to, although everything that a node
+    /// does is bounded: what cannot be done in time is refused in time.
+    ///
+    /// # Errors
+    /// If nothing was the matter with the node, nor had been for long when it was asked.
+    pub fn must_answer(&self, node: usize, asked: Time, what: &str) -> Checked {
+        let well = |(standing, _): &(Standing, u32)| *standing == Standing::Well;
+        if self.watch.settled.is_some_and(|settled| settled <= asked)
+            && self.watch.standings.get(node).is_some_and(well)
+        {
+            let story = format!("node {} is well and does not answer {what}", node + 1);
+            return Err(Violation::new("L22", story));
+        }
+        Ok(())
     }
 
     fn deaf_leaders_stand_down(&mut self, now: Time, bound: Time, looks: &[Look]) -> Checked {

@@ -11,7 +11,7 @@
 //!   quorum.rs     R rules on events of the metadata log  (R1 to R5, R7 to R10, R16, P18)
 //!   departure.rs  who leaves ISR and ELR, and why        (P22)
 //!   node.rs       starts, disks, recoveries and halts    (D3, D4, D7, D8, D10, P14)
-//!   liveness.rs   what goes on under faults              (L15 to L19)
+//!   liveness.rs   what goes on under faults              (L15 to L19, L22)
 //!   checkpoint.rs what a checkpoint claims               (D5)
 //!   marks.rs      how often each rare path was taken
 //! ```

@@ -69,6 +69,12 @@ impl ClientLinks {
         }
     }
 
+    /// Whether nothing has disturbed either way since a time.
+    pub fn is_well(&self, since: Time, client: usize, node: usize) -> bool {
+        let link = self.links.get(client * self.nodes + node);
+        link.is_none_or(|ways| ways.iter().all(|way| way.cut_until.max(way.slow_until) <= since))
+    }
+
     /// Ends every disturbance.
     pub fn heal(&mut self) {
         self.links.clear();
@@ -89,6 +95,7 @@ mod tests {
         assert_eq!(links.to_node(2_000, 1, 2, 5), 2_005);
         links.slow(1, 2, 10, 3_000);
         assert_eq!(links.to_client(2_000, 1, 2, 5), 2_050);
+        assert!(!links.is_well(2_999, 1, 2) && links.is_well(3_000, 1, 2));
         links.heal();
         assert_eq!(links.to_client(2_000, 1, 2, 5), 2_005);
     }

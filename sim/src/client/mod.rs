@@ -307,6 +307,12 @@ impl Client {
         Ok(())
     }
 
+    /// The broker that has not answered a request by its deadline, and when it was asked.
+    pub fn unanswered(&self, now: Time, id: u64) -> Option<(usize, Time)> {
+        let (node, _) = self.session.pending.get(&id)?;
+        Some((*node, now - DEADLINE))
+    }
+
     /// A request was not answered in time: as librdkafka does, the connection is given up, and all that was on it with it.
     pub fn on_deadline(&mut self, now: Time, id: u64) {
         if let Some(node) = self.session.pending.get(&id).map(|(node, _)| *node) {

@@ -1,4 +1,4 @@
-//! L15 to L19: somebody does not go on although nothing keeps it.
+//! L15 to L19, L22: somebody does not go on although nothing keeps it.
 
 use milena_core::NodeId;
 use milena_core::config::QuorumConfig;
@@ -118,4 +118,18 @@ fn l19_one_that_hears_nobody_deposes_leaders() {
     looks[1].standing = Standing::Silent;
     looks[0].leads = None;
     assert_eq!(Stage::with_partition().stay(&looks), Ok(()));
+}
+
+#[test]
+fn l22_a_client_has_no_answer() {
+    let asked = |looks: &[Look], node, at| {
+        let mut stage = Stage::with_partition();
+        stage.stay(looks).expect("all goes on");
+        stage.checks.must_answer(node, at, "").map_err(|violation| stage.noted(violation))
+    };
+    assert_eq!(asked(&looks(), 1, LONG), Err("L22".into()));
+    assert_eq!(asked(&looks(), 1, 0), Ok(()), "it had just begun");
+    let mut hindered = looks();
+    hindered[1].standing = Standing::Hindered;
+    assert_eq!(asked(&hindered, 2, LONG), Ok(()), "that node may be waited for");
 }
