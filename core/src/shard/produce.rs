@@ -344,12 +344,13 @@ impl Shard {
         let open: Vec<(LogId, Offset)> =
             waiting.open.iter().map(|(log, written)| (*log, written.next)).collect();
         for (log, next) in open {
-            if self.replicas.get(&log).is_some_and(|replica| replica.is_alone()) {
+            let replica = self.replicas.get(&log);
+            let enough = replica.is_some_and(|replica| replica.enough_in_sync());
+            if replica.is_some_and(|replica| replica.is_alone()) && (enough || acks != -1) {
                 // Nobody else is waited for: it becomes safe or this node halts.
                 continue;
             }
             self.forget_written(log, acks, next, origin);
-            let enough = self.replicas.get(&log).is_some_and(|replica| replica.enough_in_sync());
             let code = match acks {
                 -1 if !enough => ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND,
                 _ => ErrorCode::REQUEST_TIMED_OUT,

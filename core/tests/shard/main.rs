@@ -721,6 +721,18 @@ fn a_time_out_runs_where_other_replicas_are_waited_for() {
     let late = broker.produce(9, -1, vec![(0, batch("e"))]);
     broker.pass(1_000);
     assert_eq!(errors(&broker.produced(late)), [(0, ErrorCode::REQUEST_TIMED_OUT, -1)]);
+
+    // Where none of them is left in sync and that is too few, it waits for one to come back, no longer than it was to.
+    let late = broker.produce(9, -1, vec![(0, batch("f"))]);
+    let topic = Arc::make_mut(broker.image.topics.get_mut(&TOPIC).expect("the topic"));
+    for partition in &mut topic.partitions {
+        (partition.isr, partition.min_isr) = (vec![ME], 2);
+        partition.partition_epoch += 1;
+    }
+    (0..SHARDS).for_each(|shard| broker.show(shard));
+    broker.pass(1_000);
+    let said = ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND;
+    assert_eq!(errors(&broker.produced(late)), [(0, said, -1)]);
 }
 
 #[test]
