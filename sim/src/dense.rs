@@ -570,4 +570,10 @@ fn absences(rounds: &mut Rounds<'_>, setup: &mut Setup) {
         rounds.now_us += for_ms * 1_000;
         rounds.wait_ms(200, 1_000);
     }
+    // Of what only the one that is away has, the others can say so, and must not wait for it.
+    if rounds.draw.chance(500_000)
+        && let Some(topic) = setup.topics.last_mut()
+    {
+        (topic.replication, topic.min_insync) = (1, 1);
+    }
 }

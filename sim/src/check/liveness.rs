@@ -55,8 +55,8 @@ pub struct Watch {
     since: Time,
     /// The term in which the quorum has been led since the bound for things as they are was over.
     term: Option<Epoch>,
-    /// Since when things have been as they are for longer than the bound, where that bound holds.
-    settled: Option<Time>,
+    /// Since when each node has been well, in which of its lives.
+    well: BTreeMap<usize, (u32, Time)>,
     deaf_leaders: BTreeMap<usize, Time>,
     proposals: BTreeMap<(usize, LogId, i32), Time>,
 }
@@ -72,6 +72,7 @@ impl Checks {
     pub fn must_go_on(&mut self, now: Time, quorum: &QuorumConfig, looks: &[Look]) -> Checked {
         // A clock may run slower than it should by a fifth.
         let slowly = |ms: u64| (ms * 5 / 4 + SLACK_MS) * MS;
+        self.who_is_well(now, looks);
         self.deaf_leaders_stand_down(now, slowly(2 * quorum.election_timeout_ms), looks)?;
         let standings: Vec<(Standing, u32)> =
             looks.iter().map(|look| (look.standing, look.life)).collect();
@@ -93,23 +94,31 @@ impl Checks {
                 + 2 * quorum.broker_session_ms
                 + 4 * self.replication.push_retry_ms,
         );
-        self.watch.settled = (!hindered && away <= 1).then_some(self.watch.since + bound);
-        if self.watch.settled.is_none_or(|settled| now <= settled) {
+        if hindered || away > 1 || now - self.watch.since <= bound {
             return Ok(());
         }
         self.others_go_on(now, bound, looks)
     }
 
-    /// L22: what a client asked a node at a time, over a link that works, it has no answer to, although everything that a node
-    /// does is bounded: what cannot be done in time is refused in time.
+    fn who_is_well(&mut self, now: Time, looks: &[Look]) {
+        for (node, look) in looks.iter().enumerate() {
+            let life = self.watch.well.get(&node).map(|(life, _)| *life);
+            if look.standing != Standing::Well {
+                self.watch.well.remove(&node);
+            } else if life != Some(look.life) {
+                self.watch.well.insert(node, (look.life, now));
+            }
+        }
+    }
+
+    /// L22: what a client asked a node at a time, over a link that works, and now gives up to wait for. All that a node does has
+    /// an end, whatever the others do: what cannot be done in time is refused in time.
     ///
     /// # Errors
-    /// If nothing was the matter with the node, nor had been for long when it was asked.
+    /// If nothing has been the matter with the node since some time before it was asked.
     pub fn must_answer(&self, node: usize, asked: Time, what: &str) -> Checked {
-        let well = |(standing, _): &(Standing, u32)| *standing == Standing::Well;
-        if self.watch.settled.is_some_and(|settled| settled <= asked)
-            && self.watch.standings.get(node).is_some_and(well)
-        {
+        let well = self.watch.well.get(&node);
+        if well.is_some_and(|(_, since)| since + SLACK_MS * MS <= asked) {
             let story = format!("node {} is well and does not answer {what}", node + 1);
             return Err(Violation::new("L22", story));
         }

@@ -122,14 +122,20 @@ fn l19_one_that_hears_nobody_deposes_leaders() {
 
 #[test]
 fn l22_a_client_has_no_answer() {
-    let asked = |looks: &[Look], node, at| {
+    let asked = |then: &[Look], at| {
         let mut stage = Stage::with_partition();
-        stage.stay(looks).expect("all goes on");
-        stage.checks.must_answer(node, at, "").map_err(|violation| stage.noted(violation))
+        stage.look(0, &looks()).expect("it has just begun");
+        stage.look(MS, then).expect("it has just begun");
+        stage.checks.must_answer(1, at, "").map_err(|violation| stage.noted(violation))
     };
-    assert_eq!(asked(&looks(), 1, LONG), Err("L22".into()));
-    assert_eq!(asked(&looks(), 1, 0), Ok(()), "it had just begun");
-    let mut hindered = looks();
-    hindered[1].standing = Standing::Hindered;
-    assert_eq!(asked(&hindered, 2, LONG), Ok(()), "that node may be waited for");
+    assert_eq!(asked(&looks(), LONG), Err("L22".into()));
+    assert_eq!(asked(&looks(), MS), Ok(()), "it had just begun");
+    let mut changed = looks();
+    changed[0].standing = Standing::Hindered;
+    assert_eq!(asked(&changed, LONG), Err("L22".into()), "whatever others do");
+    changed[1].life = 2;
+    assert_eq!(asked(&changed, LONG), Err("L22".into()), "also in its next life");
+    assert_eq!(asked(&changed, MS), Ok(()), "which has just begun");
+    changed[1].standing = Standing::Hindered;
+    assert_eq!(asked(&changed, LONG), Ok(()));
 }
