@@ -296,13 +296,18 @@ impl Shard {
     }
 
     /// Deletes logs left by topics that were deleted while this node was down. An image that is older than the one which
-    /// named a log knows nothing of it; one that is as new and does not name it means that it was deleted since.
+    /// named a log knows nothing of it; one that is as new and does not name it means that it was deleted since. Where what says
+    /// which image that was is damaged, the one under which this broker serves is new enough.
     fn delete_orphans(&mut self, out: &mut Outputs) {
         let image = self.host.image.clone();
+        let serves = self.host.acting().is_some();
         let deleted = |log: &LogId| {
-            let state = self.host.store.log(*log).and_then(|found| State::decode(found.state()));
-            !image.topics.contains_key(&log.topic)
-                && state.is_some_and(|s| s.cluster == image.cluster && s.named_at <= image.end)
+            let Some(found) = self.host.store.log(*log) else { return false };
+            let is_news = match State::decode(found.state()) {
+                Some(state) => state.cluster == image.cluster && state.named_at <= image.end,
+                None => serves && found.is_damaged(),
+            };
+            is_news && !image.topics.contains_key(&log.topic)
         };
         let deleted: Vec<LogId> = self.orphans.iter().copied().filter(deleted).collect();
         for log in deleted {
@@ -329,6 +334,7 @@ impl Shard {
         if self.host.acting().is_some() {
             // The image is at least as new as all that this disk may hold of a partition that still is.
             self.host.store.all_asked_for();
+            self.delete_orphans(out);
         }
     }
 
