@@ -709,7 +709,7 @@ impl Cluster {
     /// Ends every disturbance and starts every node.
     pub(crate) fn heal(&mut self) {
         self.network.heal();
-        self.client_links.heal();
+        self.client_links.heal(self.now);
         self.history.under_faults = false;
         for node in 0..self.nodes.len() {
             self.nodes[node].disk_factor = 1;

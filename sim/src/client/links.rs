@@ -75,9 +75,12 @@ impl ClientLinks {
         link.is_none_or(|ways| ways.iter().all(|way| way.cut_until.max(way.slow_until) <= since))
     }
 
-    /// Ends every disturbance.
-    pub fn heal(&mut self) {
-        self.links.clear();
+    /// Ends every disturbance by now. What was held back before stays so.
+    pub fn heal(&mut self, now: Time) {
+        for way in self.links.iter_mut().flatten() {
+            way.cut_until = way.cut_until.min(now);
+            way.slow_until = way.slow_until.min(now);
+        }
     }
 }
 
@@ -96,7 +99,8 @@ mod tests {
         links.slow(1, 2, 10, 3_000);
         assert_eq!(links.to_client(2_000, 1, 2, 5), 2_050);
         assert!(!links.is_well(2_999, 1, 2) && links.is_well(3_000, 1, 2));
-        links.heal();
-        assert_eq!(links.to_client(2_000, 1, 2, 5), 2_005);
+        links.heal(2_500);
+        assert!(!links.is_well(2_499, 1, 2), "what was sent before may be on its way still");
+        assert_eq!(links.to_client(2_500, 1, 2, 5), 2_505);
     }
 }
