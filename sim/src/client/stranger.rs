@@ -112,7 +112,14 @@ fn is_said(request: &Request, error: ErrorCode, response: Option<&Response>) -> 
     let is_unread = |said: &ErrorCode| {
         matches!(request, Request::Produce(_)) && *said == ErrorCode::REQUEST_TIMED_OUT
     };
-    matches!(errors[..], [said] if said == error || is_undecided(&said) || is_unread(&said))
+    // One that has never heard of its cluster cannot know that a topic is not there.
+    let knows_nothing =
+        matches!(response, Some(Response::Metadata(answer)) if answer.cluster_id.is_none());
+    let is_unknown = |said: &ErrorCode| knows_nothing && *said == ErrorCode::LEADER_NOT_AVAILABLE;
+    let is_due = |said: &ErrorCode| {
+        *said == error || is_undecided(said) || is_unread(said) || is_unknown(said)
+    };
+    matches!(&errors[..], [said] if is_due(said))
 }
 
 /// What is said of a deletion that no controller has decided about.
