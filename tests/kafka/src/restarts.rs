@@ -75,7 +75,8 @@ fn restart(name: &str, installed: &Installed, mut nodes: Vec<Node>) -> Result<()
 
 fn kafka(installed: &Installed) -> Result<Vec<Node>> {
     let ports = (0..3).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
-    let peers: Vec<(usize, u16)> = (1..).zip(ports.iter().map(|port| port + 10_000)).collect();
+    let controllers = (0..3).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
+    let peers: Vec<(usize, u16)> = (1..).zip(controllers).collect();
     let voters: Vec<String> = peers.iter().map(|(id, at)| format!("{id}@127.0.0.1:{at}")).collect();
     let node = |((id, peer), port): (&(usize, u16), &u16)| {
         let room = tempfile::tempdir()?;
@@ -87,10 +88,8 @@ fn kafka(installed: &Installed) -> Result<Vec<Node>> {
 
 fn milena_nodes(milena: &Path) -> Result<Vec<Node>> {
     let ports = (0..3).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
-    let listed = (1..).zip(&ports).map(|(id, port): (usize, _)| {
-        let peer = port + 10_000;
-        format!("{id}@127.0.0.1:{peer}")
-    });
+    let peers = (0..3).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
+    let listed = (1..).zip(peers).map(|(id, peer): (usize, _)| format!("{id}@127.0.0.1:{peer}"));
     let cluster = listed.collect::<Vec<String>>().join(",");
     let node = |(id, port): (usize, &u16)| {
         let room = tempfile::tempdir()?;
