@@ -8,12 +8,14 @@ use serde_json::{Map, Value, json};
 
 use crate::compare::identity;
 use crate::schema::{Field, Kind, Message};
-use crate::side::{Asked, NOBODYS, Schemas};
+use crate::side::{Asked, NOBODYS, PARTITIONS_MAX, Schemas};
 use crate::tree::{self, hex};
 
 const FETCH: i16 = 1;
 /// First version of a fetch with sessions.
 const SESSIONS_VERSION: i16 = 7;
+/// First version of a fetch that names topics by their ids.
+const IDS_VERSION: i16 = 13;
 const CREATE: i16 = 19;
 const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 /// Milliseconds before and after [`Generator::now`] in which records are.
@@ -30,8 +32,10 @@ pub struct Generator<'a> {
     names: Vec<String>,
     /// Milliseconds since the epoch around which records are.
     now: i64,
-    /// The version of most fetches: a session is of one kind of them.
+    /// The version of most fetches.
     fetches: i16,
+    /// The versions of fetches with sessions, by name and by id: no client changes its version within a session.
+    sessions: [i16; 2],
     api: i16,
     version: i16,
     /// Whether what is drawn belongs to a configuration.
@@ -45,13 +49,17 @@ impl<'a> Generator<'a> {
         let mut source = Source::new(seed);
         let (_, first, last) = versions(apis, FETCH);
         let fetches = first + source.below((last - first + 1) as u64) as i16;
-        Generator { source, schemas, apis, names, now, fetches, api: 0, version: 0, config: false }
+        let mut between =
+            |first: i16, last: i16| first + source.below((last - first + 1) as u64) as i16;
+        let sessions = [between(SESSIONS_VERSION, IDS_VERSION - 1), between(IDS_VERSION, last)];
+        let (api, version, config) = (0, 0, false);
+        Generator { source, schemas, apis, names, now, fetches, sessions, api, version, config }
     }
 
     /// The two topics that a sequence begins with.
     pub fn topics(&mut self) -> Asked {
         let topic = |name: &str, partitions| json!({"name": name, "num_partitions": partitions, "replication_factor": 1});
-        let partitions = 1 + self.below(3);
+        let partitions = 1 + self.below(PARTITIONS_MAX);
         let mut first = topic(&self.names[0], partitions);
         if self.one_in(4) {
             first["configs"] =
@@ -74,6 +82,10 @@ impl<'a> Generator<'a> {
         let version = match api {
             FETCH if !self.one_in(4) => self.fetches,
             _ => first + self.below((last - first + 1) as u64) as i16,
+        };
+        let version = match (api, version) {
+            (FETCH, SESSIONS_VERSION..) => self.sessions[usize::from(version >= IDS_VERSION)],
+            _ => version,
         };
         (self.api, self.version) = (api, version);
         let [request, _]: &[Message; 2] = &self.schemas[&api];
@@ -378,7 +390,6 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// The versions of an API, or those of the first where it is not advertised.
 /// Lets each partition of a session have a batch: one that is larger than its limit goes to the partition that is read first.
 fn take_whole_batches(fetch: &mut Value) {
     let topics = fetch["topics"].as_array_mut().into_iter().flatten();
@@ -389,6 +400,7 @@ fn take_whole_batches(fetch: &mut Value) {
     }
 }
 
+/// The versions of an API, or those of the first where it is not advertised.
 fn versions(apis: &[(i16, i16, i16)], api: i16) -> (i16, i16, i16) {
     *apis.iter().find(|row| row.0 == api).unwrap_or(&apis[0])
 }

@@ -16,6 +16,8 @@ use crate::tree;
 const ANSWER: Duration = Duration::from_secs(8);
 /// How long a change of topics may take until it can be seen.
 const SETTLE: Duration = Duration::from_secs(10);
+/// Partitions of a topic at most.
+pub const PARTITIONS_MAX: u64 = 3;
 /// Ids that no topic has and that requests name.
 pub const NOBODYS: [&str; 2] =
     ["0123456789abcdef0123456789abcdef", "000000000000000000000000000000ff"];
@@ -225,7 +227,7 @@ impl Side {
                     _ => topic["error_code"] == 3,
                 }
             });
-            if settled && self.leads(schemas, &body)? {
+            if settled && self.leaders_know(schemas, &body)? {
                 for topic in body["topics"].as_array().into_iter().flatten() {
                     self.learn(topic);
                 }
@@ -237,23 +239,33 @@ impl Side {
         Ok(())
     }
 
-    /// Whether every partition that Metadata told of answers as its leader: Kafka tells of a leader before that one knows.
-    fn leads(&mut self, schemas: &Schemas, metadata: &Value) -> Result<bool> {
-        let partition = |one: &Value| {
-            let index = &one["partition_index"];
-            json!({"partition_index": index, "current_leader_epoch": -1, "timestamp": -1})
+    /// Whether the leaders know what Metadata tells: Kafka tells of a leader before that one knows, and of a topic that is gone
+    /// before its leader has let it go.
+    fn leaders_know(&mut self, schemas: &Schemas, metadata: &Value) -> Result<bool> {
+        let partition = |index: &Value| json!({"partition_index": index, "current_leader_epoch": -1, "timestamp": -1});
+        let asked = |topic: &Value| {
+            let partitions: Vec<_> = match topic["error_code"] == 0 {
+                true => {
+                    let there = topic["partitions"].as_array().into_iter().flatten();
+                    there.map(|one| partition(&one["partition_index"])).collect()
+                }
+                false => (0..PARTITIONS_MAX).map(|index| partition(&index.into())).collect(),
+            };
+            json!({"name": topic["name"], "partitions": partitions})
         };
         let all = metadata["topics"].as_array().into_iter().flatten();
-        let there = all.filter(|topic| topic["error_code"] == 0).map(|topic| {
-            let partitions = topic["partitions"].as_array().into_iter().flatten().map(partition);
-            json!({"name": topic["name"], "partitions": partitions.collect::<Vec<_>>()})
-        });
-        let body =
-            json!({"replica_id": -1, "isolation_level": 0, "topics": there.collect::<Vec<_>>()});
+        let right: BTreeMap<_, _> =
+            all.clone().map(|topic| (topic["name"].to_string(), &topic["error_code"])).collect();
+        let topics: Vec<_> = all.map(asked).collect();
+        let body = json!({"replica_id": -1, "isolation_level": 0, "topics": topics});
         let sequence = self.stream.take();
         let answer = self.ask(schemas, &Asked { api: 2, version: 5, body });
         self.stream = sequence;
-        Ok(crate::compare::succeeded(&answer?))
+        let Answer::Body(body) = answer? else { bail!("ListOffsets is not answered") };
+        Ok(body["topics"].as_array().into_iter().flatten().all(|topic| {
+            let mut partitions = topic["partitions"].as_array().into_iter().flatten();
+            partitions.all(|one| Some(&&one["error_code"]) == right.get(&topic["name"].to_string()))
+        }))
     }
 
     /// Remembers the id of a topic that an answer names.

@@ -35,10 +35,9 @@ pub struct Row {
     api: String,
     /// As in Kafka's schemas.
     versions: String,
-    /// The field, or with a `*` at its end all that begin so.
+    /// The field. Here as in what follows, a `*` stands for anything.
     field: String,
-    /// What Apache Kafka answers, as JSON, or with a `*` at its end how that begins, or between two a part of it; anything if
-    /// left out.
+    /// What Apache Kafka answers, as JSON; anything if left out.
     kafka: Option<String>,
     /// What we answer, in the same way.
     milena: Option<String>,
@@ -73,7 +72,7 @@ impl Table {
         for row in &file.difference {
             Versions::parse(&row.versions)?;
             let values = [&row.kafka, &row.milena].into_iter().flatten();
-            for value in values.filter(|value| !value.ends_with('*')) {
+            for value in values.filter(|value| !value.contains('*')) {
                 serde_json::from_str::<Value>(value).with_context(|| format!("{row:?}"))?;
             }
             anyhow::ensure!(row.reason.len() > 20, "a row without a reason: {row:?}");
@@ -105,30 +104,35 @@ impl Table {
 
 impl Row {
     fn has(&self, difference: &Difference) -> bool {
-        let field = match self.field.strip_suffix('*') {
-            Some(beginning) => difference.field.starts_with(beginning),
-            None => difference.field == self.field,
-        };
         let is = |wanted: &Option<String>, value: &Value| {
-            wanted.as_ref().is_none_or(|wanted| match wanted.strip_suffix('*') {
-                Some(pattern) => match pattern.strip_prefix('*') {
-                    Some(part) => value.to_string().contains(part),
-                    None => value.to_string().starts_with(pattern),
-                },
-                None => serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *value),
+            wanted.as_ref().is_none_or(|wanted| match wanted.contains('*') {
+                true => alike(wanted, &value.to_string()),
+                false => serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *value),
             })
         };
         let asked = self.asked.as_ref();
         let one = |value: &Value| {
             value["name"].as_str().is_some_and(|n| self.except.iter().any(|e| e == n))
         };
-        field
+        alike(&self.field, &difference.field)
             && ![&difference.kafka, &difference.milena].into_iter().any(one)
             && self.api == difference.api
             && Versions::parse(&self.versions)
                 .is_ok_and(|versions| versions.has(difference.version))
             && is(&self.kafka, &difference.kafka)
             && is(&self.milena, &difference.milena)
-            && asked.is_none_or(|part| difference.asked.to_string().contains(part))
+            && asked.is_none_or(|part| alike(&format!("*{part}*"), &difference.asked.to_string()))
     }
+}
+
+/// Whether a text is as a pattern, in which a `*` stands for anything.
+fn alike(pattern: &str, text: &str) -> bool {
+    let Some((beginning, pattern)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut rest) = text.strip_prefix(beginning) else { return false };
+    let (between, end) = pattern.rsplit_once('*').unwrap_or(("", pattern));
+    for part in between.split('*') {
+        let Some(found) = rest.find(part) else { return false };
+        rest = &rest[found + part.len()..];
+    }
+    rest.ends_with(end)
 }
