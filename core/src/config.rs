@@ -105,6 +105,33 @@ pub struct ReplicationConfig {
     pub partitions_max: u32,
 }
 
+/// What a Kafka connection may have in flight, see [`crate::pipeline`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PipelineConfig {
+    /// Requests of one connection that are not answered yet.
+    pub in_flight_max: usize,
+    /// Bytes of such requests; one request may be larger.
+    pub in_flight_bytes_max: usize,
+    /// Bytes answered and not taken by the client; beyond it no more requests are read.
+    pub unsent_bytes_max: usize,
+    /// A request that has begun must be whole after this long, and of an answer the client must take some.
+    pub frame_ms_max: u64,
+    /// A connection without any request in flight for this long is closed (`connections.max.idle.ms`).
+    pub idle_ms_max: u64,
+}
+
+impl Default for PipelineConfig {
+    fn default() -> Self {
+        PipelineConfig {
+            in_flight_max: 128,
+            in_flight_bytes_max: 64 << 20,
+            unsent_bytes_max: 64 << 20,
+            frame_ms_max: 60_000,
+            idle_ms_max: 600_000,
+        }
+    }
+}
+
 impl Default for StorageConfig {
     fn default() -> Self {
         StorageConfig {

@@ -27,6 +27,7 @@ pub mod machine;
 pub mod metadata;
 pub mod node;
 pub mod peer;
+pub mod pipeline;
 pub mod quorum;
 pub mod replica;
 pub mod shard;

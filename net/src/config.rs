@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use milena_core::config::PipelineConfig;
 use milena_core::controller::configs::BATCH_BYTES_LIMIT;
 use milena_core::{Config, NodeId};
 
@@ -215,7 +216,7 @@ impl Tuning {
             connections_max: self
                 .connections_max
                 .map_or(limits.connections_max, |given| given as usize),
-            idle_ms_max: self.connection_idle_ms,
+            pipeline: PipelineConfig { idle_ms_max: self.connection_idle_ms, ..limits.pipeline },
             ..limits
         }
     }

@@ -1,8 +1,8 @@
 //! The Kafka listener's connections: frames in, requests to the shard of the same thread, answers out in order.
 //!
-//! A connection is two tasks on one thread. The reader cuts frames, decodes them and leaves a slot for each answer; the
-//! writer sends what is answered at the front of the slots. Between them stands the shard's machine, which may answer in
-//! any order. Nothing here knows what a request means.
+//! A connection is two tasks on one thread. The reader cuts frames and decodes them; the writer sends what is answered, in
+//! order. Between them stand the shard's machine, which may answer in any order, and core's `Pipeline`, which says whether to
+//! read and what to send. Nothing here knows what a request means.
 //!
 //! Limits: size of a frame, requests, fetches and bytes in flight per connection, request bytes per node, bytes not yet taken
 //! by the client, time for a frame to become whole, idle time, connections per node. Past a limit the reader stops or the
@@ -14,7 +14,7 @@
 //! that have only begun hold all of the budget, one at a time may go past it, so that there is always one that comes to its
 //! end; and one that has stopped growing loses its connection while others wait.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use milena_core::config::PipelineConfig;
+use milena_core::pipeline::Pipeline;
 use milena_core::{ClientContext, ClientId, Input, Instant};
 use milena_wire::{
     Request, RequestError, Response, decode_request, encode_response,
@@ -38,9 +40,6 @@ use crate::runtime::{
 };
 use crate::warnings::{Kind, Warnings};
 
-/// Fetches of one connection in flight: the one that waits and the next. Answers go out in order, so more of them would only
-/// hold memory, and how much is known only then: each has at least one batch.
-const FETCHES_MAX: usize = 2;
 /// How often connections are looked over for those that wait too long.
 const SWEEP: Duration = Duration::from_secs(2);
 /// Memory of one connection's requests that counts against no budget.
@@ -55,21 +54,13 @@ const WAIT_MS: u64 = 1_000;
 pub struct Limits {
     /// Largest request, bytes (`socket.request.max.bytes`).
     pub request_bytes_max: usize,
-    /// Requests of one connection that are not answered yet.
-    pub in_flight_max: usize,
-    /// Bytes of such requests; one request may be larger.
-    pub in_flight_bytes_max: usize,
+    /// What a connection may have in flight.
+    pub pipeline: PipelineConfig,
     /// Bytes of requests of all connections that are not answered yet, beside a little of each; beyond it no more of them are
     /// read.
     pub request_memory_max: usize,
-    /// Bytes answered and not taken by the client; beyond it no more requests are read.
-    pub unsent_bytes_max: usize,
-    /// A request that has begun must be whole after this long, and an answer must be taken by the client.
-    pub frame_ms_max: u64,
     /// While others wait for memory, a request that has begun must grow within this long.
     pub stalled_ms_max: u64,
-    /// A connection without any request in flight for this long is closed (`connections.max.idle.ms`).
-    pub idle_ms_max: u64,
     /// Connections of the node (`max.connections`).
     pub connections_max: usize,
 }
@@ -89,13 +80,9 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             request_bytes_max: 100 << 20,
-            in_flight_max: 128,
-            in_flight_bytes_max: 64 << 20,
+            pipeline: PipelineConfig::default(),
             request_memory_max: 512 << 20,
-            unsent_bytes_max: 64 << 20,
-            frame_ms_max: 60_000,
             stalled_ms_max: 5_000,
-            idle_ms_max: 600_000,
             connections_max: 10_000,
         }
     }
@@ -143,7 +130,7 @@ pub struct Connections {
 struct Connection {
     id: ClientId,
     address: SocketAddr,
-    slots: RefCell<Slots>,
+    pipeline: RefCell<Pipeline<Asked, Vec<Bytes>>>,
     /// Memory that only this connection's requests take.
     own: Arc<Semaphore>,
     reading: RefCell<Reading>,
@@ -151,12 +138,6 @@ struct Connection {
     answered: Notify,
     /// When the reader may look again whether it may read.
     room: Notify,
-    /// Why it is to be closed once what was asked is answered, and since when.
-    closing: Cell<Option<(&'static str, Instant)>>,
-    /// When the last bytes came, or the last answer had been taken.
-    busy_at: Cell<Instant>,
-    /// When the socket last took bytes, or was first asked to, while it has any to take.
-    writing_at: Cell<Option<Instant>>,
     tasks: RefCell<Vec<AbortHandle>>,
 }
 
@@ -174,23 +155,12 @@ struct Reading {
     told: bool,
 }
 
-/// Answers in the order of their requests.
-#[derive(Default)]
-struct Slots {
-    /// Number of the request at the front.
-    first: u64,
-    queue: VecDeque<Slot>,
-    request_bytes: usize,
-    /// Fetches without an answer.
-    fetches: usize,
-    unsent_bytes: usize,
-}
-
-struct Slot {
-    request_bytes: usize,
-    is_fetch: bool,
-    memory: Memory,
-    answer: Answer,
+/// What is kept of a request until it is answered.
+struct Asked {
+    correlation_id: i32,
+    version: i16,
+    /// Given back by being dropped.
+    _memory: Memory,
 }
 
 /// A request's memory, until it is answered.
@@ -198,16 +168,6 @@ struct Slot {
 struct Memory {
     bytes: usize,
     permits: Vec<OwnedSemaphorePermit>,
-}
-
-enum Answer {
-    Awaited {
-        correlation_id: i32,
-        version: i16,
-    },
-    Ready(Vec<Bytes>),
-    /// The protocol has none.
-    None,
 }
 
 impl Connections {
@@ -242,14 +202,11 @@ impl Connections {
         let connection = Rc::new(Connection {
             id,
             address,
-            slots: RefCell::default(),
+            pipeline: RefCell::new(Pipeline::new(now)),
             own: Arc::new(Semaphore::new(OWN)),
             reading: RefCell::default(),
             answered: Notify::new(),
             room: Notify::new(),
-            closing: Cell::new(None),
-            busy_at: Cell::new(now),
-            writing_at: Cell::new(None),
             tasks: RefCell::default(),
         });
         self.open.borrow_mut().insert(id, connection.clone());
@@ -263,26 +220,13 @@ impl Connections {
     pub fn reply(&self, client: ClientId, id: u64, response: Option<Response>) {
         let open = self.open.borrow();
         let Some(connection) = open.get(&client) else { return };
-        let mut slots = connection.slots.borrow_mut();
-        let slots = &mut *slots;
-        let Some(index) = id.checked_sub(slots.first) else { return };
-        let Some(slot) = usize::try_from(index).ok().and_then(|i| slots.queue.get_mut(i)) else {
-            return;
-        };
-        let Answer::Awaited { correlation_id, version } = slot.answer else { return };
-        slot.answer = match response {
-            Some(response) => {
-                let frame = encode_response(correlation_id, version, &response);
-                slots.unsent_bytes += frame.iter().map(Bytes::len).sum::<usize>();
-                Answer::Ready(frame)
-            }
-            None => Answer::None,
-        };
-        slots.request_bytes -= slot.request_bytes;
-        slots.fetches -= usize::from(slot.is_fetch);
-        slot.memory = Memory::default();
+        let is_next = connection.pipeline.borrow_mut().answer(id, |asked| {
+            let frame = encode_response(asked.correlation_id, asked.version, &response?);
+            let bytes = frame.iter().map(Bytes::len).sum();
+            Some((frame, bytes))
+        });
         connection.room.notify_one();
-        if index == 0 {
+        if is_next {
             connection.answered.notify_one();
         }
     }
@@ -290,8 +234,8 @@ impl Connections {
     /// Closes a connection for one of its requests: once those before it are answered; that one and all after it get none.
     pub fn close_at(&self, client: ClientId, id: u64, why: &'static str) {
         if let Some(connection) = self.open.borrow().get(&client) {
-            connection.slots.borrow_mut().forget_from(id);
-            connection.end(why, self.clock.mono());
+            connection.pipeline.borrow_mut().close_at(id, why, self.clock.mono());
+            connection.read_no_more();
         }
     }
 
@@ -299,7 +243,7 @@ impl Connections {
     /// answers may need this one, it waits for the connections of the whole node.
     pub async fn stop(&self, patience: Duration) {
         for connection in self.open.borrow().values() {
-            connection.end("this node stops", self.clock.mono());
+            connection.close("this node stops", self.clock.mono());
         }
         let end = self.clock.mono().after_ms(patience.as_millis() as u64);
         while self.clock.mono() < end && self.counts.connections.load(Ordering::Relaxed) > 0 {
@@ -338,7 +282,7 @@ impl Connections {
             }
         }
         // What can't be read does not cost the answers to what came before.
-        connection.end("a request that cannot be read", self.clock.mono());
+        connection.close("a request that cannot be read", self.clock.mono());
     }
 
     async fn serve(&self, connection: &Connection, frames: &mut FrameReader) -> Refusal {
@@ -365,7 +309,7 @@ impl Connections {
             if let Err(error) = frames.read().await {
                 return Refusal::Frame(error);
             }
-            connection.busy_at.set(self.clock.mono());
+            connection.pipeline.borrow_mut().heard(self.clock.mono());
         }
     }
 
@@ -406,15 +350,15 @@ impl Connections {
         memory: Memory,
         context: &mut Arc<ClientContext>,
     ) -> Result<(), RequestError> {
-        let mut slots = connection.slots.borrow_mut();
-        let id = slots.first + slots.queue.len() as u64;
+        let mut pipeline = connection.pipeline.borrow_mut();
         let request_bytes = frame.len();
         let (header, request) = match decode_request(frame) {
             Ok(decoded) => decoded,
             Err(RequestError::UnsupportedApiVersions { correlation_id }) => {
                 let response = Response::ApiVersions(unsupported_api_versions_response());
-                let answer = Answer::Ready(encode_response(correlation_id, 0, &response));
-                slots.queue.push_back(Slot { request_bytes: 0, is_fetch: false, memory, answer });
+                let answer = encode_response(correlation_id, 0, &response);
+                let bytes = answer.iter().map(Bytes::len).sum();
+                pipeline.ask_answered(answer, bytes);
                 connection.answered.notify_one();
                 return Ok(());
             }
@@ -425,12 +369,9 @@ impl Connections {
             *context = Arc::new(ClientContext { client_id: name.into(), ..Default::default() });
         }
         let version = header.api_version;
-        let answer = Answer::Awaited { correlation_id: header.correlation_id, version };
-        let is_fetch = matches!(request, Request::Fetch(_));
-        slots.queue.push_back(Slot { request_bytes, is_fetch, memory, answer });
-        slots.request_bytes += request_bytes;
-        slots.fetches += usize::from(is_fetch);
-        let client = connection.id;
+        let asked = Asked { correlation_id: header.correlation_id, version, _memory: memory };
+        let (client, id) = (connection.id, pipeline.next_id());
+        pipeline.ask(asked, request_bytes, matches!(request, Request::Fetch(_)));
         let context = context.clone();
         self.inbox.push(self.machine, Input::Request { client, id, version, request, context });
         Ok(())
@@ -439,13 +380,13 @@ impl Connections {
     async fn write(self: Rc<Self>, connection: Rc<Connection>, mut to: OwnedWriteHalf) {
         let mut out = VecDeque::new();
         loop {
-            connection.slots.borrow_mut().take(&mut out);
+            while let Some(frame) = connection.next_answer() {
+                push_frame(&mut out, frame);
+            }
             if out.is_empty() {
                 // What needed no answer has left its place.
                 connection.room.notify_one();
-                if let Some((why, _)) = connection.closing.get()
-                    && connection.slots.borrow().queue.is_empty()
-                {
+                if let Some(why) = connection.pipeline.borrow().over() {
                     debug!("{}: {why}", connection.address);
                     break;
                 }
@@ -453,16 +394,14 @@ impl Connections {
                 continue;
             }
             while !out.is_empty() {
-                connection.writing_at.set(Some(self.clock.mono()));
+                connection.pipeline.borrow_mut().offer(self.clock.mono());
                 if let Err(error) = write_some(&mut to, &mut out).await {
                     debug!("{}: {error}", connection.address);
                     self.remove(connection.id);
                     return;
                 }
             }
-            connection.writing_at.set(None);
-            connection.busy_at.set(self.clock.mono());
-            connection.slots.borrow_mut().sent();
+            connection.pipeline.borrow_mut().taken(self.clock.mono());
             connection.room.notify_one();
         }
         self.remove(connection.id);
@@ -541,43 +480,34 @@ enum Refusal {
 
 impl Connection {
     /// Reads no more; the writer closes once nothing waits for an answer.
-    fn end(&self, why: &'static str, now: Instant) {
-        let since = self.closing.get().map_or(now, |(_, since)| since);
-        self.closing.set(Some((why, since)));
+    fn close(&self, why: &'static str, now: Instant) {
+        self.pipeline.borrow_mut().close(why, now);
+        self.read_no_more();
+    }
+
+    fn read_no_more(&self) {
         self.answered.notify_one();
         if let Some(reader) = self.tasks.borrow().first() {
             reader.abort();
         }
     }
 
+    fn next_answer(&self) -> Option<Vec<Bytes>> {
+        self.pipeline.borrow_mut().next_answer()
+    }
+
     fn is_full(&self, limits: &Limits) -> bool {
-        let slots = self.slots.borrow();
-        slots.queue.len() >= limits.in_flight_max
-            || slots.request_bytes > limits.in_flight_bytes_max
-            || slots.fetches >= FETCHES_MAX
-            || slots.unsent_bytes > limits.unsent_bytes_max
+        self.pipeline.borrow().is_full(&limits.pipeline)
     }
 
     fn is_late(&self, now: Instant, limits: &Limits) -> Option<&'static str> {
-        let slots = self.slots.borrow();
-        let too_old =
-            |at: Option<Instant>| at.is_some_and(|at| now.ms_since(at) > limits.frame_ms_max);
         let reading = self.reading.borrow();
         let is_its_turn = reading.waits_since.is_none() && !self.is_full(limits);
-        if is_its_turn && too_old(reading.begun_at) {
-            Some("a request was not whole in time")
-        } else if too_old(self.writing_at.get()) {
-            Some("an answer was not taken in time")
-        } else if too_old(self.closing.get().map(|(_, since)| since)) {
-            Some("what was asked before the end was not answered in time")
-        } else if slots.queue.is_empty()
-            && self.writing_at.get().is_none()
-            && now.ms_since(self.busy_at.get()) > limits.idle_ms_max
-        {
-            Some("idle for too long")
-        } else {
-            None
+        let too_old = |at| now.ms_since(at) > limits.pipeline.frame_ms_max;
+        if is_its_turn && reading.begun_at.is_some_and(too_old) {
+            return Some("a request was not whole in time");
         }
+        self.pipeline.borrow().late(now, &limits.pipeline)
     }
 }
 
@@ -611,42 +541,5 @@ impl Reading {
         self.memory.bytes > OWN
             && self.waits_since.is_none()
             && self.grown.is_some_and(|(at, _)| now.ms_since(at) > limits.stalled_ms_max)
-    }
-}
-
-impl Slots {
-    /// Forgets a request and all after it.
-    fn forget_from(&mut self, id: u64) {
-        self.queue.truncate(usize::try_from(id.saturating_sub(self.first)).unwrap_or(usize::MAX));
-    }
-
-    /// Moves the answers at the front to what is about to be written.
-    fn take(&mut self, out: &mut VecDeque<Bytes>) {
-        while let Some(slot) = self.queue.front_mut() {
-            match std::mem::replace(&mut slot.answer, Answer::None) {
-                Answer::Ready(frame) => {
-                    push_frame(out, frame);
-                }
-                Answer::None => {}
-                awaited => {
-                    slot.answer = awaited;
-                    break;
-                }
-            }
-            self.queue.pop_front();
-            self.first += 1;
-        }
-    }
-
-    /// What was taken has left.
-    fn sent(&mut self) {
-        self.unsent_bytes = self
-            .queue
-            .iter()
-            .map(|slot| match &slot.answer {
-                Answer::Ready(frame) => frame.iter().map(Bytes::len).sum(),
-                _ => 0,
-            })
-            .sum();
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use milena_core::addresses::Process;
+use milena_core::config::PipelineConfig;
 use milena_core::{
     ClientId, Config, Incarnation, Input, Machine, NodeId, Now, Output, Outputs, Place, Timer,
 };
@@ -104,6 +105,10 @@ impl Machine for Backwards {
 
 /// How many fetches any of them was given.
 static FETCHES: AtomicUsize = AtomicUsize::new(0);
+
+fn pipelines(pipeline: PipelineConfig) -> Limits {
+    Limits { pipeline, ..Limits::default() }
+}
 
 struct Server {
     address: String,
@@ -226,7 +231,8 @@ fn said_until_closed(mut stream: TcpStream) -> Vec<u8> {
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let server = Server::start(Limits { in_flight_max: 7, ..Limits::default() });
+    let server =
+        Server::start(pipelines(PipelineConfig { in_flight_max: 7, ..Default::default() }));
     let mut connections = [server.connect(), server.connect()];
     let request = Request::Metadata(MetadataRequest::default());
     let mut version = 0;
@@ -246,7 +252,8 @@ fn pipelined_requests_are_answered_in_order() {
 
 #[test]
 fn a_produce_without_acks_gets_no_answer_and_holds_up_none() {
-    let server = Server::start(Limits { in_flight_max: 3, ..Limits::default() });
+    let server =
+        Server::start(pipelines(PipelineConfig { in_flight_max: 3, ..Default::default() }));
     let mut connection = server.connect();
     for _ in 0..20 {
         let produce = ProduceRequest { acks: 0, ..Default::default() };
@@ -306,7 +313,8 @@ fn what_was_asked_before_the_request_that_costs_the_connection_is_answered() {
 /// machine hears that it is gone, once, as of one that its client closes.
 #[test]
 fn a_connection_that_the_machine_closes_is_closed_though_something_is_not_answered() {
-    let server = Server::start(Limits { frame_ms_max: 200, ..Limits::default() });
+    let server =
+        Server::start(pipelines(PipelineConfig { frame_ms_max: 200, ..Default::default() }));
     let mut connection = server.connect();
     let produce = Request::Produce(ProduceRequest { acks: -1, ..Default::default() });
     let version = connection.send(&produce).unwrap();
@@ -407,8 +415,9 @@ fn a_declared_length_costs_no_memory() {
 
 #[test]
 fn connections_that_wait_too_long_or_are_too_many_are_closed() {
-    let limits =
-        Limits { idle_ms_max: 300, frame_ms_max: 200, connections_max: 3, ..Limits::default() };
+    let pipeline =
+        PipelineConfig { idle_ms_max: 300, frame_ms_max: 200, ..PipelineConfig::default() };
+    let limits = Limits { connections_max: 3, ..pipelines(pipeline) };
     let server = Server::start(limits);
     let began = Instant::now();
     let idle = server.raw();
@@ -566,7 +575,8 @@ fn is_answered(stream: &mut TcpStream, millis: u64) -> bool {
 
 #[test]
 fn requests_wait_for_the_memory_that_others_have() {
-    let limits = Limits { request_memory_max: 1 << 20, frame_ms_max: 3_000, ..Limits::default() };
+    let pipeline = PipelineConfig { frame_ms_max: 3_000, ..PipelineConfig::default() };
+    let limits = Limits { request_memory_max: 1 << 20, ..pipelines(pipeline) };
     let server = Server::start(limits);
     let frame = produce_frame(900 << 10);
     // The first has nearly all of it, the second goes past it, as one may; both are slow.
