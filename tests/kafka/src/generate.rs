@@ -98,14 +98,12 @@ impl<'a> Generator<'a> {
             // Begins a session, or goes on with it as its client would, which says only what is new.
             body["session_id"] = "$session".into();
             body["session_epoch"] = "$epoch".into();
-            // In which order a session reads its partitions is each broker's own matter, and limits show it.
-            body["max_bytes"] = i32::MAX.into();
             if self.one_in(2) {
                 body["topics"] = json!([]);
             }
         }
         if api == FETCH && version >= SESSIONS_VERSION && body["session_epoch"] != -1 {
-            take_whole_batches(&mut body);
+            leave_room(&mut body);
         }
         Asked { api, version, body }
     }
@@ -390,8 +388,12 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// Lets each partition of a session have a batch: one that is larger than its limit goes to the partition that is read first.
-fn take_whole_batches(fetch: &mut Value) {
+/// Gives each partition of a session room for a batch: in which order a session reads them is each broker's own matter, and
+/// limits show it.
+fn leave_room(fetch: &mut Value) {
+    if fetch["session_epoch"] != 0 {
+        fetch["max_bytes"] = i32::MAX.into();
+    }
     let topics = fetch["topics"].as_array_mut().into_iter().flatten();
     for partition in topics.filter_map(|topic| topic["partitions"].as_array_mut()).flatten() {
         if [json!(0), json!(1)].contains(&partition["partition_max_bytes"]) {
