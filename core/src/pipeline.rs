@@ -64,12 +64,13 @@ impl<R, A> Pipeline<R, A> {
         }
     }
 
-    /// Whether no more is to be read for now.
-    pub fn is_full(&self, config: &PipelineConfig) -> bool {
-        self.slots.len() >= config.in_flight_max
-            || self.request_bytes > config.in_flight_bytes_max
-            || self.fetches >= FETCHES_MAX
-            || self.unsent_bytes > config.unsent_bytes_max
+    /// Whether more is to be read for now.
+    pub fn may_read(&self, config: &PipelineConfig) -> bool {
+        self.closing.is_none()
+            && self.slots.len() < config.in_flight_max
+            && self.request_bytes <= config.in_flight_bytes_max
+            && self.fetches < FETCHES_MAX
+            && self.unsent_bytes <= config.unsent_bytes_max
     }
 
     /// Bytes of a request have come.
@@ -228,22 +229,22 @@ mod tests {
         };
         let mut pipeline = pipeline();
         pipeline.ask((), 101, false);
-        assert!(pipeline.is_full(&config), "bytes of requests");
+        assert!(!pipeline.may_read(&config), "bytes of requests");
         pipeline.answer(0, |()| Some(("a", 51)));
-        assert!(pipeline.is_full(&config), "bytes of answers");
+        assert!(!pipeline.may_read(&config), "bytes of answers");
         assert_eq!(all(&mut pipeline), ["a"]);
         pipeline.offer(Instant(1));
-        assert!(pipeline.is_full(&config), "which are being written");
+        assert!(!pipeline.may_read(&config), "which are being written");
         pipeline.taken(Instant(2));
-        assert!(!pipeline.is_full(&config));
+        assert!(pipeline.may_read(&config));
         pipeline.ask((), 1, true);
-        assert!(!pipeline.is_full(&config));
+        assert!(pipeline.may_read(&config));
         pipeline.ask((), 1, true);
-        assert!(pipeline.is_full(&config), "fetches");
+        assert!(!pipeline.may_read(&config), "fetches");
         pipeline.answer(2, |()| None);
-        assert!(!pipeline.is_full(&config));
+        assert!(pipeline.may_read(&config));
         pipeline.ask((), 1, false);
-        assert!(pipeline.is_full(&config), "requests");
+        assert!(!pipeline.may_read(&config), "requests");
     }
 
     #[test]

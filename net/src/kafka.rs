@@ -288,7 +288,7 @@ impl Connections {
     async fn serve(&self, connection: &Connection, frames: &mut FrameReader) -> Refusal {
         let mut context = Arc::new(ClientContext::default());
         loop {
-            while connection.is_full(&self.limits) {
+            while !connection.may_read(&self.limits) {
                 connection.room.notified().await;
             }
             match frames.ready() {
@@ -442,7 +442,7 @@ impl Connections {
                     format!("connection of {address} waits: requests that are not answered hold all of --request-memory-bytes, {budget}")
                 });
             }
-            if reading.has_stalled(now, &self.limits) && !connection.is_full(&self.limits) {
+            if reading.has_stalled(now, &self.limits) && connection.may_read(&self.limits) {
                 stalled.push((connection.id, connection.address));
             }
         }
@@ -496,13 +496,13 @@ impl Connection {
         self.pipeline.borrow_mut().next_answer()
     }
 
-    fn is_full(&self, limits: &Limits) -> bool {
-        self.pipeline.borrow().is_full(&limits.pipeline)
+    fn may_read(&self, limits: &Limits) -> bool {
+        self.pipeline.borrow().may_read(&limits.pipeline)
     }
 
     fn is_late(&self, now: Instant, limits: &Limits) -> Option<&'static str> {
         let reading = self.reading.borrow();
-        let is_its_turn = reading.waits_since.is_none() && !self.is_full(limits);
+        let is_its_turn = reading.waits_since.is_none() && self.may_read(limits);
         let too_old = |at| now.ms_since(at) > limits.pipeline.frame_ms_max;
         if is_its_turn && reading.begun_at.is_some_and(too_old) {
             return Some("a request was not whole in time");

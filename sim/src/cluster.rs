@@ -19,8 +19,9 @@ use crate::check::marks::Seen;
 use crate::check::node::ImageGhost;
 use crate::check::{Checked, Checks, Violation};
 use crate::client::{
-    Admin, Client, ClientLinks, Consumer, Producer, Role, Seeker, Stranger, Wake, Wish, frames,
+    Admin, Client, ClientLinks, Consumer, Producer, Role, Seeker, Stranger, Wake, Wish,
 };
+use crate::connections::Connection;
 use crate::disk::Disk;
 use crate::faults::JournalGroups;
 use crate::fingerprint::Fingerprint;
@@ -44,6 +45,8 @@ pub(crate) enum Happening {
     Disk { node: usize, life: u32, slot: usize },
     /// When a client's request arrives.
     Request { connection: ClientId, id: u64, version: i16, request: Box<Request> },
+    /// When a node looks again whether it may read what has come from a client.
+    Read { connection: ClientId },
     /// When an answer arrives at its client.
     Reply { connection: ClientId, id: u64, response: Option<Box<Response>> },
     /// When a client learns that its connection is gone.
@@ -73,20 +76,8 @@ pub(crate) enum Restore {
     Storm,
     SlowDisk(usize),
     FullDisk(usize),
-}
-
-/// A client's connection.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) client: usize,
-    pub(crate) node: usize,
-    pub(crate) open: bool,
-    /// Whether its machine was told that it is gone: nothing that it asked arrives any more.
-    hung_up: bool,
-    life: u32,
-    shard: u16,
-    last_to_node: Time,
-    last_to_client: Time,
+    /// A client, and the node whose answers it takes again.
+    Reading(usize, usize),
 }
 
 /// Where a run stands.
@@ -156,7 +147,7 @@ pub struct Cluster {
     pub(crate) journals: Vec<JournalGroups>,
     /// Of each entry that waits for elections: how many leaders there had been when it came due, and when enough had come since.
     pub(crate) offices: BTreeMap<usize, (usize, Option<Time>)>,
-    context: Arc<ClientContext>,
+    pub(crate) context: Arc<ClientContext>,
     out: Outputs,
     messages: u64,
 }
@@ -314,20 +305,9 @@ impl Cluster {
                 self.on_request(connection, id, version, *request)
             }
             Happening::Reply { connection, id, response } => {
-                let Connection { client, open, .. } = self.connections[connection.0 as usize];
-                if !open {
-                    return Ok(());
-                }
-                let (now, history) = (self.now, &mut self.history);
-                let session = &self.clients[client].session;
-                let response = match (response, session.version(id).filter(|_| session.encoded)) {
-                    (Some(response), Some(version)) => Some(frames::response(version, &response)?),
-                    (response, _) => response.map(|response| *response),
-                };
-                self.clients[client].on_reply(now, id, response, history)?;
-                self.grant(client);
-                Ok(())
+                self.on_reply(connection, id, response)
             }
+            Happening::Read { connection } => self.read(connection),
             Happening::Broken { connection } => {
                 let Connection { client, node, .. } = self.connections[connection.0 as usize];
                 if self.clients[client].connections[node] == Some(connection) {
@@ -384,9 +364,9 @@ impl Cluster {
             | Happening::Local { node, .. }
             | Happening::Disk { node, .. } => *node,
             Happening::Peer { to, .. } => *to,
-            Happening::Request { connection, .. } | Happening::HangUp { connection } => {
-                self.connections[connection.0 as usize].node
-            }
+            Happening::Request { connection, .. }
+            | Happening::Read { connection }
+            | Happening::HangUp { connection } => self.connections[connection.0 as usize].node,
             _ => return None,
         };
         let until = self.nodes[node].paused_until;
@@ -503,32 +483,8 @@ impl Cluster {
         Ok(())
     }
 
-    fn on_request(
-        &mut self,
-        connection: ClientId,
-        id: u64,
-        version: i16,
-        request: Request,
-    ) -> Checked {
-        // What was sent before its client closed the connection still arrives.
-        let Connection { client, node, life, shard, hung_up, .. } =
-            self.connections[connection.0 as usize];
-        if hung_up {
-            return Ok(());
-        }
-        if self.nodes[node].life != life || !self.nodes[node].is_up() {
-            self.break_connection(connection);
-            return Ok(());
-        }
-        let encoded = self.clients[client].session.encoded;
-        let request = if encoded { frames::request(version, &request)? } else { request };
-        let context = self.context.clone();
-        let input = Input::Request { client: connection, id, version, request, context };
-        self.step(node, 1 + usize::from(shard), input)
-    }
-
     /// Steps one machine and carries out what comes of it.
-    fn step(&mut self, node: usize, machine: usize, input: Input) -> Checked {
+    pub(crate) fn step(&mut self, node: usize, machine: usize, input: Input) -> Checked {
         let timer = matches!(input, Input::Timeout);
         let now = self.nodes[node].clocks(self.now);
         self.checks.clocks = now;
@@ -585,8 +541,7 @@ impl Cluster {
                     self.checks.answers_when_it_knows(node, up_for, response.as_ref())?;
                     self.reply(node, client, id, response);
                 }
-                // Answers to what came before may be lost here, as with any connection that breaks.
-                Output::Close { client, .. } => self.end_connection(client),
+                Output::Close { client, id, why } => self.close_at(client, id, why),
                 Output::Disk { op, command } => {
                     self.checks.on_issued(node, &command)?;
                     self.journals[node].on_issued(&command);
@@ -690,19 +645,6 @@ impl Cluster {
         came_back(message, &decode(frame.freeze()))
     }
 
-    fn reply(&mut self, node: usize, client: ClientId, id: u64, response: Option<Response>) {
-        let Some(connection) = self.connections.get_mut(client.0 as usize) else { return };
-        if !connection.open || connection.node != node {
-            return;
-        }
-        let delay = self.clients[connection.client].session.stream.delay(120_000);
-        let arrival = self.client_links.to_client(self.now, connection.client, node, delay);
-        connection.last_to_client = arrival.max(connection.last_to_client + 1);
-        let at = connection.last_to_client;
-        let response = response.map(Box::new);
-        self.queue.push(at, Happening::Reply { connection: client, id, response });
-    }
-
     /// Carries out what a client wishes.
     pub(crate) fn grant(&mut self, client: usize) {
         for wish in self.clients[client].take_wishes() {
@@ -714,67 +656,9 @@ impl Cluster {
                     }
                 }
                 Wish::Send { node, id, version, request } => {
-                    let connection = self.connect(client, node);
-                    let delay = self.clients[client].session.stream.delay(120_000);
-                    let known = &mut self.connections[connection.0 as usize];
-                    let arrival = self.client_links.to_node(self.now, client, node, delay);
-                    known.last_to_node = arrival.max(known.last_to_node + 1);
-                    let request = Box::new(request);
-                    let arrival = Happening::Request { connection, id, version, request };
-                    self.queue.push(known.last_to_node, arrival);
+                    self.ask(client, node, id, version, request);
                 }
             }
-        }
-    }
-
-    fn connect(&mut self, client: usize, node: usize) -> ClientId {
-        if let Some(connection) = self.clients[client].connections[node] {
-            return connection;
-        }
-        let connection = ClientId(self.connections.len() as u64);
-        let shards = u64::from(self.nodes[node].shards);
-        self.connections.push(Connection {
-            client,
-            node,
-            open: true,
-            hung_up: false,
-            life: self.nodes[node].life,
-            shard: (connection.0 % shards.max(1)) as u16,
-            last_to_node: 0,
-            last_to_client: 0,
-        });
-        self.clients[client].connections[node] = Some(connection);
-        connection
-    }
-
-    /// The client closes a connection; its node learns of it later.
-    fn close(&mut self, connection: ClientId) {
-        let known = &mut self.connections[connection.0 as usize];
-        self.clients[known.client].connections[known.node] = None;
-        if std::mem::take(&mut known.open) {
-            let arrival = self.client_links.to_node(self.now, known.client, known.node, 200_000);
-            let at = arrival.max(known.last_to_node + 1);
-            self.queue.push(at, Happening::HangUp { connection });
-        }
-    }
-
-    /// The node's end of a connection is closed, by a machine or from outside: the client learns of it, and so does the machine,
-    /// once, as from every driver.
-    pub(crate) fn end_connection(&mut self, connection: ClientId) {
-        if self.connections[connection.0 as usize].open {
-            self.break_connection(connection);
-            self.queue.push(self.now + 100_000, Happening::HangUp { connection });
-        }
-    }
-
-    /// A connection breaks; its client learns of it soon.
-    pub(crate) fn break_connection(&mut self, connection: ClientId) {
-        let known = &mut self.connections[connection.0 as usize];
-        if known.open {
-            known.open = false;
-            let arrival = self.client_links.to_client(self.now, known.client, known.node, 200_000);
-            let at = arrival.max(known.last_to_client + 1);
-            self.queue.push(at, Happening::Broken { connection });
         }
     }
 

@@ -225,6 +225,7 @@ impl Cluster {
                 | Fault::CorruptJournal { node, .. }
                 | Fault::CutClients { node, .. }
                 | Fault::SlowClients { node, .. }
+                | Fault::StopReading { node, .. }
                 | Fault::SlowLink { from: node, .. }
                 | Fault::HangUp { node } => Some(*node),
                 Fault::PowerLoss { nodes, .. } | Fault::Move { nodes, .. } => {
@@ -502,6 +503,12 @@ impl Cluster {
                     self.client_links.slow(client, at, *factor, until);
                 }
             }
+            Fault::StopReading { for_ms, .. } => {
+                for client in self.some_clients() {
+                    self.client_links.stop_reading(client, at, self.now + for_ms * MS);
+                    self.restore_later(Restore::Reading(client, at), *for_ms);
+                }
+            }
             Fault::SlowLink { to, factor, for_ms, .. } => {
                 let Some(to) = self.resolve(*to).filter(|to| *to != at) else { return false };
                 self.network.slow(at, to, *factor);
@@ -566,6 +573,7 @@ impl Cluster {
             Restore::Storm => self.network.storm(false),
             Restore::SlowDisk(node) => self.nodes[*node].disk_factor = 1,
             Restore::FullDisk(node) => self.free_disk(*node),
+            Restore::Reading(client, node) => self.takes_again(*client, *node),
         }
     }
 
@@ -711,6 +719,9 @@ impl Cluster {
         self.network.heal();
         self.client_links.heal(self.now);
         self.history.under_faults = false;
+        for client in 0..self.clients.len() {
+            (0..self.nodes.len()).for_each(|node| self.takes_again(client, node));
+        }
         for node in 0..self.nodes.len() {
             self.nodes[node].disk_factor = 1;
             self.nodes[node].disk.clear_faults();

@@ -15,6 +15,7 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod cluster;
+mod connections;
 pub mod dense;
 pub mod disk;
 mod faults;

@@ -30,6 +30,7 @@ impl Cluster {
     pub(crate) fn look(&mut self) -> Checked {
         let look = self.now / (20 * MS);
         self.connect_nodes();
+        self.look_at_connections()?;
         if look.is_multiple_of(ASSERT_EVERY) {
             self.assert_invariants();
             self.replicas_agree()?;

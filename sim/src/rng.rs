@@ -28,6 +28,8 @@ pub enum Concern {
     Entropy(u32),
     /// What clients and topics are like, as written into the schedule.
     Workload,
+    /// When clients stop reading, and how much may wait for them, as written into the schedule.
+    Readers,
 }
 
 impl Concern {
@@ -42,6 +44,7 @@ impl Concern {
             Concern::Scheduling(index) => (7, index),
             Concern::Entropy(index) => (8, index),
             Concern::Workload => (9, 0),
+            Concern::Readers => (10, 0),
         };
         (kind << 32) | u64::from(index)
     }

@@ -16,7 +16,7 @@ use crate::network::NetworkSettings;
 use crate::rng::{Concern, Stream};
 use crate::schedule::{
     Action, ConsumerSetup, CoreSettings, Direction, DiskSettings, Entry, FORMAT, Fault, Guard,
-    NodeSetup, ProducerSetup, Schedule, Setup, Target, TopicSetup,
+    NodeSetup, PipelineSettings, ProducerSetup, Schedule, Setup, Target, TopicSetup,
 };
 use crate::script;
 use crate::workload;
@@ -56,6 +56,9 @@ pub struct Scenario {
     /// Of so many seeds that are not dense one has nodes of another kind, see [`crate::layout`]; none if 0.
     #[serde(default)]
     pub layouts: u64,
+    /// How often some clients stop reading for a while, at most, in a seed that is not dense.
+    #[serde(default)]
+    pub stalls: u64,
     /// Chance in a million, at most, of losing, doubling or reordering a message.
     #[serde(default)]
     pub unreliable: u32,
@@ -136,6 +139,10 @@ impl Scenario {
             Script::Moved => script::moved(&mut setup, seed, &mut faults),
         };
         topics_come_and_go(&setup, &mut faults, &mut entries);
+        if self.stalls > 0 && setup.subject.is_none() {
+            let mut draw = Stream::new(seed, Concern::Readers);
+            readers_stop(self.stalls, &mut setup, &mut draw, &mut entries);
+        }
         if self.script == Script::Rolling {
             script::spare_one_replica(&mut setup, &mut entries);
         }
@@ -216,6 +223,7 @@ impl Scenario {
             network,
             disk,
             core: core_settings(draw),
+            pipeline: PipelineSettings::default(),
             topics,
             producers,
             consumers,
@@ -338,6 +346,20 @@ fn topics_come_and_go(setup: &Setup, draw: &mut Stream, entries: &mut Vec<Entry>
                 entries.push(entry(at_us, Action::CreateTopic(again)));
             }
         }
+    }
+}
+
+/// Some clients read nothing for a while. Little may wait for them, and not for long: some are waited for, some are given up.
+fn readers_stop(most: u64, setup: &mut Setup, draw: &mut Stream, entries: &mut Vec<Entry>) {
+    setup.pipeline = PipelineSettings {
+        unsent_bytes_max: draw.between(200, 20_000) as usize,
+        frame_ms_max: draw.between(300, 2_000),
+    };
+    for _ in 0..draw.between(1, most) {
+        let at_us = draw.between(WARM_UP_MS * 1_000, (setup.heal_at_ms - 500) * 1_000);
+        let (node, for_ms) = (target(setup, draw), draw.between(100, 3_000));
+        let action = Action::Fault(Fault::StopReading { node, for_ms });
+        entries.push(Entry { at_us, action, guards: Vec::new(), patience_us: 0 });
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use milena_core::NodeId;
-use milena_core::config::{Config, QuorumConfig, ReplicationConfig, StorageConfig};
+use milena_core::config::{Config, PipelineConfig, QuorumConfig, ReplicationConfig, StorageConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::dense::Subject;
@@ -47,6 +47,9 @@ pub struct Setup {
     pub disk: DiskSettings,
     /// Sizes and times of core.
     pub core: CoreSettings,
+    /// What a client's connection may have in flight.
+    #[serde(default)]
+    pub pipeline: PipelineSettings,
     /// Topics made at the start.
     pub topics: Vec<TopicSetup>,
     /// Producers.
@@ -135,6 +138,29 @@ pub struct CoreSettings {
     pub batch_bytes_max: u32,
     pub fetch_bytes_max: u32,
     pub fetch_sessions_max: usize,
+}
+
+/// What is drawn per seed of what a client's connection may have in flight; see [`PipelineConfig`] for the meaning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PipelineSettings {
+    pub unsent_bytes_max: usize,
+    pub frame_ms_max: u64,
+}
+
+impl Default for PipelineSettings {
+    fn default() -> PipelineSettings {
+        let PipelineConfig { unsent_bytes_max, frame_ms_max, .. } = PipelineConfig::default();
+        PipelineSettings { unsent_bytes_max, frame_ms_max }
+    }
+}
+
+impl PipelineSettings {
+    /// Core's configuration.
+    pub fn config(self) -> PipelineConfig {
+        let PipelineSettings { unsent_bytes_max, frame_ms_max } = self;
+        PipelineConfig { unsent_bytes_max, frame_ms_max, ..PipelineConfig::default() }
+    }
 }
 
 /// A topic.
@@ -444,6 +470,8 @@ pub enum Fault {
     CutClients { node: Target, direction: Direction, for_ms: u64 },
     /// When the links between some clients and a node are slow.
     SlowClients { node: Target, factor: u64, for_ms: u64 },
+    /// When some clients take nothing of what a node answers.
+    StopReading { node: Target, for_ms: u64 },
     /// When what one node sends to another is slow, and nothing else is.
     SlowLink { from: Target, to: Target, factor: u64, for_ms: u64 },
 }
@@ -492,6 +520,7 @@ impl Fault {
             Fault::CutClients { direction: Direction::Both, .. } => "cut-clients",
             Fault::CutClients { .. } => "one-way-cut-clients",
             Fault::SlowClients { .. } => "slow-clients",
+            Fault::StopReading { .. } => "stop-reading",
             Fault::SlowLink { .. } => "slow-link",
         }
     }
@@ -529,6 +558,7 @@ impl Fault {
             | Fault::Storm { .. }
             | Fault::TakeImage { .. }
             | Fault::SlowClients { .. }
+            | Fault::StopReading { .. }
             | Fault::SlowLink { .. }
             | Fault::HangUp { .. } => false,
         }

@@ -6,8 +6,12 @@ use milena_core::trace::Mark;
 marks! {
     /// What the simulator itself counts.
     pub enum Seen {
+        /// When answers waited for a client that had stopped reading.
+        AnswersHeld = "answers held back",
         /// When a checkpoint was compared with the disk.
         CheckpointJudged = "checkpoint judged",
+        /// When a connection was closed because something on it waited for too long.
+        ClosedAsLate = "connection closed as late",
         /// When damage was found by a read after recovery.
         DamageFoundByReading = "damage found by reading",
         /// When a replica left its set and was asked why.
@@ -30,6 +34,8 @@ marks! {
         LogTrimmed = "log trimmed",
         /// When a partition stayed offline because its disks were lost.
         OfflineForGood = "offline for good",
+        /// When a request was not read because too many bytes of answers waited for its client.
+        ReadNoMore = "read no more",
         /// When recovery handed over a log.
         Recovered = "recovered",
         /// When recovery handed over a damaged log.
