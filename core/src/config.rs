@@ -99,6 +99,9 @@ pub struct ReplicationConfig {
     pub fetch_bytes_max: u32,
     /// Fetch sessions remembered per shard (`max.incremental.fetch.session.cache.slots`).
     pub fetch_sessions_max: usize,
+    /// A fetch session unused for this long gives way to a new one where there are as many as may be
+    /// (`min.incremental.fetch.session.eviction.ms` of KIP-227).
+    pub fetch_session_evictable_ms: u64,
     /// Default of `min.insync.replicas`.
     pub min_insync_replicas: u16,
     /// Partitions of one topic at most, and partitions, topics or resources of one request.
@@ -176,6 +179,7 @@ impl Default for ReplicationConfig {
             opened_bytes_max: 128 << 20,
             fetch_bytes_max: 55 << 20,
             fetch_sessions_max: 1_000,
+            fetch_session_evictable_ms: 120_000,
             min_insync_replicas: 2,
             partitions_max: 10_000,
         }

@@ -136,6 +136,25 @@ pub struct Tuning {
     /// A Kafka connection idle for this long is closed, milliseconds
     #[arg(long, default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(1_000..=86_400_000))]
     pub connection_idle_ms: u64,
+    /// A Kafka connection is closed whose client takes nothing of an answer for this long, or leaves a request half sent, milliseconds
+    #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1_000..=86_400_000))]
+    pub connection_stalled_ms: u64,
+    /// Requests of one Kafka connection that are not answered yet; more of them wait to be read
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub connection_requests_max: u16,
+    /// Bytes of such requests; one request may be larger
+    #[arg(long, default_value_t = 64 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
+    pub connection_request_bytes: u32,
+    /// Bytes of answers that the client of a connection has not taken; beyond it no more of its requests are read
+    #[arg(long, default_value_t = 64 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
+    pub connection_unsent_bytes: u32,
+    /// Fetch sessions remembered per shard (max.incremental.fetch.session.cache.slots)
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub fetch_sessions_max: u32,
+    /// Where there are as many, a fetch session unused for this long gives way to a new one, milliseconds
+    /// (min.incremental.fetch.session.eviction.ms)
+    #[arg(long, default_value_t = 120_000, value_parser = clap::value_parser!(u64).range(0..=86_400_000))]
+    pub fetch_session_eviction_ms: u64,
 }
 
 /// Flags of `milena start`.
@@ -204,6 +223,8 @@ impl Tuning {
         config.replication.opened_bytes_max = self.opened_max_bytes;
         config.replication.partitions_max = self.partitions_max;
         config.replication.min_insync_replicas = self.min_insync_replicas;
+        config.replication.fetch_sessions_max = self.fetch_sessions_max as usize;
+        config.replication.fetch_session_evictable_ms = self.fetch_session_eviction_ms;
         config
     }
 
@@ -216,7 +237,13 @@ impl Tuning {
             connections_max: self
                 .connections_max
                 .map_or(limits.connections_max, |given| given as usize),
-            pipeline: PipelineConfig { idle_ms_max: self.connection_idle_ms, ..limits.pipeline },
+            pipeline: PipelineConfig {
+                in_flight_max: self.connection_requests_max.into(),
+                in_flight_bytes_max: self.connection_request_bytes as usize,
+                unsent_bytes_max: self.connection_unsent_bytes as usize,
+                frame_ms_max: self.connection_stalled_ms,
+                idle_ms_max: self.connection_idle_ms,
+            },
             ..limits
         }
     }

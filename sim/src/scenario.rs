@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use milena_core::config::ReplicationConfig;
 use milena_core::disk::Directory;
 use serde::Deserialize;
 
@@ -325,6 +326,7 @@ fn core_settings(draw: &mut Stream) -> CoreSettings {
         batch_bytes_max,
         fetch_bytes_max: 64 << 10,
         fetch_sessions_max: draw.between(1, 8) as usize,
+        fetch_session_evictable_ms: ReplicationConfig::default().fetch_session_evictable_ms,
     }
 }
 
@@ -355,6 +357,7 @@ fn readers_stop(most: u64, setup: &mut Setup, draw: &mut Stream, entries: &mut V
         unsent_bytes_max: draw.between(200, 20_000) as usize,
         frame_ms_max: draw.between(300, 2_000),
     };
+    setup.core.fetch_session_evictable_ms = draw.between(50, 3_000);
     for _ in 0..draw.between(1, most) {
         let at_us = draw.between(WARM_UP_MS * 1_000, (setup.heal_at_ms - 500) * 1_000);
         let (node, for_ms) = (target(setup, draw), draw.between(100, 3_000));

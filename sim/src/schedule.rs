@@ -138,6 +138,8 @@ pub struct CoreSettings {
     pub batch_bytes_max: u32,
     pub fetch_bytes_max: u32,
     pub fetch_sessions_max: usize,
+    #[serde(default = "evictable")]
+    pub fetch_session_evictable_ms: u64,
 }
 
 /// What is drawn per seed of what a client's connection may have in flight; see [`PipelineConfig`] for the meaning.
@@ -161,6 +163,11 @@ impl PipelineSettings {
         let PipelineSettings { unsent_bytes_max, frame_ms_max } = self;
         PipelineConfig { unsent_bytes_max, frame_ms_max, ..PipelineConfig::default() }
     }
+}
+
+/// When a fetch session might give way before that was drawn.
+fn evictable() -> u64 {
+    ReplicationConfig::default().fetch_session_evictable_ms
 }
 
 /// A topic.
@@ -661,6 +668,7 @@ impl Setup {
                 opened_bytes_max: 16 << 20,
                 fetch_bytes_max: core.fetch_bytes_max,
                 fetch_sessions_max: core.fetch_sessions_max,
+                fetch_session_evictable_ms: core.fetch_session_evictable_ms,
                 min_insync_replicas: 2,
                 partitions_max: 1_000,
             },

@@ -130,6 +130,7 @@ impl Shard {
     ) -> Shard {
         let sessions = Sessions::new(
             config.replication.fetch_sessions_max,
+            config.replication.fetch_session_evictable_ms,
             config.replication.partitions_max as usize,
             ChaCha8Rng::from_seed(seed),
         );

@@ -27,8 +27,6 @@ const FINAL_EPOCH: i32 = -1;
 pub(super) const TOPIC_ID_VERSION: i16 = 13;
 /// Bytes of a topic's name that weigh as much as a partition.
 const NAME_WEIGHT: usize = 64;
-/// A session unused for this long gives way to a new one (`min.incremental.fetch.session.eviction.ms`).
-const EVICTABLE_MS: u64 = 120_000;
 
 /// A topic by its name, or since [`TOPIC_ID_VERSION`] by its identity.
 type Topic = (String, Uuid);
@@ -71,14 +69,15 @@ pub(super) enum Plan {
 pub(super) struct Sessions {
     all: BTreeMap<i32, Session>,
     most: usize,
+    evictable_ms: u64,
     weight_max: usize,
     entropy: ChaCha8Rng,
 }
 
 impl Sessions {
-    /// At most so many, each of at most so many partitions.
-    pub fn new(most: usize, weight_max: usize, entropy: ChaCha8Rng) -> Sessions {
-        Sessions { all: BTreeMap::new(), most, weight_max, entropy }
+    /// At most so many, of which one unused for so long gives way to a new one; each of at most so many partitions.
+    pub fn new(most: usize, evictable_ms: u64, weight_max: usize, entropy: ChaCha8Rng) -> Sessions {
+        Sessions { all: BTreeMap::new(), most, evictable_ms, weight_max, entropy }
     }
 
     /// Takes the session part of a request: fills in the partitions it leaves unsaid and says what to do with the answer, or
@@ -186,7 +185,7 @@ impl Sessions {
         if self.all.len() >= self.most {
             let oldest = self.all.iter().min_by_key(|(_, session)| session.used_at);
             match oldest.map(|(id, session)| (*id, session.used_at)) {
-                Some((id, used_at)) if now.ms_since(used_at) >= EVICTABLE_MS => {
+                Some((id, used_at)) if now.ms_since(used_at) >= self.evictable_ms => {
                     self.all.remove(&id);
                 }
                 Some(_) | None => return 0,
@@ -297,8 +296,10 @@ mod tests {
 
     use super::*;
 
+    const EVICTABLE_MS: u64 = 5_000;
+
     fn sessions(most: usize) -> Sessions {
-        Sessions::new(most, 100, ChaCha8Rng::from_seed([7; 32]))
+        Sessions::new(most, EVICTABLE_MS, 100, ChaCha8Rng::from_seed([7; 32]))
     }
 
     fn request(id: i32, epoch: i32, partitions: &[(i32, i64)]) -> FetchRequest {
