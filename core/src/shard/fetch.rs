@@ -182,10 +182,16 @@ impl Shard {
                 self.look(item);
             }
             let (Found::Available, Ok(log)) = (&item.found, item.log) else { continue };
-            item.found = Found::Nothing;
             let rest = waiting.max_bytes.saturating_sub(waiting.bytes + waiting.promised);
             let most = usize::try_from(item.asked.partition_max_bytes).unwrap_or(0);
-            item.limit = most.saturating_sub(item.bytes()).min(rest);
+            let most = most.saturating_sub(item.bytes());
+            if most > rest && waiting.promised > 0 {
+                // Those under way may leave it more room than they are promised.
+                waiting.place = place;
+                break;
+            }
+            item.found = Found::Nothing;
+            item.limit = most.min(rest);
             let any = waiting.bytes > 0 || waiting.reading > 0;
             if item.limit == 0 && any {
                 continue;

@@ -453,6 +453,16 @@ fn a_fetch_reads_a_few_partitions_at_a_time_and_each_once() {
 }
 
 #[test]
+fn what_one_partition_may_take_and_does_not_is_left_to_the_others() {
+    let mut broker = broker_with_segments();
+    let request = fetch_request(&(0..MANY).map(|p| (p, 0)).collect::<Vec<_>>());
+    let max_bytes = request.topics[0].partitions[0].partition_max_bytes;
+    let id = broker.send(1, 12, FetchRequest { max_bytes, ..request });
+    let found = values(&broker.fetched(id));
+    assert!(found.iter().all(|(_, _, values)| values == &["x"]), "{found:?}");
+}
+
+#[test]
 fn what_moves_while_a_fetch_reads_wakes_it() {
     let mut broker = broker_with_segments();
     // Some have all that was ever produced, and cannot be enough.
