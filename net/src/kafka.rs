@@ -276,13 +276,17 @@ impl Connections {
                 self.closed_for(connection.address, &error);
             }
             Refusal::Request(error) => self.closed_for(connection.address, &error),
-            Refusal::Frame(error) => {
+            // A client that has nothing more to say may still read.
+            Refusal::Frame(error @ (FrameError::Closed | FrameError::Cut)) => {
+                debug!("{}: {error}", connection.address);
+            }
+            Refusal::Frame(error @ FrameError::Io(_)) => {
                 debug!("{}: {error}", connection.address);
                 return self.remove(connection.id);
             }
         }
-        // What can't be read does not cost the answers to what came before.
-        connection.close("a request that cannot be read", self.clock.mono());
+        // The end of what is read does not cost the answers to what came before.
+        connection.close("nothing more is read", self.clock.mono());
     }
 
     async fn serve(&self, connection: &Connection, frames: &mut FrameReader) -> Refusal {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -246,6 +246,36 @@ fn pipelined_requests_are_answered_in_order() {
         for connection in &mut connections {
             let answer = connection.receive(ApiKey::Metadata, version).unwrap();
             assert_eq!(cluster_id(answer), i.to_string());
+        }
+    }
+}
+
+/// Apache Kafka reads the end of a connection only after it has answered what came before.
+#[test]
+fn a_client_that_has_nothing_more_to_say_is_answered() {
+    // A whole request and then the end; the same with a part of another one before it.
+    for part in [&[][..], &[0, 0]] {
+        let server = Server::start(Limits::default());
+        let mut stream = server.raw();
+        for id in 1..=3 {
+            // Metadata 1 of no topics, from nobody.
+            let request = [0, 0, 0, 14, 0, 3, 0, 1, 0, 0, 0, id, 0xff, 0xff, 0, 0, 0, 0];
+            stream.write_all(&request).unwrap();
+        }
+        stream.write_all(part).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let said = said_until_closed(stream);
+        let mut answers = &said[..];
+        for id in 1..=3 {
+            let (length, rest) = answers.split_first_chunk().expect("an answer");
+            assert_eq!(rest[..4], [0, 0, 0, id]);
+            answers = &rest[u32::from_be_bytes(*length) as usize..];
+        }
+        assert!(answers.is_empty());
+        let end = Instant::now() + Duration::from_secs(5);
+        while server.hangups.lock().unwrap().is_empty() {
+            assert!(Instant::now() < end, "the machine is told that it has gone");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
