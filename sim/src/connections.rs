@@ -361,3 +361,89 @@ fn response_bytes(response: &Response) -> usize {
     let records = partitions.filter_map(|partition| partition.records.as_ref());
     FRAME + records.map(|records| records.len()).sum::<usize>()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Queue;
+    use crate::schedule::PipelineSettings;
+
+    const CLIENT: usize = 0;
+    const NODE: usize = 0;
+    const REQUESTS: usize = 10;
+
+    impl Cluster {
+        /// Lets happen what is to happen before a time.
+        fn until(&mut self, end: Time) {
+            while let Some((at, sequence, happening)) =
+                self.queue.pop().filter(|(at, ..)| *at < end)
+            {
+                self.now = at;
+                self.happen(sequence, happening).unwrap();
+            }
+            self.now = end;
+        }
+    }
+
+    /// A node that is up, and a connection to it over which a client has asked much that is answered at once, and reads nothing.
+    fn asked_in_vain() -> (Cluster, ClientId) {
+        let mut schedule = crate::scenario::named("steady").unwrap().expand(0);
+        schedule.setup.pipeline = PipelineSettings { unsent_bytes_max: 250, frame_ms_max: 400 };
+        let mut cluster = Cluster::new(schedule, false);
+        while !cluster.nodes[NODE].is_up() {
+            let (at, sequence, happening) = cluster.queue.pop().unwrap();
+            cluster.now = at;
+            cluster.happen(sequence, happening).unwrap();
+        }
+        cluster.queue = Queue::default();
+        cluster.client_links.stop_reading(CLIENT, NODE, Time::MAX);
+        for id in 0..REQUESTS as u64 {
+            cluster.ask(CLIENT, NODE, id, 3, Request::ApiVersions(Default::default()));
+        }
+        let connection = cluster.clients[CLIENT].connections[NODE].unwrap();
+        cluster.until(cluster.now + 300 * MS);
+        let known = &cluster.connections[connection.0 as usize];
+        assert_eq!((known.held, known.owed.len()), (3 * FRAME, 3), "more than 250 bytes wait");
+        assert_eq!(known.unread.len(), REQUESTS - 3);
+        (cluster, connection)
+    }
+
+    #[test]
+    fn who_reads_again_gets_every_answer() {
+        let (mut cluster, connection) = asked_in_vain();
+        cluster.look_at_connections().unwrap();
+        cluster.client_links.heal(cluster.now);
+        cluster.takes_again(CLIENT, NODE);
+        cluster.until(cluster.now + 300 * MS);
+        cluster.look_at_connections().unwrap();
+        let known = &cluster.connections[connection.0 as usize];
+        assert_eq!((known.held, known.owed.len(), known.unread.len()), (0, 0, 0));
+        assert!(known.open);
+    }
+
+    #[test]
+    fn who_reads_nothing_for_too_long_is_given_up() {
+        let (mut cluster, connection) = asked_in_vain();
+        cluster.until(cluster.now + 120 * MS);
+        cluster.look_at_connections().unwrap();
+        assert!(!cluster.connections[connection.0 as usize].open);
+        cluster.until(cluster.now + 100 * MS);
+        assert_eq!(cluster.clients[CLIENT].connections[NODE], None, "its client learns of it");
+    }
+
+    #[test]
+    fn an_answer_out_of_turn_and_a_client_that_is_spared_are_noticed() {
+        let (mut cluster, connection) = asked_in_vain();
+        let violation = cluster.on_reply(connection, 1, None).unwrap_err();
+        assert_eq!(violation.property, "order");
+
+        let (mut cluster, connection) = asked_in_vain();
+        cluster.connections[connection.0 as usize].pipeline.offer(Instant(cluster.now));
+        cluster.now += 200 * MS;
+        assert_eq!(cluster.look_at_connections().unwrap_err().property, "stall");
+
+        let (mut cluster, connection) = asked_in_vain();
+        cluster.connections[connection.0 as usize].pipeline.taken(Instant(cluster.now));
+        assert_eq!(cluster.read(connection).unwrap_err().property, "room");
+    }
+}
