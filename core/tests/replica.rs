@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::InstantDisk;
-use milena_core::disk::{Directory, FileName};
+use milena_core::disk::{Command, Directory, FileName};
 use milena_core::local::{LocalMessage, Member};
 use milena_core::machine::{ClientContext, Input, Machine, Output, Outputs, Place};
 use milena_core::metadata::{Broker, Image, Partition, Topic};
@@ -18,7 +18,7 @@ use milena_core::replica::message::{Acknowledge, Answer, Push, ReplicaMessage};
 use milena_core::shard::Shard;
 use milena_core::trace::Event;
 use milena_core::{
-    Boot, BrokerEpoch, ClientId, Config, Incarnation, Instant, LogId, NodeId, Now,
+    Boot, BrokerEpoch, ClientId, Config, Incarnation, Instant, LogId, NodeId, Now, OpId,
     ReplicaIncarnation, TopicId, config,
 };
 use milena_wire::batch::{BatchBuilder, Compression};
@@ -46,6 +46,8 @@ struct World {
     messages: VecDeque<(i32, i32, PeerMessage)>,
     /// Nodes that nobody hears and that hear nobody.
     cut: BTreeSet<i32>,
+    /// Journal files that are not filled before somebody says so, if they wait.
+    fills: Option<Vec<(i32, OpId, Command)>>,
     requests: u64,
     transcript: String,
 }
@@ -77,6 +79,7 @@ impl World {
             image,
             messages: VecDeque::new(),
             cut: BTreeSet::new(),
+            fills: None,
             requests: 0,
             transcript: String::new(),
         };
@@ -190,13 +193,20 @@ impl World {
             Output::Local { to: Place::Metadata, message } => self.note_local(id, message),
             Output::Local { to, message } => panic!("to {to:?}: {message:?}"),
             Output::Reply { response, .. } => self.note_reply(id, response),
-            Output::Disk { op, command } => {
-                let outcome = self.nodes.get_mut(&id).expect("a node").disk.apply(&command);
-                self.step(id, Input::Disk { op, outcome });
-            }
+            Output::Disk { op, command } => match &mut self.fills {
+                Some(fills) if matches!(command, Command::Fill { .. }) => {
+                    fills.push((id, op, command));
+                }
+                _ => self.disk(id, op, &command),
+            },
             Output::Log { line, .. } => self.line(format!("{id} log: {line}")),
             Output::Close { .. } | Output::Stop | Output::Halt(_) => panic!("{output:?}"),
         }
+    }
+
+    fn disk(&mut self, id: i32, op: OpId, command: &Command) {
+        let outcome = self.nodes.get_mut(&id).expect("a node").disk.apply(command);
+        self.step(id, Input::Disk { op, outcome });
     }
 
     /// Delivers messages until there are none.
@@ -476,6 +486,34 @@ fn a_push_that_comes_before_its_epoch_is_kept() {
     assert_eq!(world.view(2).high_watermark, 2, "no time has passed");
     world.assert_converged(2);
     insta::assert_snapshot!(world.transcript);
+}
+
+/// A follower that has just started has no room before its journal's files are filled. Its leader does not wait longer than that.
+#[test]
+fn a_push_that_finds_no_room_is_kept() {
+    let mut world = World::new(&[]);
+    world.produce(1, -1, &[b"a"]);
+    world.pass(1_000);
+    let disk = world.nodes.remove(&3).expect("a node").disk;
+    let node = world.boot(3, disk);
+    world.nodes.insert(3, node);
+    let epoch = BrokerEpoch(20);
+    let broker = world.image.brokers.get_mut(&NodeId(3)).expect("a broker");
+    (broker.epoch, broker.confirmed) = (epoch, Some(epoch));
+    world.fills = Some(Vec::new());
+    world.step(3, Input::Start);
+    world.publish(|_| {});
+    world.serve(3);
+    world.run();
+    world.produce(1, -1, &[b"b"]);
+    assert_eq!((world.view(1).high_watermark, world.view(3).end), (1, 1), "it finds no room");
+    world.produce(1, -1, &[b"c"]);
+    for (id, op, command) in world.fills.take().expect("they wait") {
+        world.disk(id, op, &command);
+    }
+    world.run();
+    assert_eq!(world.view(1).high_watermark, 3, "no time has passed");
+    world.assert_converged(1);
 }
 
 /// A push that no leader of ours makes is not taken, and takes nothing that is committed away.

@@ -175,9 +175,8 @@ impl SimNode {
         command: Command,
     ) -> (usize, Time) {
         let typical = match &command {
-            Command::Sync { .. } | Command::SyncDirectory { .. } | Command::Fill { .. } => {
-                self.settings.sync_us
-            }
+            Command::Fill { .. } => self.settings.fill_us.unwrap_or(self.settings.sync_us),
+            Command::Sync { .. } | Command::SyncDirectory { .. } => self.settings.sync_us,
             _ => self.settings.command_us,
         };
         let takes = self.disk_stream.delay(typical * 1_000) * self.disk_factor;
@@ -306,7 +305,8 @@ mod tests {
     /// A rename comes after what was asked before of either name, and before what is asked later.
     #[test]
     fn a_rename_keeps_the_order_of_both_names() {
-        let settings = DiskSettings { sync_us: 5_000, command_us: 50, capacity: 1 << 20 };
+        let settings =
+            DiskSettings { sync_us: 5_000, command_us: 50, fill_us: None, capacity: 1 << 20 };
         let mut node = SimNode::new(1, 0, 1, settings);
         let segment = |generation| FileName::Segment { log: LogId::default(), base: 0, generation };
         let (from, to) = (segment(0), segment(1));

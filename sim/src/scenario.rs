@@ -192,7 +192,8 @@ impl Scenario {
             reordering: draw.below(u64::from(unreliable) + 1) as u32,
         };
         let sync_us = draw.between(50, 800);
-        let disk = DiskSettings { command_us: draw.between(2, 20), sync_us, capacity: 256 << 20 };
+        let command_us = draw.between(2, 20);
+        let disk = DiskSettings { command_us, sync_us, fill_us: None, capacity: 256 << 20 };
         // Those that join late may not be waited for.
         let brokers = nodes.iter().filter(|n| n.broker && n.start_ms < WARM_UP_MS).count();
         let topics = (0..draw.between(1, 3))

@@ -106,6 +106,9 @@ pub struct DiskSettings {
     pub command_us: u64,
     /// Typical time of a sync, microseconds.
     pub sync_us: u64,
+    /// Typical time of filling a journal file, microseconds; as a sync if none.
+    #[serde(default)]
+    pub fill_us: Option<u64>,
     /// Bytes.
     pub capacity: u64,
 }

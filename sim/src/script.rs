@@ -238,6 +238,8 @@ pub fn rolling(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
     setup.core.memory_bytes_max = 16 << 20;
     setup.core.journal_file_bytes *= 16;
     setup.core.journal_files = 8;
+    // Nor may it be long without room because it has just started, which takes two files filled.
+    setup.disk.fill_us = Some(draw.between(1, 20) * 1_000);
     let mut entries = Vec::new();
     let mut at_us = WARM_UP_MS * 1_000;
     for _ in 0..draw.between(2, 4) {

@@ -49,25 +49,31 @@ impl Replica {
         cx.out.event(|| Event::Following { log, epoch, leader });
     }
 
-    /// Takes a push, as follower of the leader that it is from.
-    pub fn on_push(&mut self, cx: &mut Context, from: NodeId, push: Push) {
-        let Role::Follower(follower) = &mut self.role else { return };
+    /// Takes a push, as follower of the leader that it is from; gives it back where there is no room for its records.
+    pub fn on_push(&mut self, cx: &mut Context, from: NodeId, push: Push) -> Option<Push> {
+        let Role::Follower(follower) = &mut self.role else { return None };
         let registered = cx.host.image.brokers.get(&from).map(|broker| broker.epoch);
         if cx.host.acting() != Some(push.follower_epoch)
             || (from, follower.leader) != (push.leader.0, from)
             || registered != Some(push.leader.1)
             || follower.epoch != push.leader_epoch
         {
-            return;
+            return None;
         }
         if push.base < 0 {
-            return self.refuse(cx, &push);
+            self.refuse(cx, &push);
+            return None;
         }
         if push.begin {
-            return self.begin_at(cx, &push);
+            self.begin_at(cx, &push);
+            return None;
         }
         self.begin_lower(cx, &push);
         match self.find_match(cx, &push) {
+            Ok(()) if !push.records.is_empty() && !cx.host.store.has_room() => {
+                cx.out.event(|| Event::Sometimes(Mark::ReplicaPushWithoutRoom));
+                return Some(push);
+            }
             Ok(()) => self.take_records(cx, &push),
             Err(None) => {}
             Err(Some((hint, last_epoch))) => {
@@ -75,6 +81,7 @@ impl Replica {
                 self.answer(cx, Answer::Mismatch { base: push.base, hint, last_epoch });
             }
         }
+        None
     }
 
     /// Whether the record before the push is here; where the leader should look next if not, unless the push is refused.
@@ -107,11 +114,6 @@ impl Replica {
 
     fn take_records(&mut self, cx: &mut Context, push: &Push) {
         let id = self.log;
-        if !push.records.is_empty() && !cx.host.store.has_room() {
-            // The leader sends it again.
-            cx.out.event(|| Event::Sometimes(Mark::ReplicaPushWithoutRoom));
-            return;
-        }
         let Ok(batches) = batches::split(&push.records) else { return self.refuse(cx, push) };
         let mut at = push.base;
         let mut appended = false;

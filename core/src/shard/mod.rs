@@ -21,6 +21,7 @@ mod fetch;
 mod list_offsets;
 mod produce;
 mod retention;
+mod roomless;
 mod scatter;
 mod session;
 mod timers;
@@ -48,6 +49,7 @@ use crate::{
 use ahead::Ahead;
 use early::Early;
 use produce::{Listed, Stalled};
+use roomless::Roomless;
 use scatter::{Gatherings, Origin, Whole};
 use session::Sessions;
 use timers::{Key, Timers};
@@ -80,6 +82,7 @@ pub struct Shard {
     sessions: Sessions,
     early: Early,
     ahead: Ahead,
+    roomless: Roomless,
 }
 
 /// What a read of the store is for.
@@ -159,6 +162,7 @@ impl Shard {
             sessions,
             early: Early::default(),
             ahead: Ahead::default(),
+            roomless: Roomless::default(),
         }
     }
 
@@ -184,6 +188,8 @@ impl Shard {
         }
         match message {
             ReplicaMessage::Push(push) => {
+                // What came earlier goes first.
+                self.take_roomless(out);
                 if let Some(push) = self.keep_ahead(from, push) {
                     self.take_push(from, push, out);
                 }
@@ -202,8 +208,11 @@ impl Shard {
         let log = push.log;
         let Some(replica) = self.replicas.get_mut(&log) else { return };
         let mut cx = Context { now: self.now, host: &mut self.host, out };
-        replica.on_push(&mut cx, from, push);
+        let roomless = replica.on_push(&mut cx, from, push);
         self.touched.insert(log);
+        if let Some(push) = roomless {
+            self.keep_roomless(from, push);
+        }
     }
 
     fn on_local(&mut self, from: Place, message: LocalMessage, out: &mut Outputs) {
@@ -520,6 +529,7 @@ impl Shard {
             while let Some(event) = self.host.store.pop_event() {
                 self.on_store_event(event, out);
             }
+            self.take_roomless(out);
             self.take_stalled(out);
             while let Some(log) = self.touched.pop_first() {
                 self.settle_replica(log, out);
@@ -529,6 +539,7 @@ impl Shard {
                 Some(event) => self.on_store_event(event, out),
                 // Filing away may have made room just now.
                 None if self.has_stalled() && !self.must_wait() => {}
+                None if self.has_roomless() && self.host.store.has_room() => {}
                 None => break,
             }
         }

@@ -30,7 +30,7 @@ const ZSTD_VERSION: i16 = 7;
 /// First version whose answer names the current leader.
 const LEADER_VERSION: i16 = 10;
 /// Record bytes that wait for room in the store, per shard, as a share of the memory it may use.
-const STALLED_SHARE: u64 = 8;
+pub(super) const STALLED_SHARE: u64 = 8;
 /// A produce part whose batches are appended.
 #[derive(Debug)]
 pub(super) struct Waiting {

@@ -203,14 +203,17 @@ impl Journal {
         share.max(FIRST_BYTES_MIN).min(self.file_bytes)
     }
 
-    /// The free file to be written next, by a record of that size: the largest, and of equals the oldest. While files grow, a
-    /// record larger than a file gets one to itself.
+    /// The free file to be written next, by a record of that size: the largest, and of equals the oldest. While one is being
+    /// filled, the smallest: the only whole one is not begun before the next is there, as there would be no room until then.
+    /// While files grow, a record larger than a file gets one to itself.
     fn next_file(&self, size: u64) -> Option<usize> {
         let takes =
             |i: &usize| self.is_free(*i) && (self.grows || self.files[*i].allocated >= size);
         (0..self.files.len()).filter(takes).min_by_key(|i| {
             let file = &self.files[*i];
-            (Reverse(file.allocated.min(self.file_bytes)), file.generation)
+            let size = file.allocated.min(self.file_bytes);
+            let rank = if self.filling.is_some() { size } else { self.file_bytes - size };
+            (rank, file.generation)
         })
     }
 
@@ -403,6 +406,25 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_only_whole_file_is_not_begun_before_the_next_one_is_there() {
+        let mut journal = Journal::new(1, 1, [7; 16], 1 << 20);
+        for _ in 0..4 {
+            journal.add_file();
+        }
+        journal.grows = false;
+        journal.files.iter_mut().for_each(|file| file.allocated = 32 << 10);
+        journal.files[0].allocated = 1 << 20;
+        let (file, offset, length) = journal.to_fill(true).expect("a small one");
+        journal.filling = Some(file);
+        let small = journal.next_file(170).expect("another small one");
+        assert!(small != 0 && small != file);
+        assert_eq!(journal.next_file(64 << 10), Some(0), "where no small one takes it");
+        journal.filling = None;
+        journal.files[file].allocated = offset + length;
+        assert_eq!(journal.files[journal.next_file(170).expect("a whole one")].allocated, 1 << 20);
+    }
 
     #[test]
     fn what_is_to_be_filled_ahead_is_missing_until_it_is_begun() {

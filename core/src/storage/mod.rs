@@ -248,7 +248,7 @@ impl Store {
         self.journal.marked
     }
 
-    /// Whether memory and journal allow more appends; where not, produce waits, and pushes are dropped to be sent again.
+    /// Whether memory and journal allow more appends; where not, produce and pushes wait.
     pub fn has_room(&self) -> bool {
         self.memory < self.config.memory_bytes_max && self.journal.has_room()
     }
