@@ -780,6 +780,25 @@ fn a_controller_gives_its_office_away_before_it_stops() {
     }
 }
 
+/// In a rolling restart, whoever was restarted last is the one that will not hand over again soon.
+#[test]
+fn a_controller_gives_its_office_to_who_was_registered_last() {
+    for seed in 0..6 {
+        let mut world = World::new(3, 700 + seed);
+        world.until("serving", 20 * SECOND, World::all_serve);
+        let active = world.active().unwrap();
+        let others: Vec<i32> = (1..=3).filter(|node| *node != active).collect();
+        let restarted = others[seed as usize % 2];
+        world.stop(restarted);
+        world.start(restarted);
+        world.until("serving again", 20 * SECOND, World::all_serve);
+        world.pass(SECOND);
+        world.step(active, Input::Local { from: Place::Metadata, message: LocalMessage::Stop });
+        world.until("stopped", SECOND, |world| !world.up.contains_key(&active));
+        assert_eq!(world.active(), Some(restarted), "seed {seed}");
+    }
+}
+
 /// Where nobody can take the quorum's leadership, the leader goes without that.
 #[test]
 fn the_only_controller_stops_at_once() {

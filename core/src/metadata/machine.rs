@@ -176,7 +176,7 @@ impl Metadata {
             self.apply_committed(out);
             self.follow_registration(out);
             self.follow_leadership(now, out);
-            self.hands_over = self.departure.is_some() && self.quorum.hand_over(now, out);
+            self.hands_over = self.departure.is_some() && self.hand_over(now, out);
             self.hear_own_messages(now, out);
             self.speak(now, out);
             self.decide(now, out);
@@ -196,6 +196,14 @@ impl Metadata {
         }
         self.leave_in_good_order(now, out);
         self.tell_of_waiting(now, out);
+    }
+
+    /// Gives the quorum's leadership away, to who was registered last where there is a choice: where one node is restarted after
+    /// the other, that one has its restart behind it, while any other would soon have to hand over again.
+    fn hand_over(&mut self, now: Now, out: &mut Outputs) -> bool {
+        let image = &self.image;
+        let registered = |node| image.brokers.get(&node).map(|broker| broker.epoch);
+        self.quorum.hand_over(now, registered, out)
     }
 
     /// Says who is heard where there has been no controller for a while.

@@ -7,7 +7,7 @@
 use super::message::{QuorumBody, Voter};
 use super::{Quorum, Role};
 use crate::storage::Store;
-use crate::{Instant, Now, Outputs};
+use crate::{Instant, NodeId, Now, Outputs};
 
 /// A leader's wish to lead no more.
 #[derive(Clone, Copy, Debug)]
@@ -19,10 +19,15 @@ pub(super) struct HandOver {
 }
 
 impl Quorum {
-    /// Gives the leadership to another voter where there is one. True while that is under way, for an election timeout at most:
-    /// then this is to be called again with each step, and nothing to be proposed, since what has not reached the other voter
-    /// keeps it waiting.
-    pub fn hand_over(&mut self, now: Now, out: &mut Outputs) -> bool {
+    /// Gives the leadership to another voter where there is one: to who has most of the log, and of equals to who ranks highest.
+    /// True while that is under way, for an election timeout at most: then this is to be called again with each step, and nothing
+    /// to be proposed, since what has not reached the other voter keeps it waiting.
+    pub fn hand_over<R: Ord>(
+        &mut self,
+        now: Now,
+        rank: impl Fn(NodeId) -> R,
+        out: &mut Outputs,
+    ) -> bool {
         let (timeout, pause) =
             (self.config.quorum.election_timeout_ms, self.config.quorum.heartbeat_ms);
         let (now, end, voters) = (now.mono, self.log.end(), self.log.voters());
@@ -39,9 +44,8 @@ impl Quorum {
             let is_voter = voters.get(&peer.node) == Some(&peer.incarnation);
             is_voter && now.ms_since(progress.heard) < timeout
         });
-        let Some((heir, progress)) = heirs.max_by_key(|(_, progress)| progress.matched) else {
-            return false;
-        };
+        let most = heirs.max_by_key(|(peer, progress)| (progress.matched, rank(peer.node)));
+        let Some((heir, progress)) = most else { return false };
         if progress.matched == end {
             hand_over.asked_at = Some(now);
             let heir = *heir;
