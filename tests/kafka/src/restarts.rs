@@ -1,9 +1,15 @@
 //! Three nodes restarted one after the other under load, of Apache Kafka and of Milena: what Java's producer sees of it. The
-//! figures are printed beside each other; how long others take on this machine is not ours to assert.
+//! figures are printed beside each other; how long others take on this machine is not ours to assert. Beside each gap stands
+//! what the machine has in it: an fsync that took long at the same time, and the gap while nothing was restarted.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +21,8 @@ use crate::install::Installed;
 
 /// What the load does before, between and after restarts.
 const BETWEEN: Duration = Duration::from_secs(3);
+/// How often an fsync is measured.
+const FSYNC_EVERY: Duration = Duration::from_millis(20);
 
 /// A node that can be started again on its data.
 struct Node {
@@ -56,21 +64,77 @@ fn restart(name: &str, installed: &Installed, mut nodes: Vec<Node>) -> Result<()
     let bootstrap: Vec<String> =
         nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
     let mut load = Load::start(installed, &bootstrap.join(","))?;
+    let disk = Disk::watch()?;
     std::thread::sleep(BETWEEN);
     load.ask("forget")?;
+    disk.longest_ms();
     std::thread::sleep(BETWEEN);
-    println!("{name}, undisturbed: {}", load.ask("tell")?);
-    load.ask("forget")?;
-    let mut stops = Vec::new();
-    for node in &mut nodes {
-        stops.push(format!("{:.1} s", node.stop()?.as_secs_f32()));
+    let undisturbed = load.ask("tell")?;
+    println!(
+        "{name}, undisturbed: {undisturbed}; longest fsync beside it {} ms",
+        disk.longest_ms()
+    );
+    for (number, node) in (1..).zip(&mut nodes) {
+        load.ask("forget")?;
+        disk.longest_ms();
+        let stop = node.stop()?.as_millis();
+        let begun = Instant::now();
         node.start()?;
         node.listens()?;
         load.ask("whole")?;
+        let back = begun.elapsed().as_millis();
         std::thread::sleep(BETWEEN);
+        println!(
+            "{name}, node {number} restarted: {}; longest fsync beside it {} ms; stopped in {stop} ms, in all sets again after {back} ms",
+            load.ask("tell")?,
+            disk.longest_ms()
+        );
     }
-    println!("{name}, three restarts: {}; stops took {}", load.ask("tell")?, stops.join(", "));
     Ok(())
+}
+
+/// How long the disk takes for an fsync of a few bytes, again and again.
+struct Disk {
+    longest_us: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Disk {
+    fn watch() -> Result<Disk> {
+        let longest_us = Arc::new(AtomicU64::new(0));
+        let file = tempfile::tempfile()?;
+        let longest = Arc::downgrade(&longest_us);
+        let body = move || {
+            while let Some(longest) = longest.upgrade() {
+                if let Ok(took) = sync_few_bytes(&file) {
+                    longest.fetch_max(took.as_micros() as u64, Ordering::Relaxed);
+                }
+                drop(longest);
+                std::thread::sleep(FSYNC_EVERY);
+            }
+        };
+        Ok(Disk { longest_us, thread: Some(std::thread::spawn(body)) })
+    }
+
+    /// The longest since it was last asked, milliseconds.
+    fn longest_ms(&self) -> u64 {
+        self.longest_us.swap(0, Ordering::Relaxed) / 1_000
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.longest_us = Arc::default();
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn sync_few_bytes(file: &File) -> Result<Duration> {
+    // At the same place, so that only data is waited for, as in a journal.
+    file.write_all_at(&[0; 512], 0)?;
+    let begun = Instant::now();
+    file.sync_data()?;
+    Ok(begun.elapsed())
 }
 
 fn kafka(installed: &Installed) -> Result<Vec<Node>> {
