@@ -14,6 +14,7 @@ use crate::table::{Difference, Table};
 
 const PRODUCE: i16 = 0;
 const FETCH: i16 = 1;
+const LIST_OFFSETS: i16 = 2;
 const CREATE_TOPICS: i16 = 19;
 const DELETE_TOPICS: i16 = 20;
 /// How long what acks=0 wrote may take until it is read: Kafka shows it before it is on the disk, we do not.
@@ -290,11 +291,16 @@ fn leave_session(asked: &mut Asked) {
     }
 }
 
-/// Has a fetch that what follows it writes may not be seen by: it waits here while that is carried out, and Kafka carries out
-/// nothing meanwhile.
+/// Has a request wait for nothing, since what follows it writes: that is carried out here while a fetch waits or a time is looked
+/// up on the disk, and Kafka carries out nothing meanwhile.
 fn wait_for_nothing(asked: &mut Asked) {
     if let Some(wait) = asked.body.get_mut("max_wait_ms") {
         *wait = 0.into();
+    }
+    if asked.api == LIST_OFFSETS {
+        let topics = asked.body["topics"].as_array_mut().into_iter().flatten();
+        let partitions = topics.filter_map(|topic| topic["partitions"].as_array_mut()).flatten();
+        partitions.for_each(|partition| partition["timestamp"] = (-1).into());
     }
 }
 
