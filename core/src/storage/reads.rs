@@ -31,8 +31,28 @@ pub(super) struct Job {
     cuts: u64,
     step: Step,
     tried: bool,
+    /// What a lookup of the largest time has learnt.
+    learnt: Learnt,
+}
+
+/// What a lookup of the largest time has learnt of segments that a cut or the log's start goes through. It keeps that itself: of
+/// several such segments the indexes need not fit into the memory for indexes at once.
+#[derive(Debug, Default)]
+struct Learnt {
+    segments: BTreeMap<FileName, Summary>,
     /// Largest times of groups of which not all records count, by file and position.
-    largest: BTreeMap<(FileName, u64), Timestamp>,
+    groups: BTreeMap<(FileName, u64), Timestamp>,
+}
+
+/// What an index tells of the records of a segment between two offsets.
+#[derive(Debug)]
+struct Summary {
+    from: Offset,
+    until: Offset,
+    /// The largest time of the groups of which all records count.
+    whole: Option<Timestamp>,
+    /// The others: where each begins in the file, the largest time of all its records, and how it is read.
+    open: Vec<(u64, Timestamp, Step)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -172,8 +192,8 @@ impl Store {
         let ticket = Ticket(self.next_ticket);
         let cuts = self.logs.get(&log).map_or(0, |log| log.cuts);
         let step = Step::Index { base: 0, generation: 0, count: 0 };
-        let largest = BTreeMap::new();
-        self.go_on(ticket, Job { log, wanted, cuts, step, tried: false, largest }, out);
+        let learnt = Learnt::default();
+        self.go_on(ticket, Job { log, wanted, cuts, step, tried: false, learnt }, out);
         ticket
     }
 
@@ -195,7 +215,7 @@ impl Store {
                     next_of_time(job.log, log, &mut self.indexes, time, from, upto)
                 }
                 Wanted::Largest { from, upto } => {
-                    next_of_largest(job.log, log, &mut self.indexes, &job.largest, from, upto)
+                    next_of_largest(job.log, log, &mut self.indexes, &mut job.learnt, from, upto)
                 }
             },
         };
@@ -278,7 +298,7 @@ impl Store {
                 let Step::Span { file, span, .. } = &job.step else { return };
                 let times = batches.iter().map(|batch| largest_of(batch, *from, *upto));
                 let largest = times.max().unwrap_or(Timestamp::MIN);
-                job.largest.insert((*file, span.position), largest);
+                job.learnt.groups.insert((*file, span.position), largest);
                 self.go_on(ticket, job, out);
             }
             (None, _) => self.go_on(ticket, job, out),
@@ -478,20 +498,37 @@ fn next_of_time(
     }))
 }
 
+impl Summary {
+    fn new(file: FileName, segment: &Segment, parts: &[Part], from: Offset, until: Offset) -> Self {
+        let mut summary = Summary { from, until, whole: None, open: Vec::new() };
+        for part in parts {
+            let Part { group, next, end } = part;
+            // The last group may hold batches past a cut.
+            if group.offset >= from && *next <= until && *end < segment.length {
+                summary.whole = summary.whole.max(Some(group.max_timestamp));
+            } else {
+                let step = part.read(file, until);
+                summary.open.push((group.position, group.max_timestamp, step));
+            }
+        }
+        summary
+    }
+}
+
 /// The largest time below `upto`. What an index tells of a group holds where all its records count; where a cut or the start goes
-/// through one that may have the largest, it is read, and `known` says what was found.
+/// through one that may have the largest, it is read.
 fn next_of_largest(
     id: LogId,
     log: &Log,
     indexes: &mut Indexes,
-    known: &BTreeMap<(FileName, u64), Timestamp>,
+    learnt: &mut Learnt,
     from: Offset,
     upto: Offset,
 ) -> Next {
     let from = from.max(log.start());
     let border = log.border().min(upto);
     let mut largest = None;
-    let mut to_read: Option<(Timestamp, Step)> = None;
+    let mut to_read: Option<(Timestamp, &Step)> = None;
     for segment in &log.segments {
         let until = segment.next.min(border);
         if until <= from || segment.base >= until {
@@ -501,20 +538,27 @@ fn next_of_largest(
             largest = largest.max(Some(segment.max.0));
             continue;
         }
-        let parts = match parts(id, segment, indexes, from, until) {
-            Ok(parts) => parts,
-            Err(step) => return Next::Ask(step),
-        };
         let file = segment.file(id);
-        for part in parts {
-            let Part { group, next, end } = &part;
-            // The last group may hold batches past a cut.
-            let is_whole = group.offset >= from && *next <= until && *end < segment.length;
-            let found = known.get(&(file, group.position)).copied();
-            if let Some(time) = found.or(is_whole.then_some(group.max_timestamp)) {
-                largest = largest.max(Some(time));
-            } else if to_read.as_ref().is_none_or(|(time, _)| *time < group.max_timestamp) {
-                to_read = Some((group.max_timestamp, part.read(file, until)));
+        let known = learnt.segments.get(&file);
+        if known.is_none_or(|summary| (summary.from, summary.until) != (from, until)) {
+            match parts(id, segment, indexes, from, until) {
+                Ok(parts) => {
+                    let summary = Summary::new(file, segment, &parts, from, until);
+                    learnt.segments.insert(file, summary);
+                }
+                Err(step) => return Next::Ask(step),
+            }
+        }
+    }
+    for (file, summary) in learnt.segments.iter().filter(|(_, summary)| summary.until > from) {
+        largest = largest.max(summary.whole);
+        for (position, time, step) in &summary.open {
+            match learnt.groups.get(&(*file, *position)) {
+                Some(time) => largest = largest.max(Some(*time)),
+                None if to_read.is_none_or(|(most, _)| most < *time) => {
+                    to_read = Some((*time, step));
+                }
+                None => {}
             }
         }
     }
@@ -530,7 +574,7 @@ fn next_of_largest(
         largest = largest.max(Some(time));
     }
     match to_read {
-        Some((time, step)) if Some(time) > largest => Next::Ask(step),
+        Some((time, step)) if Some(time) > largest => Next::Ask(step.clone()),
         _ => Next::Largest(largest),
     }
 }
