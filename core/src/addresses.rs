@@ -6,8 +6,8 @@
 //! failed one later and later.
 //!
 //! Two processes may call themselves by one id, with disks of their own or with copies of one. Messages go to a node, so only
-//! one of them can be answered: the one that was there first, while it is heard. The other one is refused at its hello, is told with whom it
-//! collides, and stops when it has been told so for longer than a connection can outlive its process unnoticed.
+//! one of them can be answered: the one that was there first, while it is heard. The other one is refused at its hello, is told
+//! with whom it collides, and stops when it has been told so for longer than a connection can outlive its process unnoticed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
