@@ -462,12 +462,13 @@ impl Cluster {
         if failed {
             self.checks.on_failed(node);
         }
-        let life = self.nodes[node].life;
+        let (life, erred) = (self.nodes[node].life, self.checks.nodes[node].disk_erred);
         self.step(node, done.machine, Input::Disk { op: done.op, outcome })?;
-        // Beyond the budget a damaged disk may be what it stops for, as soon as it knows.
+        // Beyond the budget a damaged disk may be what it stops for, as soon as it knows; and what failed beside what lacked room
+        // anywhere.
         let damaged = self.schedule.setup.beyond_budget
             && self.checks.nodes[node].damage.may_unseat(milena_core::LogId::METADATA);
-        if full && !lacks_room && !damaged && self.nodes[node].life != life {
+        if full && !lacks_room && !damaged && !erred && self.nodes[node].life != life {
             return Err(Violation::new(
                 "D9",
                 format!("node {} stops at {:?} on a full disk", node + 1, done.command.file()),
@@ -539,6 +540,7 @@ impl Cluster {
                 Output::Reply { client, id, response } => {
                     let up_for = self.now - self.nodes[node].started;
                     self.checks.answers_when_it_knows(node, up_for, response.as_ref())?;
+                    self.checks.must_serve(self.now, node, response.as_ref())?;
                     self.reply(node, client, id, response);
                 }
                 Output::Close { client, id, why } => self.close_at(client, id, why),

@@ -109,6 +109,10 @@ impl Rounds<'_> {
         Target::Leader(self.draw.below(16) as usize)
     }
 
+    fn follower(&mut self) -> Target {
+        Target::Follower(self.draw.below(16) as usize)
+    }
+
     fn crash(&mut self, node: Target, low_ms: u64, high_ms: u64) {
         let down_ms = self.draw.between(low_ms, high_ms);
         let fault = match self.draw.chance(500_000) {
@@ -120,7 +124,12 @@ impl Rounds<'_> {
 
     fn cut(&mut self, node: Target, low_ms: u64, high_ms: u64) {
         let (direction, for_ms) = (self.direction(), self.draw.between(low_ms, high_ms));
-        self.fault(Fault::Partition { side: vec![node], direction, for_ms }, vec![], 0);
+        let fault = match self.draw.below(8) {
+            0 => Fault::CutLink { node, from: Target::Controller, direction, for_ms },
+            1 => Fault::CutLink { node, from: self.follower(), direction, for_ms },
+            _ => Fault::Partition { side: vec![node], direction, for_ms },
+        };
+        self.fault(fault, vec![], 0);
     }
 
     fn pause(&mut self, node: Target, low_ms: u64, high_ms: u64) {
@@ -558,13 +567,18 @@ fn absences(rounds: &mut Rounds<'_>, setup: &mut Setup) {
             1 => rounds.leader(),
             _ => rounds.node(setup),
         };
-        let for_ms = rounds.draw.between(4_000, 5_000);
-        match rounds.draw.below(5) {
+        let for_ms = rounds.draw.between(4_000, 7_000);
+        match rounds.draw.below(7) {
             0 => {
                 let fault = Fault::Crash { node, down_ms: for_ms };
                 rounds.fault(fault, vec![Guard::Up], 50_000);
             }
             1 => rounds.pause(node, for_ms, for_ms),
+            2 | 3 => {
+                let (node, from, direction) =
+                    (rounds.leader(), rounds.follower(), rounds.direction());
+                rounds.fault(Fault::CutLink { node, from, direction, for_ms }, vec![], 0);
+            }
             _ => rounds.cut(node, for_ms, for_ms),
         }
         rounds.now_us += for_ms * 1_000;

@@ -226,6 +226,7 @@ impl Cluster {
                 | Fault::CutClients { node, .. }
                 | Fault::SlowClients { node, .. }
                 | Fault::StopReading { node, .. }
+                | Fault::CutLink { node, .. }
                 | Fault::SlowLink { from: node, .. }
                 | Fault::HangUp { node } => Some(*node),
                 Fault::PowerLoss { nodes, .. } | Fault::Move { nodes, .. } => {
@@ -415,7 +416,17 @@ impl Cluster {
             Fault::Partition { side, direction, for_ms } => {
                 let side: Vec<usize> =
                     side.iter().filter_map(|target| self.resolve(*target)).collect();
-                self.cut(&side, *direction, for_ms * MS);
+                let others = |node: &usize| !side.contains(node);
+                let outside: Vec<usize> = (0..self.nodes.len()).filter(others).collect();
+                self.cut(&side, &outside, *direction, for_ms * MS);
+            }
+            Fault::CutLink { from, direction, for_ms, .. } => {
+                let Some(from) = self.resolve(*from) else { return false };
+                let other = if from == at { (at + 1) % self.nodes.len() } else { from };
+                if other == at {
+                    return false;
+                }
+                self.cut(&[at], &[other], *direction, for_ms * MS);
             }
             Fault::Break { .. } => {
                 for other in 0..self.nodes.len() {
@@ -534,10 +545,10 @@ impl Cluster {
         let _choices = nodes[node].disk.power_loss(strike.generator());
     }
 
-    fn cut(&mut self, side: &[usize], direction: Direction, time: u64) {
+    fn cut(&mut self, side: &[usize], others: &[usize], direction: Direction, time: u64) {
         let mut cut = Vec::new();
         for &inside in side {
-            for outside in (0..self.nodes.len()).filter(|node| !side.contains(node)) {
+            for &outside in others {
                 if direction != Direction::Inward {
                     cut.push((inside, outside));
                 }

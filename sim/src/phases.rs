@@ -140,13 +140,22 @@ impl Cluster {
         let stopped = !sim.is_up() || sim.paused_until > self.now;
         let unheard = self.nodes.len() > 1 && others().all(|to| self.network.is_blocked(node, to));
         let deaf = self.nodes.len() > 1 && others().all(|from| self.network.is_blocked(from, node));
+        let cut = |a, b| self.network.is_blocked(a, b) || self.network.is_blocked(b, a);
+        // A node that is cut off from all others is that node's matter.
+        let is_alone = |node: usize| {
+            let mut others = (0..self.nodes.len()).filter(|other| *other != node);
+            others.clone().all(|other| self.network.is_blocked(node, other))
+                || others.all(|other| self.network.is_blocked(other, node))
+        };
+        let alone = self.nodes.len() > 1 && is_alone(node);
+        let cut_from: Vec<usize> =
+            others().filter(|other| !alone && cut(node, *other) && !is_alone(*other)).collect();
+        let passes = |from, to| self.network.is_blocked(from, to) || self.network.is_well(from, to);
         let links = others().all(|other| {
-            // A link to a node that is cut off is that node's matter.
-            let cut = others().filter(|third| *third != other);
-            let alone = cut.clone().count() > 0
-                && (cut.clone().all(|third| self.network.is_blocked(other, third))
-                    || cut.clone().all(|third| self.network.is_blocked(third, other)));
-            alone || self.network.is_well(node, other) && self.network.is_well(other, node)
+            let known = cut_from.contains(&other) && passes(node, other) && passes(other, node);
+            is_alone(other)
+                || known
+                || self.network.is_well(node, other) && self.network.is_well(other, node)
         });
         let well = links
             && sim.clock.is_true()
@@ -161,7 +170,8 @@ impl Cluster {
             _ => Standing::Hindered,
         };
         let life = sim.life;
-        let mut look = Look { standing, life, deaf: false, leads: None, proposals: Vec::new() };
+        let mut look =
+            Look { standing, life, cut_from, deaf: false, leads: None, proposals: Vec::new() };
         if let State::Up { metadata, shards } = &sim.state {
             let several = self.schedule.setup.nodes.iter().filter(|n| n.controller).count() > 1;
             look.deaf = several && deaf && sim.paused_until <= self.now;

@@ -429,6 +429,9 @@ pub enum Fault {
     ClockRate { node: Target, ppm: i64 },
     /// When some nodes are cut off from the others.
     Partition { side: Vec<Target>, direction: Direction, for_ms: u64 },
+    /// When two nodes are cut off from each other, and both reach all others. Outward is what the first one sends; where both
+    /// are one, the second is the next.
+    CutLink { node: Target, from: Target, direction: Direction, for_ms: u64 },
     /// When the connections of a node break.
     Break { node: Target },
     /// When a node's links are slow.
@@ -511,6 +514,7 @@ impl Fault {
             Fault::ClockRate { .. } => "clock-rate",
             Fault::Partition { direction: Direction::Both, .. } => "partition",
             Fault::Partition { .. } => "one-way-partition",
+            Fault::CutLink { .. } => "cut-link",
             Fault::Break { .. } => "broken-connections",
             Fault::SlowLinks { .. } => "slow-links",
             Fault::Storm { .. } => "storm",
@@ -548,6 +552,7 @@ impl Fault {
             | Fault::PowerLoss { .. }
             | Fault::Move { .. }
             | Fault::Partition { .. }
+            | Fault::CutLink { .. }
             | Fault::CutClients { .. }
             | Fault::SlowDisk { .. }
             | Fault::FullDisk { .. }

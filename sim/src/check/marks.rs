@@ -20,6 +20,10 @@ marks! {
         DeletedWithFullDisk = "deleted with a full disk",
         /// When a partition's leader came from the eligible replicas out of the in-sync set.
         ElectionFromElr = "election from ELR",
+        /// When the others had to go on, and their sets had to hold who follows, while one node was away.
+        WentOnWithoutOne = "went on without one",
+        /// When the same was asked while two nodes were cut off from each other alone.
+        WentOnWithACut = "went on with a cut link",
         /// When a node logged an error.
         ErrorLogged = "error logged",
         /// When a node stopped itself.

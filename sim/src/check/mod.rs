@@ -11,7 +11,8 @@
 //!   quorum.rs     R rules on events of the metadata log  (R1 to R5, R7 to R10, R16, P18)
 //!   departure.rs  who leaves ISR and ELR, and why        (P22)
 //!   node.rs       starts, disks, recoveries and halts    (D3, D4, D7, D8, D10, P14)
-//!   liveness.rs   what goes on under faults              (L15 to L19, L22)
+//!   liveness.rs   what goes on under faults              (L15 to L19, L22, L23)
+//!   service.rs    what a leader must take                (L24)
 //!   checkpoint.rs what a checkpoint claims               (D5)
 //!   marks.rs      how often each rare path was taken
 //! ```
@@ -34,6 +35,7 @@ mod partition;
 mod quorum;
 pub mod replica;
 mod retention;
+mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -185,6 +187,7 @@ pub struct Checks {
     pub journals: BTreeMap<(usize, u16), (u32, u64)>,
     /// Since when nodes fare as they do.
     watch: liveness::Watch,
+    refusals: service::Refusals,
     /// Ends of the images that were shown.
     shown: BTreeSet<Offset>,
     /// In-sync sets that leaders proposed, by log and partition epoch.

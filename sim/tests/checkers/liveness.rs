@@ -1,11 +1,15 @@
-//! L15 to L19, L22: somebody does not go on although nothing keeps it.
+//! L15 to L19, L22 to L24: somebody does not go on although nothing keeps it.
 
 use milena_core::NodeId;
 use milena_core::config::QuorumConfig;
 use milena_sim::check::liveness::{Look, Standing};
 use milena_sim::queue::{MS, Time};
+use milena_wire::messages::produce::{
+    PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+};
+use milena_wire::{ErrorCode, Response, Uuid};
 
-use crate::{LOG, Stage, nodes};
+use crate::{LOG, Stage, TOPIC, nodes};
 
 /// Longer than any bound of the configuration here.
 const LONG: Time = 60_000 * MS;
@@ -13,13 +17,23 @@ const LONG: Time = 60_000 * MS;
 /// Three nodes that are well, the first leading the quorum.
 fn looks() -> [Look; 3] {
     let standing = Standing::Well;
-    let well = Look { standing, life: 1, deaf: false, leads: None, proposals: Vec::new() };
+    let cut_from = Vec::new();
+    let well =
+        Look { standing, life: 1, cut_from, deaf: false, leads: None, proposals: Vec::new() };
     [Look { leads: Some(4), ..well.clone() }, well.clone(), well]
 }
 
 fn away(node: usize, standing: Standing) -> [Look; 3] {
     let mut looks = looks();
     looks[node].standing = standing;
+    looks
+}
+
+/// The second node leads the quorum, and the first and third do not reach each other.
+fn cut() -> [Look; 3] {
+    let mut looks = looks();
+    (looks[0].leads, looks[1].leads) = (None, Some(4));
+    (looks[0].cut_from, looks[2].cut_from) = (vec![2], vec![0]);
     looks
 }
 
@@ -138,4 +152,75 @@ fn l22_a_client_has_no_answer() {
     assert_eq!(asked(&changed, MS), Ok(()), "which has just begun");
     changed[1].standing = Standing::Hindered;
     assert_eq!(asked(&changed, LONG), Ok(()));
+}
+
+#[test]
+fn l23_who_does_not_follow_stays_in_the_set() {
+    let mut stage = Stage::with_partition();
+    assert_eq!(stage.stay(&cut()), Ok(()), "it misses nothing");
+    stage.append(0, LOG, 0, 1, 1);
+    assert_eq!(stage.look(LONG + MS, &cut()), Ok(()), "now it does");
+    assert_eq!(stage.look(2 * LONG, &cut()), Err("L23".into()));
+    stage.show(|partition| partition.isr = nodes(&[1, 2])).expect("it has left");
+    assert_eq!(stage.look(2 * LONG, &cut()), Ok(()));
+    // A leader takes its set to no less than the minimum.
+    let mut stage = Stage::with_partition();
+    stage.show(|partition| partition.min_isr = 3).expect("it may be that many");
+    stage.stay(&cut()).expect("it misses nothing");
+    stage.append(0, LOG, 0, 1, 1);
+    stage.look(LONG + MS, &cut()).expect("now it does");
+    assert_eq!(stage.look(2 * LONG, &cut()), Ok(()));
+}
+
+#[test]
+fn l23_who_follows_stays_out_of_the_set() {
+    let mut stage = Stage::with_partition();
+    stage.show(|partition| partition.isr = nodes(&[1, 2])).expect("one has left");
+    assert_eq!(stage.stay(&looks()), Err("L23".into()));
+}
+
+#[test]
+fn l17_whom_the_quorum_does_not_reach_need_not_lead() {
+    let mut looks = cut();
+    (looks[1].leads, looks[2].leads) = (None, Some(4));
+    assert_eq!(
+        Stage::with_partition().stay(&looks),
+        Err("L16".into()),
+        "it leads and is not fenced"
+    );
+}
+
+#[test]
+fn l24_a_leader_refuses_for_ever() {
+    let refused = |stage: &mut Stage, at, error_code| {
+        let partition = PartitionProduceResponse { error_code, ..Default::default() };
+        let topic = TopicProduceResponse {
+            topic_id: Uuid(TOPIC.0),
+            partition_responses: vec![partition],
+            ..Default::default()
+        };
+        let answer = ProduceResponse { responses: vec![topic], ..Default::default() };
+        let served = stage.checks.must_serve(at, 0, Some(&Response::Produce(answer)));
+        served.map_err(|violation| stage.noted(violation))
+    };
+    let refuses = |stage: &mut Stage, error| {
+        (0..100).try_for_each(|look| refused(stage, LONG + look * 10 * MS, error))
+    };
+    let settled = || {
+        let mut stage = Stage::with_partition();
+        stage.stay(&looks()).expect("all is well");
+        stage
+    };
+    let error = ErrorCode::NOT_ENOUGH_REPLICAS;
+    assert_eq!(refuses(&mut settled(), error), Err("L24".into()));
+    assert_eq!(refuses(&mut settled(), ErrorCode::INVALID_RECORD), Ok(()), "no client tries again");
+    let mut stage = Stage::with_partition();
+    stage.stay(&cut()).expect("who is cut off misses nothing");
+    assert_eq!(refuses(&mut stage, error), Ok(()), "it waits for one that it does not reach");
+    let mut stage = settled();
+    stage.show(|partition| partition.isr = nodes(&[1])).expect("the others have left");
+    assert_eq!(refuses(&mut stage, error), Ok(()), "too few are in sync");
+    let mut stage = settled();
+    stage.look(2 * LONG, &silent(2)).expect("it has just begun");
+    assert_eq!(refuses(&mut stage, error), Ok(()), "something has just changed");
 }
