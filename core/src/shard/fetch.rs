@@ -70,6 +70,8 @@ struct Item {
     stood: Option<Standing>,
     /// Most bytes to give.
     limit: usize,
+    /// The most of them that the read under way may give.
+    promised: usize,
 }
 
 /// What there is for one partition.
@@ -124,6 +126,7 @@ impl Shard {
                     bounds: (-1, -1),
                     stood: None,
                     limit: 0,
+                    promised: 0,
                 });
             }
             topics.push((topic.topic, topic.topic_id));
@@ -201,7 +204,9 @@ impl Shard {
                 Read::Now(records) => waiting.bytes += item.take(records, any),
                 Read::Later(ticket) => {
                     item.found = Found::Reading;
-                    waiting.promised += item.limit;
+                    let read = self.host.store.bytes_read_by(ticket);
+                    item.promised = item.limit.min(usize::try_from(read).unwrap_or(usize::MAX));
+                    waiting.promised += item.promised;
                     waiting.reading += 1;
                     self.reads.insert(ticket, ReadFor::Fetch(origin, place));
                     out.event(|| Event::Sometimes(Mark::FetchReadsSegment));
@@ -228,7 +233,7 @@ impl Shard {
         let any = waiting.bytes > 0;
         let item = &mut waiting.items[place];
         waiting.reading -= 1;
-        waiting.promised -= item.limit;
+        waiting.promised -= std::mem::take(&mut item.promised);
         item.found = Found::Nothing;
         match result {
             Ok(records) => {

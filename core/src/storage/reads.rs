@@ -168,6 +168,19 @@ impl Store {
         Read::Later(self.start_job(id, Wanted::Batches { from, upto, bytes_max }, out))
     }
 
+    /// The most bytes that a read under way may give: what it reads, or all of the segment that it looks at.
+    pub fn bytes_read_by(&self, ticket: Ticket) -> u64 {
+        let Some(job) = self.reads.get(&ticket) else { return 0 };
+        match &job.step {
+            Step::Span { span, .. } => span.length,
+            Step::Index { base, .. } => {
+                let mut segments =
+                    self.logs.get(&job.log).into_iter().flat_map(|log| &log.segments);
+                segments.find(|segment| segment.base == *base).map_or(0, |segment| segment.length)
+            }
+        }
+    }
+
     /// The first record at or after a time, below `upto`. Always answered by [`StoreEvent::Time`].
     pub fn find_time(
         &mut self,
