@@ -2,7 +2,8 @@
 //! waits no more is read, and a client that takes nothing for too long loses its connection.
 //!
 //! Every driver keeps one for each connection. It decides; what a request or an answer is, is the driver's. The bytes of an
-//! answer count from the moment that a machine gives it until the client has taken it, those of a request until it is answered.
+//! answer count from the moment that a machine gives it until the client's socket has taken it, those of a request until it is
+//! answered, and what a fetch may bring while it waits.
 
 use std::collections::VecDeque;
 
@@ -19,9 +20,7 @@ pub struct Pipeline<R, A> {
     /// Number of the request at the front.
     first: u64,
     slots: VecDeque<Slot<R, A>>,
-    request_bytes: usize,
-    /// Fetches without an answer.
-    fetches: usize,
+    awaited: Awaited,
     /// Bytes of answers that the client has not taken, those that are being written among them.
     unsent_bytes: usize,
     writing_bytes: usize,
@@ -33,12 +32,22 @@ pub struct Pipeline<R, A> {
     closing: Option<(&'static str, Instant)>,
 }
 
+/// What the requests without an answer come to.
+#[derive(Default, Debug)]
+struct Awaited {
+    request_bytes: usize,
+    fetches: usize,
+    /// The most that the answers of fetches may have.
+    promised_bytes: usize,
+}
+
 #[derive(Debug)]
 enum Slot<R, A> {
     Awaited {
         request: R,
         bytes: usize,
-        is_fetch: bool,
+        /// The most that its answer may have, where it is a fetch.
+        fetch: Option<usize>,
     },
     Answered {
         answer: A,
@@ -54,8 +63,7 @@ impl<R, A> Pipeline<R, A> {
         Pipeline {
             first: 0,
             slots: VecDeque::new(),
-            request_bytes: 0,
-            fetches: 0,
+            awaited: Awaited::default(),
             unsent_bytes: 0,
             writing_bytes: 0,
             offered_at: None,
@@ -68,9 +76,9 @@ impl<R, A> Pipeline<R, A> {
     pub fn may_read(&self, config: &PipelineConfig) -> bool {
         self.closing.is_none()
             && self.slots.len() < config.in_flight_max
-            && self.request_bytes <= config.in_flight_bytes_max
-            && self.fetches < FETCHES_MAX
-            && self.unsent_bytes <= config.unsent_bytes_max
+            && self.awaited.request_bytes <= config.in_flight_bytes_max
+            && self.awaited.fetches < FETCHES_MAX
+            && self.unsent_bytes + self.awaited.promised_bytes <= config.unsent_bytes_max
     }
 
     /// Bytes of a request have come.
@@ -83,11 +91,12 @@ impl<R, A> Pipeline<R, A> {
         self.first + self.slots.len() as u64
     }
 
-    /// A request has come that a machine is to answer.
-    pub fn ask(&mut self, request: R, bytes: usize, is_fetch: bool) {
-        self.slots.push_back(Slot::Awaited { request, bytes, is_fetch });
-        self.request_bytes += bytes;
-        self.fetches += usize::from(is_fetch);
+    /// A request has come that a machine is to answer. `fetch`: the most that the answer of a fetch may have.
+    pub fn ask(&mut self, request: R, bytes: usize, fetch: Option<usize>) {
+        self.slots.push_back(Slot::Awaited { request, bytes, fetch });
+        self.awaited.request_bytes += bytes;
+        self.awaited.fetches += usize::from(fetch.is_some());
+        self.awaited.promised_bytes += fetch.unwrap_or(0);
     }
 
     /// One has come whose answer is known without any.
@@ -101,15 +110,14 @@ impl<R, A> Pipeline<R, A> {
     pub fn answer(&mut self, id: u64, make: impl FnOnce(R) -> Option<(A, usize)>) -> bool {
         let index = id.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) else { return false };
-        let (request, bytes, is_fetch) = match std::mem::replace(slot, Slot::Silent) {
-            Slot::Awaited { request, bytes, is_fetch } => (request, bytes, is_fetch),
+        let (request, bytes, fetch) = match std::mem::replace(slot, Slot::Silent) {
+            Slot::Awaited { request, bytes, fetch } => (request, bytes, fetch),
             other => {
                 *slot = other;
                 return false;
             }
         };
-        self.request_bytes -= bytes;
-        self.fetches -= usize::from(is_fetch);
+        self.awaited.forget(bytes, fetch);
         if let Some((answer, bytes)) = make(request) {
             *slot = Slot::Answered { answer, bytes };
             self.unsent_bytes += bytes;
@@ -141,6 +149,13 @@ impl<R, A> Pipeline<R, A> {
         self.unsent_bytes -= std::mem::take(&mut self.writing_bytes);
         self.offered_at = None;
         self.busy_at = now;
+        // Who takes what is left for it gets the time for the rest.
+        self.closing = self.closing.map(|(why, _)| (why, now));
+    }
+
+    /// Whether there is an answer that the client could take now, and has not taken.
+    pub fn is_offering(&self) -> bool {
+        self.offered_at.is_some()
     }
 
     /// No more is read; once what was asked is answered, it is over.
@@ -154,10 +169,7 @@ impl<R, A> Pipeline<R, A> {
         let most = usize::try_from(id.saturating_sub(self.first)).unwrap_or(usize::MAX);
         for slot in self.slots.drain(most.min(self.slots.len())..) {
             match slot {
-                Slot::Awaited { bytes, is_fetch, .. } => {
-                    self.request_bytes -= bytes;
-                    self.fetches -= usize::from(is_fetch);
-                }
+                Slot::Awaited { bytes, fetch, .. } => self.awaited.forget(bytes, fetch),
                 Slot::Answered { bytes, .. } => self.unsent_bytes -= bytes,
                 Slot::Silent => {}
             }
@@ -177,7 +189,7 @@ impl<R, A> Pipeline<R, A> {
             |at: Option<Instant>| at.is_some_and(|at| now.ms_since(at) > config.frame_ms_max);
         if too_old(self.offered_at) {
             Some("an answer was not taken in time")
-        } else if too_old(self.closing.map(|(_, since)| since)) {
+        } else if self.offered_at.is_none() && too_old(self.closing.map(|(_, since)| since)) {
             Some("what was asked before the end was not answered in time")
         } else if self.slots.is_empty()
             && self.offered_at.is_none()
@@ -187,6 +199,15 @@ impl<R, A> Pipeline<R, A> {
         } else {
             None
         }
+    }
+}
+
+impl Awaited {
+    /// A request is not awaited any more.
+    fn forget(&mut self, bytes: usize, fetch: Option<usize>) {
+        self.request_bytes -= bytes;
+        self.fetches -= usize::from(fetch.is_some());
+        self.promised_bytes -= fetch.unwrap_or(0);
     }
 }
 
@@ -205,7 +226,7 @@ mod tests {
     #[test]
     fn answers_go_out_in_the_order_of_their_requests() {
         let mut pipeline = pipeline();
-        (0..4).for_each(|_| pipeline.ask((), 10, false));
+        (0..4).for_each(|_| pipeline.ask((), 10, None));
         pipeline.ask_answered("e", 1);
         assert!(!pipeline.answer(3, |()| Some(("d", 1))));
         assert!(!pipeline.answer(1, |()| None), "the protocol has none");
@@ -228,7 +249,7 @@ mod tests {
             ..PipelineConfig::default()
         };
         let mut pipeline = pipeline();
-        pipeline.ask((), 101, false);
+        pipeline.ask((), 101, None);
         assert!(!pipeline.may_read(&config), "bytes of requests");
         pipeline.answer(0, |()| Some(("a", 51)));
         assert!(!pipeline.may_read(&config), "bytes of answers");
@@ -237,14 +258,31 @@ mod tests {
         assert!(!pipeline.may_read(&config), "which are being written");
         pipeline.taken(Instant(2));
         assert!(pipeline.may_read(&config));
-        pipeline.ask((), 1, true);
+        pipeline.ask((), 1, Some(20));
         assert!(pipeline.may_read(&config));
-        pipeline.ask((), 1, true);
+        pipeline.ask((), 1, Some(20));
         assert!(!pipeline.may_read(&config), "fetches");
         pipeline.answer(2, |()| None);
         assert!(pipeline.may_read(&config));
-        pipeline.ask((), 1, false);
+        pipeline.ask((), 1, None);
         assert!(!pipeline.may_read(&config), "requests");
+    }
+
+    #[test]
+    fn what_fetches_may_bring_counts_as_what_waits() {
+        let config = PipelineConfig { unsent_bytes_max: 50, ..PipelineConfig::default() };
+        let mut pipeline = pipeline();
+        pipeline.ask((), 1, Some(40));
+        assert!(pipeline.may_read(&config));
+        pipeline.ask((), 1, Some(40));
+        pipeline.answer(0, |()| Some(("a", 20)));
+        assert!(!pipeline.may_read(&config), "the other one may bring too much");
+        pipeline.answer(1, |()| Some(("b", 20)));
+        assert!(pipeline.may_read(&config), "it has not");
+        pipeline.ask((), 1, Some(40));
+        assert!(!pipeline.may_read(&config));
+        pipeline.close_at(2, "a reason", Instant(0));
+        assert_eq!((pipeline.unsent_bytes, pipeline.awaited.promised_bytes), (40, 0));
     }
 
     #[test]
@@ -255,7 +293,7 @@ mod tests {
         let mut pipeline = pipeline();
         assert_eq!(pipeline.late(at(1_000), &config), None);
         assert_eq!(pipeline.late(at(1_001), &config), Some("idle for too long"));
-        pipeline.ask((), 1, false);
+        pipeline.ask((), 1, None);
         assert_eq!(pipeline.late(at(9_000), &config), None, "the client waits, not the node");
         pipeline.answer(0, |()| Some(("a", 1)));
         pipeline.next_answer();
@@ -272,12 +310,18 @@ mod tests {
     fn what_was_asked_before_the_end_is_answered_and_nothing_else() {
         let config = PipelineConfig { frame_ms_max: 100, ..PipelineConfig::default() };
         let mut pipeline = pipeline();
-        (0..3).for_each(|_| pipeline.ask((), 10, true));
+        (0..3).for_each(|_| pipeline.ask((), 10, Some(20)));
         pipeline.answer(2, |()| Some(("c", 10)));
         pipeline.close_at(1, "a reason", Instant(0));
         pipeline.close("another", Instant(0).after_ms(50));
-        assert_eq!((pipeline.over(), pipeline.unsent_bytes, pipeline.fetches), (None, 0, 1));
+        assert_eq!(
+            (pipeline.over(), pipeline.unsent_bytes, pipeline.awaited.fetches),
+            (None, 0, 1)
+        );
         let late = Some("what was asked before the end was not answered in time");
+        pipeline.offer(Instant(0).after_ms(99));
+        assert_eq!(pipeline.late(Instant(0).after_ms(101), &config), None, "it is being taken");
+        pipeline.taken(Instant(0));
         assert_eq!(pipeline.late(Instant(0).after_ms(101), &config), late);
         pipeline.answer(0, |()| Some(("a", 10)));
         assert_eq!(all(&mut pipeline), ["a"]);

@@ -373,9 +373,17 @@ impl Connections {
             *context = Arc::new(ClientContext { client_id: name.into(), ..Default::default() });
         }
         let version = header.api_version;
+        // A fetch may wait for as long as its client says, and keeps nothing of its frame.
+        let (memory, fetch) = match &request {
+            Request::Fetch(fetch) => {
+                let most = usize::try_from(fetch.max_bytes).unwrap_or(0);
+                (Memory::default(), Some(most.min(self.limits.pipeline.unsent_bytes_max)))
+            }
+            _ => (memory, None),
+        };
         let asked = Asked { correlation_id: header.correlation_id, version, _memory: memory };
         let (client, id) = (connection.id, pipeline.next_id());
-        pipeline.ask(asked, request_bytes, matches!(request, Request::Fetch(_)));
+        pipeline.ask(asked, request_bytes, fetch);
         let context = context.clone();
         self.inbox.push(self.machine, Input::Request { client, id, version, request, context });
         Ok(())
@@ -446,7 +454,7 @@ impl Connections {
                     format!("connection of {address} waits: requests that are not answered hold all of --request-memory-bytes, {budget}")
                 });
             }
-            if reading.has_stalled(now, &self.limits) && connection.may_read(&self.limits) {
+            if reading.has_stalled(now, &self.limits) && connection.is_to_blame(&self.limits) {
                 stalled.push((connection.id, connection.address));
             }
         }
@@ -489,8 +497,10 @@ impl Connection {
         self.read_no_more();
     }
 
+    /// What was begun is given up, with the memory that it has or waits for.
     fn read_no_more(&self) {
         self.answered.notify_one();
+        self.reading.take();
         if let Some(reader) = self.tasks.borrow().first() {
             reader.abort();
         }
@@ -504,9 +514,14 @@ impl Connection {
         self.pipeline.borrow().may_read(&limits.pipeline)
     }
 
+    /// Whether it is the client that keeps a request from getting whole: this node reads, or would where its answers were taken.
+    fn is_to_blame(&self, limits: &Limits) -> bool {
+        self.may_read(limits) || self.pipeline.borrow().is_offering()
+    }
+
     fn is_late(&self, now: Instant, limits: &Limits) -> Option<&'static str> {
         let reading = self.reading.borrow();
-        let is_its_turn = reading.waits_since.is_none() && self.may_read(limits);
+        let is_its_turn = reading.waits_since.is_none() && self.is_to_blame(limits);
         let too_old = |at| now.ms_since(at) > limits.pipeline.frame_ms_max;
         if is_its_turn && reading.begun_at.is_some_and(too_old) {
             return Some("a request was not whole in time");

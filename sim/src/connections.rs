@@ -136,7 +136,7 @@ impl Cluster {
                 return Ok(());
             }
             if !known.pipeline.may_read(&config) {
-                if known.held > config.unsent_bytes_max {
+                if known.held > 0 {
                     self.checks.marks.seen(Seen::ReadNoMore);
                 }
                 return Ok(());
@@ -144,9 +144,15 @@ impl Cluster {
             let Some((number, version, request)) = known.unread.pop_front() else { return Ok(()) };
             must_have_room(known, &config)?;
             let id = known.pipeline.next_id();
-            let is_fetch = matches!(request, Request::Fetch(_));
+            let fetch = match &request {
+                Request::Fetch(fetch) => {
+                    let most = usize::try_from(fetch.max_bytes).unwrap_or(0);
+                    Some(most.min(config.unsent_bytes_max))
+                }
+                _ => None,
+            };
             known.pipeline.heard(Instant(self.now));
-            known.pipeline.ask(number, request_bytes(&request), is_fetch);
+            known.pipeline.ask(number, request_bytes(&request), fetch);
             known.owed.push_back((number, request.api_key()));
             let context = self.context.clone();
             let input = Input::Request { client: connection, id, version, request, context };
