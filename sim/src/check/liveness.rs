@@ -3,7 +3,8 @@
 //! While one node is away at most and every other one works as it should, faults excuse nothing: whoever is away is fenced, the
 //! quorum has a leader and keeps it, each partition that somebody in service may lead has one, and a proposal ends. Who hears
 //! nobody is away as much as who is not heard: it knows no controller, so that it must not tell one that it lives. Two nodes that
-//! do not reach each other alone count as one that is away: where one of them leads, it is the other. A leader of the quorum that hears nobody stands down, whatever else happens. And whatever a client asks a node that is well, it is answered.
+//! do not reach each other alone count as one that is away: where one of them leads, it is the other. A leader of the quorum that
+//! hears nobody stands down, whatever else happens. And whatever a client asks a node that is well, it is answered.
 
 use std::collections::BTreeMap;
 
@@ -64,6 +65,8 @@ pub struct Watch {
     well: BTreeMap<usize, (u32, Time)>,
     deaf_leaders: BTreeMap<usize, Time>,
     proposals: BTreeMap<(usize, LogId, i32), Time>,
+    /// Since when replicas have been out of their sets.
+    out: BTreeMap<(LogId, NodeId), Time>,
     /// Members of sets that do not follow, with the leader's epoch: where its log ended at first, and since when it has more.
     behind: BTreeMap<(LogId, NodeId, Epoch), (Offset, Option<Time>)>,
 }
@@ -104,6 +107,7 @@ impl Checks {
                 + 2 * quorum.broker_session_ms
                 + 4 * self.replication.push_retry_ms,
         );
+        self.who_is_out(now);
         self.watch.settled = !hindered && away + cuts <= 1 && now - self.watch.since > bound;
         if !self.watch.settled {
             self.watch.behind.clear();
@@ -118,6 +122,17 @@ impl Checks {
         self.sets_hold_who_follows(now, bound, looks)
     }
 
+    fn who_is_out(&mut self, now: Time) {
+        let Some(image) = &self.image else { return };
+        let known = std::mem::take(&mut self.watch.out);
+        for (log, partition) in image.partitions() {
+            for replica in partition.replicas.iter().filter(|id| !partition.isr.contains(id)) {
+                let key = (log, *replica);
+                self.watch.out.insert(key, known.get(&key).copied().unwrap_or(now));
+            }
+        }
+    }
+
     /// Whether each node but one at most has been well for as long as the others may need to go on without that one.
     pub(super) fn others_must_go_on(&self) -> bool {
         self.watch.settled
@@ -130,7 +145,8 @@ impl Checks {
     }
 
     /// L23: a leader has in its set who follows it, and nobody else where `min.insync.replicas` do. Who misses nothing has not
-    /// stopped to follow: a member is given the time that it may lag from the first look on that finds more in the leader's log.
+    /// stopped to follow: a member is given the time that it may lag from the first look on that finds more in the leader's log. Who
+    /// has left for what it found on its disk is given the time to follow again.
     fn sets_hold_who_follows(&mut self, now: Time, bound: Time, looks: &[Look]) -> Checked {
         let Some(image) = self.image.clone() else { return Ok(()) };
         let lag = (self.replication.lag_ms_max * 5 / 4 + DECIDING_MS) * MS;
@@ -150,7 +166,8 @@ impl Checks {
                     continue;
                 }
                 let is = if is_member { "" } else { "not " };
-                if !is_member && now - self.watch.since <= bound + lag {
+                let out = self.watch.out.get(&(log, *replica)).copied();
+                if out.is_some_and(|since| now - since.max(self.watch.since) <= bound + lag) {
                     continue;
                 }
                 if is_member {

@@ -290,6 +290,9 @@ impl Checks {
                 self.on_follower_moved(node, *log, *epoch, follower.0, *end, *last_epoch)
             }
             Event::Produced { log, epoch, base, next, all } => {
+                if *all {
+                    self.has_taken(node, *log);
+                }
                 self.on_produced(node, disk, *log, *epoch, (*base, *next), *all)
             }
             Event::Served { log, base, next, asked } => {

@@ -14,7 +14,14 @@ use crate::queue::{MS, Time};
 
 /// Refusals of a partition that follow each other, by the broker that leads it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Refusals(BTreeMap<(usize, LogId), Streak>);
+pub(super) struct Refusals(BTreeMap<(usize, LogId, Asked), Streak>);
+
+/// What was asked. That one of them is done says nothing of the other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Asked {
+    Produce,
+    Fetch,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Streak {
@@ -53,7 +60,7 @@ impl Checks {
                 for topic in &answer.responses {
                     for part in &topic.partition_responses {
                         let log = self.log_of(&topic.name, topic.topic_id, part.index);
-                        self.must_take(now, node, log, part.error_code)?;
+                        self.must_take(now, node, log, (Asked::Produce, part.error_code))?;
                     }
                 }
             }
@@ -61,13 +68,18 @@ impl Checks {
                 for topic in &answer.responses {
                     for part in &topic.partitions {
                         let log = self.log_of(&topic.topic, topic.topic_id, part.partition_index);
-                        self.must_take(now, node, log, part.error_code)?;
+                        self.must_take(now, node, log, (Asked::Fetch, part.error_code))?;
                     }
                 }
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// A produce with acks=all is done. One that asks for less says nothing of it.
+    pub(super) fn has_taken(&mut self, node: usize, log: LogId) {
+        self.refusals.0.remove(&(node, log, Asked::Produce));
     }
 
     /// The partition that exists now under an id or, where none is given, under a name.
@@ -82,7 +94,7 @@ impl Checks {
         now: Time,
         node: usize,
         log: Option<LogId>,
-        error: ErrorCode,
+        (asked, error): (Asked, ErrorCode),
     ) -> Checked {
         let Some((log, image)) = log.zip(self.image.as_ref()) else { return Ok(()) };
         let Some((_, partition)) = image.partition(log) else { return Ok(()) };
@@ -90,11 +102,14 @@ impl Checks {
         let may_take = leads
             && partition.isr.len() >= usize::from(partition.min_isr)
             && partition.isr.iter().all(|member| self.reaches(node, (member.0 - 1) as usize));
+        let key = (node, log, asked);
+        if !may_take || (asked, error) == (Asked::Fetch, ErrorCode::NONE) {
+            self.refusals.0.remove(&key);
+        }
         if !may_take || !RETRIED.contains(&error) {
-            self.refusals.0.remove(&(node, log));
             return Ok(());
         }
-        let streak = self.refusals.0.entry((node, log)).or_insert(Streak { since: now, count: 0 });
+        let streak = self.refusals.0.entry(key).or_insert(Streak { since: now, count: 0 });
         streak.count += 1;
         if now - streak.since > REFUSES_MAX && streak.count > REFUSALS_MAX {
             let (ms, count) = ((now - streak.since) / MS, streak.count);
