@@ -522,6 +522,11 @@ impl Store {
                 self.enqueue(id);
             }
         }
+        if !self.accepts_produce() {
+            // What was free when it was measured may have sufficed then. Nobody is refused for long by what is not so any more.
+            let soon = now.mono.after_ms(RETRY_MS);
+            self.measure_at = self.measure_at.map(|at| at.min(soon));
+        }
         if self.measure_at.is_none_or(|at| at <= now.mono) && !self.measuring {
             self.measuring = true;
             self.issue(Command::FreeSpace, Waiting::Free, out);
