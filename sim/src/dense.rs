@@ -575,8 +575,8 @@ fn absences(rounds: &mut Rounds<'_>, setup: &mut Setup) {
             }
             1 => rounds.pause(node, for_ms, for_ms),
             2 | 3 => {
-                let (node, from, direction) =
-                    (rounds.leader(), rounds.follower(), rounds.direction());
+                let (place, direction) = (rounds.draw.below(16) as usize, rounds.direction());
+                let (node, from) = (Target::Leader(place), Target::Follower(place));
                 rounds.fault(Fault::CutLink { node, from, direction, for_ms }, vec![], 0);
             }
             _ => rounds.cut(node, for_ms, for_ms),

@@ -421,8 +421,8 @@ impl Cluster {
                 self.cut(&side, &outside, *direction, for_ms * MS);
             }
             Fault::CutLink { from, direction, for_ms, .. } => {
-                let Some(from) = self.resolve(*from) else { return false };
-                let other = if from == at { (at + 1) % self.nodes.len() } else { from };
+                let next = (at + 1) % self.nodes.len();
+                let other = self.resolve(*from).filter(|from| *from != at).unwrap_or(next);
                 if other == at {
                     return false;
                 }

@@ -5,7 +5,7 @@
 //! or reordered, as reconnecting and retrying do it. Bytes are not made: messages pass as values, and the cluster compares
 //! a sample of them with what their encoding gives back.
 
-use crate::queue::Time;
+use crate::queue::{MS, Time};
 use crate::rng::{Concern, Stream};
 
 /// How a network treats messages, in millionths where it is a chance.
@@ -50,6 +50,9 @@ pub struct Network {
     nodes: usize,
     links: Vec<Link>,
 }
+
+/// What is sent now arrives no later than so much from now on, or the link is slow for what was sent before.
+const HELD_BACK: Time = 100 * MS;
 
 /// Chance in a million that a storm adds to loss, duplication and reordering.
 const STORM: u32 = 100_000;
@@ -113,10 +116,10 @@ impl Network {
         self.links[from * self.nodes + to].blocked > 0
     }
 
-    /// Whether one direction is as it should be.
-    pub fn is_well(&self, from: usize, to: usize) -> bool {
+    /// Whether one direction is as it should be, and nothing that was sent before holds back what is sent now.
+    pub fn is_well(&self, now: Time, from: usize, to: usize) -> bool {
         let link = &self.links[from * self.nodes + to];
-        (link.blocked, link.slow, link.storm) == (0, 1, 0)
+        (link.blocked, link.slow, link.storm) == (0, 1, 0) && link.last_arrival <= now + HELD_BACK
     }
 
     /// Blocks or unblocks one direction; blocks add up.
@@ -127,7 +130,9 @@ impl Network {
 
     /// Breaks the connection in one direction: what is under way is gone.
     pub fn sever(&mut self, from: usize, to: usize) {
-        self.link(from, to).life += 1;
+        let link = self.link(from, to);
+        link.life += 1;
+        link.last_arrival = 0;
     }
 
     /// Makes one direction slower by a factor, 1 being as usual.

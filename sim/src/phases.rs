@@ -150,12 +150,15 @@ impl Cluster {
         let alone = self.nodes.len() > 1 && is_alone(node);
         let cut_from: Vec<usize> =
             others().filter(|other| !alone && cut(node, *other) && !is_alone(*other)).collect();
-        let passes = |from, to| self.network.is_blocked(from, to) || self.network.is_well(from, to);
+        let passes = |from, to| {
+            self.network.is_blocked(from, to) || self.network.is_well(self.now, from, to)
+        };
         let links = others().all(|other| {
             let known = cut_from.contains(&other) && passes(node, other) && passes(other, node);
             is_alone(other)
                 || known
-                || self.network.is_well(node, other) && self.network.is_well(other, node)
+                || self.network.is_well(self.now, node, other)
+                    && self.network.is_well(self.now, other, node)
         });
         let well = links
             && sim.clock.is_true()

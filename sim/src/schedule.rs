@@ -429,8 +429,8 @@ pub enum Fault {
     ClockRate { node: Target, ppm: i64 },
     /// When some nodes are cut off from the others.
     Partition { side: Vec<Target>, direction: Direction, for_ms: u64 },
-    /// When two nodes are cut off from each other, and both reach all others. Outward is what the first one sends; where both
-    /// are one, the second is the next.
+    /// When two nodes are cut off from each other, and both reach all others. Outward is what the first one sends; where there is
+    /// no second one, or it is the first, the next is.
     CutLink { node: Target, from: Target, direction: Direction, for_ms: u64 },
     /// When the connections of a node break.
     Break { node: Target },
