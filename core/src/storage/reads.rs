@@ -558,6 +558,8 @@ fn next_of_largest(
                 Ok(parts) => {
                     let summary = Summary::new(file, segment, &parts, from, until);
                     learnt.segments.insert(file, summary);
+                    // Its last group may have grown since it was read.
+                    learnt.groups.retain(|(other, _), _| *other != file);
                 }
                 Err(step) => return Next::Ask(step),
             }
