@@ -20,7 +20,7 @@ pub struct Pipeline<R, A> {
     /// Number of the request at the front.
     first: u64,
     slots: VecDeque<Slot<R, A>>,
-    awaited: Awaited,
+    unanswered: Unanswered,
     /// Bytes of answers that the client has not taken, those that are being written among them.
     unsent_bytes: usize,
     writing_bytes: usize,
@@ -34,7 +34,7 @@ pub struct Pipeline<R, A> {
 
 /// What the requests without an answer come to.
 #[derive(Default, Debug)]
-struct Awaited {
+struct Unanswered {
     request_bytes: usize,
     fetches: usize,
     /// The most that the answers of fetches may have.
@@ -63,7 +63,7 @@ impl<R, A> Pipeline<R, A> {
         Pipeline {
             first: 0,
             slots: VecDeque::new(),
-            awaited: Awaited::default(),
+            unanswered: Unanswered::default(),
             unsent_bytes: 0,
             writing_bytes: 0,
             offered_at: None,
@@ -76,9 +76,9 @@ impl<R, A> Pipeline<R, A> {
     pub fn may_read(&self, config: &PipelineConfig) -> bool {
         self.closing.is_none()
             && self.slots.len() < config.in_flight_max
-            && self.awaited.request_bytes <= config.in_flight_bytes_max
-            && self.awaited.fetches < FETCHES_MAX
-            && self.unsent_bytes + self.awaited.promised_bytes <= config.unsent_bytes_max
+            && self.unanswered.request_bytes <= config.in_flight_bytes_max
+            && self.unanswered.fetches < FETCHES_MAX
+            && self.unsent_bytes + self.unanswered.promised_bytes <= config.unsent_bytes_max
     }
 
     /// Bytes of a request have come.
@@ -94,9 +94,9 @@ impl<R, A> Pipeline<R, A> {
     /// A request has come that a machine is to answer. `fetch`: the most that the answer of a fetch may have.
     pub fn ask(&mut self, request: R, bytes: usize, fetch: Option<usize>) {
         self.slots.push_back(Slot::Awaited { request, bytes, fetch });
-        self.awaited.request_bytes += bytes;
-        self.awaited.fetches += usize::from(fetch.is_some());
-        self.awaited.promised_bytes += fetch.unwrap_or(0);
+        self.unanswered.request_bytes += bytes;
+        self.unanswered.fetches += usize::from(fetch.is_some());
+        self.unanswered.promised_bytes += fetch.unwrap_or(0);
     }
 
     /// One has come whose answer is known without any.
@@ -117,7 +117,7 @@ impl<R, A> Pipeline<R, A> {
                 return false;
             }
         };
-        self.awaited.forget(bytes, fetch);
+        self.unanswered.forget(bytes, fetch);
         if let Some((answer, bytes)) = make(request) {
             *slot = Slot::Answered { answer, bytes };
             self.unsent_bytes += bytes;
@@ -169,7 +169,7 @@ impl<R, A> Pipeline<R, A> {
         let most = usize::try_from(id.saturating_sub(self.first)).unwrap_or(usize::MAX);
         for slot in self.slots.drain(most.min(self.slots.len())..) {
             match slot {
-                Slot::Awaited { bytes, fetch, .. } => self.awaited.forget(bytes, fetch),
+                Slot::Awaited { bytes, fetch, .. } => self.unanswered.forget(bytes, fetch),
                 Slot::Answered { bytes, .. } => self.unsent_bytes -= bytes,
                 Slot::Silent => {}
             }
@@ -202,7 +202,7 @@ impl<R, A> Pipeline<R, A> {
     }
 }
 
-impl Awaited {
+impl Unanswered {
     /// A request is not awaited any more.
     fn forget(&mut self, bytes: usize, fetch: Option<usize>) {
         self.request_bytes -= bytes;
@@ -282,7 +282,7 @@ mod tests {
         pipeline.ask((), 1, Some(40));
         assert!(!pipeline.may_read(&config));
         pipeline.close_at(2, "a reason", Instant(0));
-        assert_eq!((pipeline.unsent_bytes, pipeline.awaited.promised_bytes), (40, 0));
+        assert_eq!((pipeline.unsent_bytes, pipeline.unanswered.promised_bytes), (40, 0));
     }
 
     #[test]
@@ -315,7 +315,7 @@ mod tests {
         pipeline.close_at(1, "a reason", Instant(0));
         pipeline.close("another", Instant(0).after_ms(50));
         assert_eq!(
-            (pipeline.over(), pipeline.unsent_bytes, pipeline.awaited.fetches),
+            (pipeline.over(), pipeline.unsent_bytes, pipeline.unanswered.fetches),
             (None, 0, 1)
         );
         let late = Some("what was asked before the end was not answered in time");
