@@ -37,6 +37,7 @@ struct Backwards {
     fetches: Vec<(ClientId, u64)>,
     due: Option<milena_core::Instant>,
     hangups: Hangups,
+    fetched: Arc<AtomicUsize>,
 }
 
 /// The connections of which the machine was told that they are gone.
@@ -68,7 +69,7 @@ impl Machine for Backwards {
                     }
                 }
                 Request::Fetch(_) => {
-                    FETCHES.fetch_add(1, Ordering::Relaxed);
+                    self.fetched.fetch_add(1, Ordering::Relaxed);
                     self.fetches.push((client, id));
                 }
                 Request::FindCoordinator(_) => {
@@ -103,9 +104,6 @@ impl Machine for Backwards {
     fn check_invariants(&self) {}
 }
 
-/// How many fetches any of them was given.
-static FETCHES: AtomicUsize = AtomicUsize::new(0);
-
 fn pipelines(pipeline: PipelineConfig) -> Limits {
     Limits { pipeline, ..Limits::default() }
 }
@@ -116,6 +114,8 @@ struct Server {
     mailbox: Mailbox,
     thread: Option<Thread>,
     hangups: Hangups,
+    /// How many fetches its machine was given.
+    fetched: Arc<AtomicUsize>,
     _directory: tempfile::TempDir,
 }
 
@@ -158,8 +158,8 @@ impl Server {
             peer_listener: peer,
             kafka_listener: Some(kafka),
         };
-        let hangups = Hangups::default();
-        let machine = Backwards { hangups: hangups.clone(), ..Backwards::default() };
+        let machine = Backwards::default();
+        let (hangups, fetched) = (machine.hangups.clone(), machine.fetched.clone());
         let thread = Thread::start("test".into(), move || {
             let machine: Box<dyn Machine + Send> = Box::new(machine);
             host::work(0, shared, vec![(Place::Shard(0), machine)], mail, Some(first))
@@ -170,6 +170,7 @@ impl Server {
             mailbox,
             thread: Some(thread.unwrap()),
             hangups,
+            fetched,
             _directory: directory,
         }
     }
@@ -306,13 +307,13 @@ fn fetches_in_flight_are_bounded() {
         version = connection.send(&fetch).unwrap();
     }
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(FETCHES.load(Ordering::Relaxed), 2);
+    assert_eq!(server.fetched.load(Ordering::Relaxed), 2);
     let produce = Request::Produce(ProduceRequest { acks: -1, ..Default::default() });
     let mut other = server.connect();
     for expected in [4, 5, 5] {
         other.call(&produce).unwrap();
         std::thread::sleep(Duration::from_millis(300));
-        assert_eq!(FETCHES.load(Ordering::Relaxed), expected);
+        assert_eq!(server.fetched.load(Ordering::Relaxed), expected);
     }
     for _ in 0..5 {
         assert!(connection.receive(ApiKey::Fetch, version).is_ok());
@@ -634,6 +635,47 @@ fn requests_wait_for_the_memory_that_others_have() {
         third.write_all(&produce_frame(3 << 20)).unwrap();
         assert!(is_answered(&mut third, 10_000));
     }
+}
+
+/// Neither a fetch that waits, nor what was begun on a connection that reads no more, holds memory that others need.
+#[test]
+fn what_needs_no_memory_any_more_gives_it_back() {
+    let limits = Limits { request_memory_max: 1 << 20, ..Limits::default() };
+    let server = Server::start(limits);
+    // Fetches, each with much behind it that means nothing: one in the memory of all, one past it, as one may.
+    let mut fetch = [0, 1, 0, 4, 0, 0, 0, 9, 0xff, 0xff].to_vec();
+    fetch.resize(fetch.len() + (900 << 10), 0);
+    let fetch = [&(fetch.len() as u32).to_be_bytes(), &fetch[..]].concat();
+    let waiting: Vec<TcpStream> = (1..=2)
+        .map(|count| {
+            let mut stream = server.raw();
+            stream.write_all(&fetch).unwrap();
+            while server.fetched.load(Ordering::Relaxed) < count {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            stream
+        })
+        .collect();
+    let mut third = server.raw();
+    third.write_all(&produce_frame(700 << 10)).unwrap();
+    drop(waiting);
+    // Nor the beginnings of large requests, after each of which its client has nothing more to say, behind a request that is
+    // not answered.
+    let unanswered = [0, 0, 0, 13, 0, 60, 0, 0, 0, 0, 0, 9, 0xff, 0xff, 0, 0, 0];
+    let ended: Vec<TcpStream> = (0..2)
+        .map(|_| {
+            let mut stream = server.raw();
+            stream.write_all(&unanswered).unwrap();
+            stream.write_all(&produce_frame(900 << 10)[..600 << 10]).unwrap();
+            std::thread::sleep(Duration::from_millis(300));
+            stream.shutdown(Shutdown::Write).unwrap();
+            stream
+        })
+        .collect();
+    assert!(is_answered(&mut third, 5_000), "the fetches keep what they came with");
+    third.write_all(&produce_frame(700 << 10)).unwrap();
+    assert!(is_answered(&mut third, 5_000), "what is read no more keeps what it had");
+    drop(ended);
 }
 
 /// Requests that are sent for the most part and then no further take neither small requests' time nor, for long, large ones'.
