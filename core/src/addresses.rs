@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::metadata::Image;
+use crate::image::Image;
 use crate::{Incarnation, Instant, NodeId};
 
 /// A candidate that failed is tried again after this many milliseconds, twice as many after each further failure ...
@@ -135,7 +135,7 @@ impl Addresses {
 
     /// When the cluster's metadata has changed: the peers of which it says something new.
     pub fn on_image(&mut self, image: &Image) -> Vec<NodeId> {
-        let says = |(node, broker): (&NodeId, &crate::metadata::Broker)| {
+        let says = |(node, broker): (&NodeId, &crate::image::Broker)| {
             self.learn(*node, Source::Image, &broker.peer).then_some(*node)
         };
         image.brokers.iter().filter_map(says).collect()

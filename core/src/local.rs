@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use milena_wire::{Request, Response};
 
-use crate::metadata::Image;
+use crate::image::Image;
 use crate::{
     BrokerEpoch, ClientContext, ClientId, Epoch, Incarnation, LogId, NodeId, ReplicaIncarnation,
 };

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use milena_core::config::PipelineConfig;
-use milena_core::controller::configs::BATCH_BYTES_LIMIT;
+use milena_core::image::settings::BATCH_BYTES_LIMIT;
 use milena_core::{Config, NodeId};
 
 use crate::files::Unsynced;

@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use milena_core::addresses::{Addresses, Dial, Failure, Process};
-use milena_core::controller::configs::BATCH_BYTES_LIMIT;
-use milena_core::metadata::Image;
+use milena_core::image::Image;
+use milena_core::image::settings::BATCH_BYTES_LIMIT;
 use milena_core::peer::{self, PeerMessage};
 use milena_core::{Halt, Incarnation, NodeId, cluster_id};
 use tracing::{debug, info, warn};

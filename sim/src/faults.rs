@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use milena_core::disk::{Command, FileName};
+use milena_core::image::Image;
 use milena_core::local::LocalMessage;
-use milena_core::metadata::Image;
 use milena_core::{LogId, NodeId};
 
 use crate::check::Checked;

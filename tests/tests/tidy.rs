@@ -1,5 +1,6 @@
 //! What a compiler does not hold: who may import whom, banned calls, file lengths, the shape of CHANGELOG.md.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +75,42 @@ fn rooms_import_only_what_they_may() {
             }
         }
     }
+}
+
+/// The folders of core, each with those that its code names.
+fn folders_of_core() -> BTreeMap<String, BTreeSet<String>> {
+    let root = workspace().join("core/src");
+    let folder_of = |path: &Path| {
+        let mut parts = path.strip_prefix(&root).ok()?.components();
+        let first = parts.next()?.as_os_str().to_str()?.to_owned();
+        parts.next().map(|_| first)
+    };
+    let files = sources("core/src").into_iter();
+    let files: Vec<(String, String)> =
+        files.filter_map(|(path, text)| Some((folder_of(&path)?, code(&text)))).collect();
+    let names: BTreeSet<&String> = files.iter().map(|(folder, _)| folder).collect();
+    let mut named: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (folder, code) in &files {
+        let others = names.iter().filter(|name| **name != folder);
+        let met = others.filter(|name| code.contains(&format!("crate::{name}::")));
+        named.entry(folder.clone()).or_default().extend(met.map(|name| (*name).clone()));
+    }
+    named
+}
+
+/// Who reads one room of core reads those that it names, and none of them leads back.
+#[test]
+fn the_folders_of_core_make_no_circle() {
+    let mut left = folders_of_core();
+    assert!(left.len() > 5, "{left:?}");
+    loop {
+        let rests = |(folder, named): (&String, &BTreeSet<String>)| {
+            named.iter().all(|other| !left.contains_key(other)).then(|| folder.clone())
+        };
+        let Some(free) = left.iter().find_map(rests) else { break };
+        left.remove(&free);
+    }
+    assert!(left.is_empty(), "these folders name each other in a circle: {left:#?}");
 }
 
 #[test]

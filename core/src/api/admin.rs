@@ -12,9 +12,9 @@ use milena_wire::messages::delete_topics::{
 use milena_wire::{ErrorCode, Request, Response, Uuid};
 
 use super::configs::{SOURCE_DEFAULT, SOURCE_TOPIC};
-use crate::controller::Refusal;
-use crate::controller::configs::TOPIC_CONFIGS;
+use crate::Refusal;
 use crate::controller::message::{AdminRequest, NewTopic, TopicReference, TopicSummary};
+use crate::image::settings::TOPIC_CONFIGS;
 use crate::{Config, NodeId, TopicId};
 
 /// A client waits at least this long, milliseconds, whatever it says: an entry has to be committed.

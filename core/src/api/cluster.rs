@@ -8,7 +8,7 @@ use milena_wire::messages::describe_cluster::{
 };
 
 use super::{CLUSTER_OPERATIONS, controller_id, is_unknown};
-use crate::metadata::Image;
+use crate::image::Image;
 use crate::{Config, cluster_id};
 
 /// Answers DescribeCluster about brokers. Those out of service are told of only to those who ask for them. As Kafka's do, a

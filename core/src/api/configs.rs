@@ -11,10 +11,10 @@ use milena_wire::messages::describe_configs::{
 
 use super::{distinct, unknown_topic};
 use crate::Config;
-use crate::controller::Refusal;
-use crate::controller::configs::{Kind, TOPIC_CONFIGS, TopicConfig};
+use crate::Refusal;
 use crate::controller::is_topic_name;
-use crate::metadata::{Image, Topic};
+use crate::image::settings::{Kind, TOPIC_CONFIGS, TopicConfig};
+use crate::image::{Image, Topic};
 
 /// `config_source` of a value that a topic has of its own.
 pub(super) const SOURCE_TOPIC: i8 = 1;

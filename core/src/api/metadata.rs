@@ -13,7 +13,7 @@ use super::{
     offline, unknown_topic, uuid,
 };
 use crate::controller::is_topic_name;
-use crate::metadata::{Image, Topic};
+use crate::image::{Image, Topic};
 use crate::{Config, TopicId, cluster_id};
 
 /// The first version in which a topic can be asked for by its identity alone.

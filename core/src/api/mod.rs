@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 
 use milena_wire::{ErrorCode, Uuid};
 
-use crate::metadata::{Image, Partition};
+use crate::image::{Image, Partition};
 use crate::{Config, NodeId, TopicId};
 
 /// What everyone may do with a topic while there is no authorization: a bit per operation of Kafka's.

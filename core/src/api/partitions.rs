@@ -10,7 +10,7 @@ use milena_wire::{ErrorCode, Uuid};
 
 use super::{TOPIC_OPERATIONS, ids, leader, offline, unknown_topic, uuid};
 use crate::controller::is_topic_name;
-use crate::metadata::{Image, Partition};
+use crate::image::{Image, Partition};
 
 /// Partitions of one answer at most, whatever the client asks for (`max.request.partition.size.limit`).
 const PARTITIONS_MAX: usize = 2_000;

@@ -1,6 +1,6 @@
 //! Answers from a small image.
 
-use crate::controller::configs::TOPIC_CONFIGS;
+use crate::image::settings::TOPIC_CONFIGS;
 use std::sync::Arc;
 
 use milena_wire::messages::AUTHORIZED_OPERATIONS_OMITTED;
@@ -23,9 +23,9 @@ use milena_wire::{Request, Response};
 
 use super::admin::{admin_request, admin_response};
 use super::*;
-use crate::controller::Refusal;
+use crate::Refusal;
 use crate::controller::message::{AdminRequest, TopicReference, TopicSummary};
-use crate::metadata::{Broker, Topic};
+use crate::image::{Broker, Topic};
 use crate::{BrokerEpoch, Incarnation, ReplicaIncarnation};
 
 fn config() -> Config {
@@ -62,7 +62,7 @@ fn image() -> Image {
     for (name, byte, count) in [("a", 1, 1), ("b", 2, 5)] {
         let replicas: Vec<NodeId> = [1, 2, 3].map(NodeId).into();
         let led = |index| index < 4;
-        let partition = |index| crate::metadata::Partition {
+        let partition = |index| crate::image::Partition {
             incarnations: vec![ReplicaIncarnation(0); 3],
             isr: if led(index) { [1, 2].map(NodeId).into() } else { vec![] },
             elr: if led(index) { vec![] } else { vec![NodeId(3)] },
@@ -453,7 +453,7 @@ fn a_refusal_does_not_repeat_all_that_was_sent() {
     }
     for (name, value) in [(&*long, "1"), ("retention.ms", &*long)] {
         let asked = [(name.to_string(), Some(value.to_string()))];
-        let refused = crate::controller::configs::check_topic_configs(&asked).unwrap_err();
+        let refused = crate::image::settings::check_topic_configs(&asked).unwrap_err();
         assert!(refused.message.len() < 1_000);
     }
 }

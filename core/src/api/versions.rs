@@ -8,7 +8,7 @@ use milena_wire::{ErrorCode, supported_versions};
 
 use super::is_unknown;
 use crate::Config;
-use crate::metadata::Image;
+use crate::image::Image;
 
 /// The first version of FindCoordinator that asks for several keys.
 const MANY_KEYS_FIRST: i16 = 4;

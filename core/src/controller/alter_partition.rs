@@ -6,10 +6,10 @@
 
 use milena_wire::ErrorCode;
 
-use super::{Change, Refusal, partition_change};
-use crate::NodeId;
+use super::{Change, partition_change};
+use crate::image::{Image, Record};
 use crate::local::{AlterPartition, Member};
-use crate::metadata::{Image, Record};
+use crate::{NodeId, Refusal};
 
 /// The record of a proposal from `from`. Who is `stopping` joins no set.
 ///

@@ -22,9 +22,9 @@
 use milena_wire::ErrorCode;
 
 use super::message::Registration;
-use super::{Change, Refusal, partition_change};
-use crate::metadata::{Broker, Image, Record};
-use crate::{BrokerEpoch, NodeId};
+use super::{Change, partition_change};
+use crate::image::{Broker, Image, Record};
+use crate::{BrokerEpoch, NodeId, Refusal};
 
 /// When a broker asks to be registered: the records, or none where the request is not about the registration that is in
 /// force (it was delayed or doubled, and a newer one may have come after it) or comes from another cluster.
@@ -183,7 +183,7 @@ fn changes(
     image: &Image,
     node: NodeId,
     records: &mut Vec<Record>,
-    change: impl Fn(&crate::metadata::Partition) -> Change,
+    change: impl Fn(&crate::image::Partition) -> Change,
 ) {
     let unfenced = |other| other != node && image.unfenced(other);
     for (log, old) in image.partitions().filter(|(_, partition)| partition.is_replica(node)) {

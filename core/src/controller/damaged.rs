@@ -7,9 +7,9 @@
 use milena_wire::ErrorCode;
 
 use super::message::Damage;
-use super::{Change, Refusal, partition_change};
-use crate::NodeId;
-use crate::metadata::{Image, Record};
+use super::{Change, partition_change};
+use crate::image::{Image, Record};
+use crate::{NodeId, Refusal};
 
 /// The record that takes a damaged replica out.
 ///

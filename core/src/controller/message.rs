@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Refusal;
 use crate::local::AlterPartition;
 use crate::quorum::QuorumDescription;
-use crate::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, TopicId};
+use crate::{
+    BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, Refusal, ReplicaIncarnation, TopicId,
+};
 
 /// Between a broker and the active controller.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -17,8 +17,8 @@
 //! What Kafka has beside that, a last known leader that is elected when both sets are empty, is an unclean election by
 //! itself and is not here: such a partition waits.
 
-use super::super::metadata::Partition;
 use crate::NodeId;
+use crate::image::Partition;
 
 /// What is to become of a partition.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

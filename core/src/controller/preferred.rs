@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{Change, partition_change};
-use crate::metadata::{Image, Partition, Record};
+use crate::image::{Image, Partition, Record};
 use crate::{Instant, LogId, NodeId};
 
 /// Since when each preferred replica could lead and does not.

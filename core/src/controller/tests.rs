@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::message::{Damage, NewTopic, Registration, TopicReference};
 use super::*;
+use crate::image::{Image, Partition, Record};
 use crate::local::{AlterPartition, Member};
-use crate::metadata::{Image, Partition, Record};
 use crate::{
     BrokerEpoch, Config, Incarnation, Instant, LogId, NodeId, ReplicaIncarnation, TopicId,
 };
@@ -485,34 +485,6 @@ fn names_numbers_and_configurations_are_checked() {
     }
     let both = NewTopic { partitions: Some(1), ..assigned(&[(0, &[1])]) };
     assert_eq!(refused(both), ErrorCode::INVALID_REQUEST);
-}
-
-/// As in Apache Kafka, an empty policy keeps everything.
-#[test]
-fn without_a_cleanup_policy_nothing_is_too_old_or_too_much() {
-    let in_force = |policy: &str| {
-        let limits = ["retention.ms", "retention.bytes"].map(|name| (name, " 1\t"));
-        let asked = limits.into_iter().chain([("cleanup.policy", policy)]);
-        let asked: Vec<_> = asked.map(|(name, value)| (name.into(), Some(value.into()))).collect();
-        let own = configs::check_topic_configs(&asked).unwrap();
-        let settings = configs::TopicSettings::new(&own, &config());
-        (settings.retention_ms, settings.retention_bytes)
-    };
-    assert_eq!(in_force("delete"), (1, 1));
-    assert_eq!(in_force(" delete ,delete"), (1, 1));
-    assert_eq!(in_force(" "), (-1, -1));
-}
-
-/// A batch that no peer takes in one message could be appended and never be replicated.
-#[test]
-fn a_batch_is_never_larger_than_what_peers_take() {
-    let value = |bytes: u32| vec![("max.message.bytes".to_string(), Some(bytes.to_string()))];
-    for (asked, in_force) in [(64 << 20, 64 << 20), (i32::MAX as u32, configs::BATCH_BYTES_LIMIT)] {
-        let own = configs::check_topic_configs(&value(asked)).unwrap();
-        assert_eq!(configs::TopicSettings::new(&own, &config()).batch_bytes_max, in_force);
-    }
-    let refused = configs::check_topic_configs(&value(1 << 31)).unwrap_err();
-    assert_eq!(refused.code, ErrorCode::INVALID_CONFIG);
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use milena_wire::ErrorCode;
 use milena_wire::messages::describe_quorum::METADATA_TOPIC;
 
-use super::configs::{TopicSettings, check_topic_configs};
 use super::message::{NewTopic, TopicReference, TopicSummary};
-use super::{Refusal, partition_change::assert_sane};
-use crate::metadata::{Image, Partition, Record, Topic};
-use crate::{Config, LogId, NodeId, ReplicaIncarnation};
+use super::partition_change::assert_sane;
+use crate::image::settings::{TopicSettings, check_topic_configs};
+use crate::image::{Image, Partition, Record, Topic};
+use crate::{Config, LogId, NodeId, Refusal, ReplicaIncarnation};
 
 /// Longest name of a topic, bytes.
 const NAME_BYTES_MAX: usize = 249;

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use milena_wire::ErrorCode;
 
-use super::{Image, Record};
 use crate::controller::message::{AdminRequest, ControllerMessage, Damage, Registration};
-use crate::controller::{self, Preferred, Refusal};
+use crate::controller::{self, Preferred};
+use crate::image::{Image, Record};
 use crate::local::AlterPartition;
 use crate::trace::Mark;
-use crate::{BrokerEpoch, Config, EARLY_MS, Epoch, Instant, LogId, NodeId, Offset};
+use crate::{BrokerEpoch, Config, EARLY_MS, Epoch, Instant, LogId, NodeId, Offset, Refusal};
 
 /// Requests that wait at most; past it they are dropped, and asked again.
 const QUEUE_MAX: usize = 20_000;

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 
 use milena_wire::{ErrorCode, Request};
 
-use super::Image;
-use crate::controller::Refusal;
+use crate::Refusal;
 use crate::controller::message::{
     AdminRequest, ControllerMessage, NewTopic, TopicReference, TopicSummary,
 };
+use crate::image::Image;
 use crate::{BrokerEpoch, ClientId, Epoch, Instant, Offset, Place, TopicId};
 
 /// Requests under way at most.

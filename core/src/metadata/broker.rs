@@ -13,8 +13,8 @@
 
 use bytes::Bytes;
 
-use super::Image;
 use crate::controller::message::{ControllerMessage, Registration};
+use crate::image::Image;
 use crate::storage::{Lsn, Store};
 use crate::{BrokerEpoch, Config, Incarnation, Instant, LogId, Outputs};
 

@@ -1,7 +1,7 @@
 //! What a committed entry means to an operator, in a line or two of the active controller's log however many partitions it
 //! touches: who went out of service and came back, how many leaders moved, and where too few replicas are in sync.
 
-use super::{Image, Partition, Record};
+use crate::image::{Image, Partition, Record};
 use crate::{LogId, LogLevel, NodeId};
 
 /// Partitions that a line names; the others are counted.

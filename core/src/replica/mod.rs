@@ -29,8 +29,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::image::{Image, Partition, Topic};
 use crate::local::{LocalMessage, Member};
-use crate::metadata::{Image, Partition, Topic};
 use crate::storage::{Log, Lsn, Store, Ticket};
 use crate::{
     BrokerEpoch, Config, Epoch, Incarnation, Instant, LogId, LogLevel, NodeId, Now, Offset,

@@ -10,7 +10,7 @@ use milena_wire::Request;
 
 use super::Shard;
 use super::timers::Key;
-use crate::metadata::Partition;
+use crate::image::Partition;
 use crate::{ClientContext, ClientId, EARLY_MS, Instant, OTHERS_MS, Outputs, Timer, api};
 
 /// A request as it came.

@@ -35,9 +35,9 @@ use milena_wire::{ErrorCode, Request, Response, Uuid};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use crate::controller::configs::TopicSettings;
+use crate::image::settings::TopicSettings;
+use crate::image::{Broker, Image};
 use crate::local::LocalMessage;
-use crate::metadata::{Broker, Image};
 use crate::peer::PeerMessage;
 use crate::replica::message::{Push, ReplicaMessage};
 use crate::replica::{Context, Host, Replica, ReplicaView, State, Unavailable};

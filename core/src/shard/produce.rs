@@ -18,7 +18,7 @@ use milena_wire::{ErrorCode, Response};
 use super::scatter::Origin;
 use super::timers::Key;
 use super::{Part, Shard};
-use crate::controller::configs::TopicSettings;
+use crate::image::settings::TopicSettings;
 use crate::replica::Context;
 use crate::trace::{Event, Mark};
 use crate::{Epoch, Instant, LogId, NodeId, Offset, Outputs, Timer};

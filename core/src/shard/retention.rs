@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::timers::Key;
-use crate::controller::configs::TopicSettings;
+use crate::image::settings::TopicSettings;
 use crate::replica::Context;
 use crate::{Outputs, Timer};
 

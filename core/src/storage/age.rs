@@ -5,8 +5,11 @@
 //! batches, so none of them goes before its time.
 
 use super::codec::checksum;
-use crate::controller::configs::AFTER_MAX_MS;
 use crate::{LogId, Offset, Timestamp};
+
+/// How far ahead of its append a record's time may lie and be believed, and what a topic's `message.timestamp.after.max.ms` is
+/// unless it says otherwise: an hour.
+pub const AFTER_MAX_MS: i64 = 60 * 60 * 1000;
 
 /// A journal record says so where its batch counts from its own time. Records of older versions say 0.
 pub(super) const OWN_TIME: u32 = u32::MAX;

@@ -49,7 +49,7 @@ use crate::config::StorageConfig;
 use crate::disk::{Command, DiskError, Outcome, Success};
 use crate::trace::{Event, Mark};
 use crate::{Epoch, Halt, Instant, LogId, Now, Offset, OpId, Outputs, Timer, Timestamp};
-pub use age::SegmentRules;
+pub use age::{AFTER_MAX_MS, SegmentRules};
 use checkpoint::Entry;
 use codec::Pieces;
 use journal::Journal;

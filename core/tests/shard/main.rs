@@ -12,9 +12,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::InstantDisk;
 use milena_core::disk::{Command, FileName};
+use milena_core::image::{Broker, Image, Partition, Topic};
 use milena_core::local::LocalMessage;
 use milena_core::machine::{ClientContext, Input, Machine, Output, Outputs, Place};
-use milena_core::metadata::{Broker, Image, Partition, Topic};
 use milena_core::shard::Shard;
 use milena_core::{
     Boot, BrokerEpoch, ClientId, Config, Instant, LogId, NodeId, Now, ReplicaIncarnation, TopicId,

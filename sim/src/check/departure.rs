@@ -5,8 +5,8 @@
 //! everybody once enough are in sync. One that is wrongly out costs availability, and where it was the last, everything.
 
 use milena_core::NodeId;
+use milena_core::image::{Broker, Image, Partition};
 use milena_core::local::AlterPartition;
-use milena_core::metadata::{Broker, Image, Partition};
 
 use super::marks::Seen;
 use super::{Checked, Checks, Violation};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use milena_core::metadata::{Image, Partition};
+use milena_core::image::{Image, Partition};
 use milena_core::{BrokerEpoch, Epoch, LogId, NodeId};
 use milena_wire::Response;
 

@@ -42,7 +42,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use milena_core::config::{ReplicationConfig, StorageConfig};
-use milena_core::metadata::{Image, Partition};
+use milena_core::image::{Image, Partition};
 use milena_core::trace::Event;
 use milena_core::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Now, Offset};
 

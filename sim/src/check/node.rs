@@ -1,7 +1,7 @@
 //! Starts, disks and recoveries: the D rules, and the fault budget.
 
 use milena_core::disk::FileName;
-use milena_core::metadata::Partition;
+use milena_core::image::Partition;
 use milena_core::{BrokerEpoch, Epoch, Halt, Incarnation, LogId, NodeId, Offset};
 
 use super::checkpoint::Checkpoints;

@@ -117,7 +117,7 @@ fn p22_out_of_the_eligible_replicas_without_cause() {
 /// The second and the third broker are fenced, the third under a registration.
 fn out_of_service(
     epoch: BrokerEpoch,
-) -> impl FnOnce(&mut std::collections::BTreeMap<NodeId, milena_core::metadata::Broker>) {
+) -> impl FnOnce(&mut std::collections::BTreeMap<NodeId, milena_core::image::Broker>) {
     move |brokers| {
         for (node, broker) in brokers {
             broker.fenced = node.0 > 1;
@@ -146,7 +146,7 @@ fn only_a_disk_lost_since_it_was_in_sync_excuses_a_partition_without_leader() {
     stage.store(2, LOG, 0, 1, 1, true);
     stage.ok(2, Event::Serving { epoch: BrokerEpoch(7) });
     stage.acknowledge(2, 1, 1).expect("it is on the disk");
-    let back = milena_core::metadata::Partition {
+    let back = milena_core::image::Partition {
         partition_epoch: 4,
         isr: nodes(&[1, 3]),
         ..partition.clone()

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use milena_core::disk::{Command, Directory, FileName};
-use milena_core::metadata::{Broker, Image, Partition, Topic};
+use milena_core::image::{Broker, Image, Partition, Topic};
 use milena_core::trace::Event;
 use milena_core::{
     BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, Timestamp, TopicId,

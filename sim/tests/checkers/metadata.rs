@@ -1,6 +1,6 @@
 //! What the committed image may not say, and of whom: P2, P10, P11, P12.
 
-use milena_core::metadata::Partition;
+use milena_core::image::Partition;
 use milena_core::trace::Event;
 use milena_core::{BrokerEpoch, Incarnation, NodeId, ReplicaIncarnation};
 use milena_sim::queue::MS;

@@ -1,7 +1,7 @@
 //! The P rules, tripped at the events of partitions; R3 for what their replicas acknowledge.
 
 use milena_core::disk::{Command, Directory, FileName};
-use milena_core::metadata::Partition;
+use milena_core::image::Partition;
 use milena_core::trace::Event;
 use milena_core::{BrokerEpoch, Incarnation, LogId, NodeId};
 

@@ -9,8 +9,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{self, DecodeError, Record};
 use crate::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, TopicId};
+
+mod record;
+pub mod settings;
+
+pub use record::{DecodeError, Record, decode_records, encode_records};
 
 /// The metadata at one offset of its log.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -230,8 +234,8 @@ impl Partition {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{decode_records, encode_records};
     use super::*;
+    use super::{decode_records, encode_records};
 
     fn records() -> Vec<Record> {
         let id = TopicId([3; 16]);

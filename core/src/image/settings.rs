@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use milena_wire::ErrorCode;
 use milena_wire::batch::{TimestampRules, TimestampType};
 
-use super::Refusal;
-use crate::storage::SegmentRules;
-use crate::{Config, Timestamp};
+use crate::storage::{AFTER_MAX_MS, SegmentRules};
+use crate::{Config, Refusal, Timestamp};
 
 /// The configuration whose value each partition's record settles.
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
@@ -60,8 +59,6 @@ pub struct TopicConfig {
 
 /// `retention.ms`: a week.
 const RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
-/// `message.timestamp.after.max.ms`: an hour.
-pub const AFTER_MAX_MS: i64 = 60 * 60 * 1000;
 /// `segment.ms`: a week.
 const SEGMENT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Least `segment.bytes`: a segment is to hold more than its files' own cost.
@@ -322,5 +319,40 @@ impl TopicSettings {
         };
         let (before_max_ms, after_max_ms) = (self.before_max_ms, self.after_max_ms);
         TimestampRules { now, timestamp_type, before_max_ms, after_max_ms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::tests::config;
+
+    /// As in Apache Kafka, an empty policy keeps everything.
+    #[test]
+    fn without_a_cleanup_policy_nothing_is_too_old_or_too_much() {
+        let in_force = |policy: &str| {
+            let limits = ["retention.ms", "retention.bytes"].map(|name| (name, " 1\t"));
+            let asked = limits.into_iter().chain([("cleanup.policy", policy)]);
+            let asked: Vec<_> =
+                asked.map(|(name, value)| (name.into(), Some(value.into()))).collect();
+            let own = check_topic_configs(&asked).unwrap();
+            let settings = TopicSettings::new(&own, &config());
+            (settings.retention_ms, settings.retention_bytes)
+        };
+        assert_eq!(in_force("delete"), (1, 1));
+        assert_eq!(in_force(" delete ,delete"), (1, 1));
+        assert_eq!(in_force(" "), (-1, -1));
+    }
+
+    /// A batch that no peer takes in one message could be appended and never be replicated.
+    #[test]
+    fn a_batch_is_never_larger_than_what_peers_take() {
+        let value = |bytes: u32| vec![("max.message.bytes".to_string(), Some(bytes.to_string()))];
+        for (asked, in_force) in [(64 << 20, 64 << 20), (i32::MAX as u32, BATCH_BYTES_LIMIT)] {
+            let own = check_topic_configs(&value(asked)).unwrap();
+            assert_eq!(TopicSettings::new(&own, &config()).batch_bytes_max, in_force);
+        }
+        let refused = check_topic_configs(&value(1 << 31)).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::INVALID_CONFIG);
     }
 }
