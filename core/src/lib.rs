@@ -27,6 +27,7 @@ pub mod local;
 pub mod machine;
 pub mod metadata;
 pub mod node;
+pub mod partitions;
 pub mod peer;
 pub mod pipeline;
 pub mod quorum;
@@ -35,6 +36,7 @@ pub mod replica;
 pub mod shard;
 pub mod storage;
 pub mod time;
+mod timers;
 pub mod trace;
 
 pub use config::Config;

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use milena_wire::Request;
 
-use super::Shard;
-use super::timers::Key;
+use super::{Key, Shard};
 use crate::image::Partition;
 use crate::{ClientContext, ClientId, EARLY_MS, Instant, OTHERS_MS, Outputs, Timer, api};
 
@@ -35,7 +34,7 @@ pub(super) struct Early {
 
 impl Shard {
     pub(super) fn begin_early(&mut self) {
-        self.early.until = Some(self.now.mono.after_ms(EARLY_MS));
+        self.early.until = Some(self.partitions.now().mono.after_ms(EARLY_MS));
         self.timers.set(Key::Early, self.early.until, Timer::Early);
     }
 
@@ -60,7 +59,7 @@ impl Shard {
 
     /// Whether this broker serves, and each partition has a leader or nobody who could be one, as far as it knows.
     fn knows_enough(&self) -> bool {
-        let image = &self.host.image;
+        let image = self.partitions.image();
         let is_settled = |partition: &Partition| {
             partition.leader.is_some() || (partition.isr.is_empty() && partition.elr.is_empty())
         };
@@ -68,7 +67,7 @@ impl Shard {
     }
 
     fn serves_and_knows(&self) -> bool {
-        self.host.serving.is_some() && !api::is_unknown(&self.host.image)
+        self.partitions.is_serving() && !api::is_unknown(self.partitions.image())
     }
 
     /// Answers what waited once enough is known; from then on nothing waits any more.
@@ -82,7 +81,7 @@ impl Shard {
         if self.serves_and_knows() && !self.early.serves {
             // Whoever may lead what has no leader may be down for long.
             self.early.serves = true;
-            let soon = self.now.mono.after_ms(OTHERS_MS);
+            let soon = self.partitions.now().mono.after_ms(OTHERS_MS);
             self.early.until = self.early.until.map(|until| until.min(soon));
             self.timers.set(Key::Early, self.early.until, Timer::Early);
         }

@@ -16,10 +16,10 @@ use milena_wire::{ErrorCode, Records, Response, Uuid};
 
 use super::scatter::Origin;
 use super::session;
-use super::timers::Key;
-use super::{Part, ReadFor, Shard, Standing};
+use super::{Key, Part, Shard, locate};
+use crate::partitions::{Reading, Standing};
 use crate::replica::batches;
-use crate::storage::{Read, ReadError};
+use crate::storage::ReadError;
 use crate::trace::{Event, Mark};
 use crate::{Instant, LogId, Offset, Outputs, Timer};
 
@@ -106,7 +106,13 @@ impl Shard {
         let mut limit = Some(request.max_bytes);
         for topic in request.topics {
             for mut asked in topic.partitions {
-                let log = self.locate(&topic.topic, topic.topic_id, by_id, asked.partition);
+                let log = locate(
+                    self.partitions.image(),
+                    &topic.topic,
+                    topic.topic_id,
+                    by_id,
+                    asked.partition,
+                );
                 // Named again, it is answered once, as it was named first.
                 if log.is_ok_and(|log| !named.insert(log)) {
                     continue;
@@ -131,13 +137,17 @@ impl Shard {
             }
             topics.push((topic.topic, topic.topic_id));
         }
-        let most = self.host.config.replication.fetch_bytes_max as usize;
+        let most = self.partitions.config().replication.fetch_bytes_max as usize;
         let waiting = Waiting {
             version,
             min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
             max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(most),
             read_committed: request.isolation_level == 1,
-            at: self.now.mono.after_ms(u64::try_from(request.max_wait_ms).unwrap_or(0)),
+            at: self
+                .partitions
+                .now()
+                .mono
+                .after_ms(u64::try_from(request.max_wait_ms).unwrap_or(0)),
             hastened: false,
             topics,
             items,
@@ -160,7 +170,7 @@ impl Shard {
         for item in &mut waiting.items {
             self.look(item);
         }
-        let last = waiting.is_last_chance(self.now.mono);
+        let last = waiting.is_last_chance(self.partitions.now().mono);
         if waiting.items.iter().any(|item| matches!(item.found, Found::NotYet)) {
             out.event(|| Event::Sometimes(Mark::FetchWaitsForEpochStart));
         }
@@ -200,15 +210,15 @@ impl Shard {
                 continue;
             }
             let most = u32::try_from(item.limit.max(1)).unwrap_or(u32::MAX);
-            match self.host.store.read(log, item.next, item.bounds.0, most, out) {
-                Read::Now(records) => waiting.bytes += item.take(records, any),
-                Read::Later(ticket) => {
+            let range = (item.next, item.bounds.0);
+            match self.partitions.read(log, range, most, (origin.into(), place), out) {
+                Reading::Done(records) => waiting.bytes += item.take(records, any),
+                Reading::Begun { bytes_max } => {
                     item.found = Found::Reading;
-                    let read = self.host.store.bytes_read_by(ticket);
-                    item.promised = item.limit.min(usize::try_from(read).unwrap_or(usize::MAX));
+                    item.promised =
+                        item.limit.min(usize::try_from(bytes_max).unwrap_or(usize::MAX));
                     waiting.promised += item.promised;
                     waiting.reading += 1;
-                    self.reads.insert(ticket, ReadFor::Fetch(origin, place));
                     out.event(|| Event::Sometimes(Mark::FetchReadsSegment));
                 }
             }
@@ -255,7 +265,7 @@ impl Shard {
     }
 
     fn index_interval(&self) -> usize {
-        self.host.config.storage.index_interval_bytes as usize
+        self.partitions.config().storage.index_interval_bytes as usize
     }
 
     /// Answers if there is enough, or no more time; reads on where a read ended before the high watermark; waits otherwise.
@@ -274,7 +284,7 @@ impl Shard {
         if more {
             waiting.place = 0;
             self.read_fetch(origin, waiting, out);
-        } else if waiting.is_last_chance(self.now.mono) {
+        } else if waiting.is_last_chance(self.partitions.now().mono) {
             self.answer_fetch(origin, waiting, out);
         } else {
             self.park_fetch(origin, waiting, out);
@@ -289,8 +299,8 @@ impl Shard {
             item.records.clear();
             item.next = item.asked.fetch_offset;
             if let Ok(log) = item.log {
-                self.watch(log, origin);
-                moved |= item.stood != Some(self.standing(log));
+                self.partitions.watch(log, origin.into());
+                moved |= item.stood != Some(self.partitions.standing(log));
             }
         }
         self.timers.set(Key::Part(origin), Some(waiting.at), Timer::FetchWait);
@@ -322,7 +332,7 @@ impl Shard {
     pub(super) fn drop_fetch(&mut self, origin: Origin, waiting: &Waiting) {
         self.timers.remove(Key::Part(origin));
         for log in waiting.items.iter().filter_map(|item| item.log.ok()) {
-            self.unwatch(log, origin);
+            self.partitions.unwatch(log, origin.into());
         }
     }
 
@@ -371,7 +381,7 @@ impl Shard {
                 if version >= LEADER_VERSION
                     && leader.contains(&code)
                     && let Some((_, partition)) =
-                        item.log.ok().and_then(|l| self.host.image.partition(l))
+                        item.log.ok().and_then(|l| self.partitions.image().partition(l))
                 {
                     data.current_leader = LeaderIdAndEpoch {
                         leader_id: partition.leader.map_or(-1, |leader| leader.0),
@@ -390,9 +400,10 @@ impl Shard {
             Ok(found) => found,
             Err(code) => Found::Failed(code),
         };
-        item.stood = item.log.ok().map(|log| self.standing(log));
+        item.stood = item.log.ok().map(|log| self.partitions.standing(log));
         if let Ok(log) = item.log
-            && let (Some(replica), Some(log)) = (self.replicas.get(&log), self.host.store.log(log))
+            && let (Some(replica), Some(log)) =
+                (self.partitions.replica(log), self.partitions.log(log))
         {
             item.bounds = (replica.high_watermark(), log.start());
         }
@@ -401,12 +412,12 @@ impl Shard {
     fn found_at(&self, log: LogId, item: &Item) -> Result<Found, ErrorCode> {
         let asked = &item.asked;
         // In a fetch every negative one says nothing.
-        let led = self.check_epoch(log, asked.current_leader_epoch.max(-1))?;
-        let replica = self.replicas.get(&log).expect("it leads");
+        let led = self.partitions.check_epoch(log, asked.current_leader_epoch.max(-1))?;
+        let replica = self.partitions.replica(log).expect("it leads");
         if !replica.reached_epoch_start() {
             return Ok(Found::NotYet);
         }
-        let found = self.host.store.log(log).expect("a leader has a log");
+        let found = self.partitions.log(log).expect("a leader has a log");
         if asked.last_fetched_epoch >= 0 {
             let (epoch, end_offset) = found
                 .end_of_epoch_for_consumers(asked.last_fetched_epoch, led)

@@ -18,8 +18,7 @@ use milena_wire::messages::{
 use milena_wire::{ErrorCode, Response, Uuid};
 
 use super::scatter::Origin;
-use super::timers::Key;
-use super::{Part, ReadFor, Shard};
+use super::{Key, Part, Shard, locate};
 use crate::storage::ReadError;
 use crate::trace::{Event, Mark};
 use crate::{Epoch, Instant, LogId, Offset, Outputs, Timer, Timestamp};
@@ -95,7 +94,13 @@ impl Shard {
         let mut named = BTreeSet::new();
         for topic in request.topics {
             for asked in topic.partitions {
-                let log = self.locate(&topic.name, Uuid::ZERO, false, asked.partition_index);
+                let log = locate(
+                    self.partitions.image(),
+                    &topic.name,
+                    Uuid::ZERO,
+                    false,
+                    asked.partition_index,
+                );
                 // Who names a partition twice would be answered twice, and not know which is which.
                 let twice = log.is_ok_and(|log| !named.insert(log));
                 let log = match log {
@@ -107,7 +112,7 @@ impl Shard {
             }
             topics.push(topic.name);
         }
-        let at = self.now.mono.after_ms(wait_ms);
+        let at = self.partitions.now().mono.after_ms(wait_ms);
         self.attempt_list(
             origin,
             Waiting { version, at, topics, items, place: 0, searching: 0 },
@@ -144,14 +149,14 @@ impl Shard {
         asked: &ListOffsetsPartition,
         out: &mut Outputs,
     ) -> Result<Found, ErrorCode> {
-        let epoch = self.check_epoch(log, asked.current_leader_epoch)?;
-        let replica = self.replicas.get(&log).expect("it leads");
+        let epoch = self.partitions.check_epoch(log, asked.current_leader_epoch)?;
+        let replica = self.partitions.replica(log).expect("it leads");
         if !replica.reached_epoch_start() {
             out.event(|| Event::Sometimes(Mark::ListOffsetsWaitsForEpochStart));
             return Ok(Found::NotYet);
         }
         let high_watermark = replica.high_watermark();
-        let found = self.host.store.log(log).expect("a leader has a log");
+        let found = self.partitions.log(log).expect("a leader has a log");
         Ok(match asked.timestamp {
             EARLIEST_TIMESTAMP | EARLIEST_LOCAL_TIMESTAMP => {
                 let start = found.start();
@@ -159,16 +164,15 @@ impl Shard {
             }
             LATEST_TIMESTAMP => Found::Known(-1, high_watermark, epoch),
             MAX_TIMESTAMP => {
-                let ticket = self.host.store.find_largest(log, high_watermark, out);
-                self.reads.insert(ticket, ReadFor::Time(origin, place));
+                self.partitions.find_largest(log, high_watermark, (origin.into(), place), out);
                 Found::Searching
             }
             // Nothing is in tiered storage.
             LATEST_TIERED_TIMESTAMP | EARLIEST_PENDING_UPLOAD_TIMESTAMP => Found::Known(-1, -1, -1),
             ..0 => return Err(ErrorCode::UNSUPPORTED_VERSION),
             timestamp => {
-                let ticket = self.host.store.find_time(log, timestamp, high_watermark, out);
-                self.reads.insert(ticket, ReadFor::Time(origin, place));
+                let lookup = (origin.into(), place);
+                self.partitions.find_time(log, timestamp, high_watermark, lookup, out);
                 Found::Searching
             }
         })
@@ -215,12 +219,12 @@ impl Shard {
     pub(super) fn drop_list(&mut self, origin: Origin, waiting: &Waiting) {
         self.timers.remove(Key::Part(origin));
         for log in waiting.items.iter().filter_map(|item| item.log.ok()) {
-            self.unwatch(log, origin);
+            self.partitions.unwatch(log, origin.into());
         }
     }
 
     fn conclude_list(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
-        if waiting.at <= self.now.mono {
+        if waiting.at <= self.partitions.now().mono {
             let code = if waiting.version >= NOT_AVAILABLE_VERSION {
                 ErrorCode::OFFSET_NOT_AVAILABLE
             } else {
@@ -237,7 +241,7 @@ impl Shard {
             waiting.items.iter().filter(not_yet).filter_map(|item| item.log.ok()).collect();
         if !waits.is_empty() {
             self.timers.set(Key::Part(origin), Some(waiting.at), Timer::FetchWait);
-            waits.into_iter().for_each(|log| self.watch(log, origin));
+            waits.into_iter().for_each(|log| self.partitions.watch(log, origin.into()));
             self.parts.insert(origin, Part::ListOffsets(waiting));
             return;
         }
@@ -277,12 +281,17 @@ impl Shard {
                 .map(|asked| {
                     let mut answer =
                         EpochEndOffset { partition: asked.partition, ..EpochEndOffset::default() };
-                    let found = self
-                        .locate(&topic.topic, Uuid::ZERO, false, asked.partition)
-                        .and_then(|log| {
-                            let epoch = self.check_epoch(log, asked.current_leader_epoch)?;
-                            Ok((epoch, self.host.store.log(log).expect("a leader has a log")))
-                        });
+                    let found = locate(
+                        self.partitions.image(),
+                        &topic.topic,
+                        Uuid::ZERO,
+                        false,
+                        asked.partition,
+                    )
+                    .and_then(|log| {
+                        let epoch = self.partitions.check_epoch(log, asked.current_leader_epoch)?;
+                        Ok((epoch, self.partitions.log(log).expect("a leader has a log")))
+                    });
                     match found {
                         Ok((led, log)) if asked.leader_epoch != NO_EPOCH => {
                             // Of an epoch that is still to come nothing can be said.

@@ -16,10 +16,9 @@ use milena_wire::messages::{ProduceRequest, ProduceResponse};
 use milena_wire::{ErrorCode, Response};
 
 use super::scatter::Origin;
-use super::timers::Key;
-use super::{Part, Shard};
+use super::{Key, Part, Shard, locate};
 use crate::image::settings::TopicSettings;
-use crate::replica::Context;
+use crate::partitions::{ROOMLESS_SHARE, Safety};
 use crate::trace::{Event, Mark};
 use crate::{Epoch, Instant, LogId, NodeId, Offset, Outputs, Timer};
 
@@ -29,8 +28,6 @@ pub(super) const TOPIC_ID_VERSION: i16 = 13;
 const ZSTD_VERSION: i16 = 7;
 /// First version whose answer names the current leader.
 const LEADER_VERSION: i16 = 10;
-/// Record bytes that wait for room in the store, per shard, as a share of the memory it may use.
-pub(super) const STALLED_SHARE: u64 = 8;
 /// A produce part whose batches are appended.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -47,19 +44,6 @@ struct Written {
     epoch: Epoch,
     base: Offset,
     next: Offset,
-}
-
-/// What waits for one log to become safe, by the offset after it.
-#[derive(Default, Debug)]
-pub(super) struct Listed {
-    all: BTreeSet<(Offset, Origin)>,
-    one: BTreeSet<(Offset, Origin)>,
-}
-
-impl Listed {
-    fn by_acks(&mut self, acks: i16) -> &mut BTreeSet<(Offset, Origin)> {
-        if acks == 1 { &mut self.one } else { &mut self.all }
-    }
 }
 
 /// Produce parts that wait for room, first in first out.
@@ -99,13 +83,14 @@ impl Shard {
         out: &mut Outputs,
     ) {
         let wait_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
-        let at = self.now.mono.after_ms(wait_ms);
-        let waits = (self.must_wait() || self.has_stalled()) && self.leads_any(version, &request);
+        let at = self.partitions.now().mono.after_ms(wait_ms);
+        let waits = (self.partitions.must_wait() || self.has_stalled())
+            && self.leads_any(version, &request);
         if !waits {
             return self.append_part(origin, version, request, at, out);
         }
         let bytes = records_bytes(&request);
-        let most = self.host.config.storage.memory_bytes_max / STALLED_SHARE;
+        let most = self.partitions.config().storage.memory_bytes_max / ROOMLESS_SHARE;
         if self.stalled.bytes + bytes > most && !self.stalled.queue.is_empty() {
             let why = "the broker is overloaded, nothing was written: try again";
             let refused = refuse_all(&request, ErrorCode::REQUEST_TIMED_OUT, why);
@@ -124,8 +109,9 @@ impl Shard {
         let by_id = version >= TOPIC_ID_VERSION;
         request.topic_data.iter().any(|topic| {
             topic.partition_data.iter().any(|data| {
-                let log = self.locate(&topic.name, topic.topic_id, by_id, data.index);
-                log.and_then(|log| self.leading(log)).is_ok()
+                let log =
+                    locate(self.partitions.image(), &topic.name, topic.topic_id, by_id, data.index);
+                log.and_then(|log| self.partitions.leading(log)).is_ok()
             })
         })
     }
@@ -135,14 +121,9 @@ impl Shard {
         !self.stalled.queue.is_empty()
     }
 
-    /// Whether produce waits for room. What a full disk refuses need not.
-    pub(super) fn must_wait(&self) -> bool {
-        self.host.store.accepts_produce() && !self.host.store.has_room()
-    }
-
     /// Appends or refuses what waited for room, while there is room.
     pub(super) fn take_stalled(&mut self, out: &mut Outputs) {
-        while !self.must_wait() {
+        while !self.partitions.must_wait() {
             let Some(origin) = self.stalled.queue.pop_front() else { return };
             let Some(Part::Stalled { version, request, at }) = self.parts.remove(&origin) else {
                 panic!("what is in the queue is stalled");
@@ -199,24 +180,23 @@ impl Shard {
                     ..PartitionProduceResponse::default()
                 };
                 let by_id = version >= TOPIC_ID_VERSION;
-                let outcome = self
-                    .locate(&topic.name, topic.topic_id, by_id, index)
-                    .map_err(Refusal::from)
-                    .and_then(|log| {
-                        if waiting.open.contains_key(&log) {
-                            let why = "a partition is named twice in one request";
-                            return Err(Refusal::new(ErrorCode::INVALID_REQUEST, why));
-                        }
-                        let records = framed(version, data.records.unwrap_or_default())?;
-                        self.append_one(acks, log, records, &mut answer, out)
-                    });
+                let outcome =
+                    locate(self.partitions.image(), &topic.name, topic.topic_id, by_id, index)
+                        .map_err(Refusal::from)
+                        .and_then(|log| {
+                            if waiting.open.contains_key(&log) {
+                                let why = "a partition is named twice in one request";
+                                return Err(Refusal::new(ErrorCode::INVALID_REQUEST, why));
+                            }
+                            let records = framed(version, data.records.unwrap_or_default())?;
+                            self.append_one(acks, log, records, &mut answer, out)
+                        });
                 match outcome {
                     Ok((log, epoch, base, next)) if acks != 0 => {
                         let partition = waiting.response.responses[place].partition_responses.len();
                         let written = Written { topic: place, partition, epoch, base, next };
                         waiting.open.insert(log, written);
-                        let listed = self.written.entry(log).or_default();
-                        listed.by_acks(acks).insert((next, origin));
+                        self.partitions.wait(log, (next, epoch), safety(acks), origin.into());
                     }
                     Ok(_) => {}
                     Err(refusal) => {
@@ -246,87 +226,60 @@ impl Shard {
         if !matches!(acks, -1..=1) {
             return Err(ErrorCode::INVALID_REQUIRED_ACKS.into());
         }
-        let epoch = match self.leading(log) {
+        let epoch = match self.partitions.leading(log) {
             Ok(epoch) => epoch,
             Err(code) => {
                 answer.current_leader = self.current_leader(log);
                 return Err(code.into());
             }
         };
-        answer.log_start_offset = self.host.store.log(log).map_or(-1, |log| log.start());
-        let replica = self.replicas.get_mut(&log).expect("it leads");
+        answer.log_start_offset = self.partitions.log(log).map_or(-1, |log| log.start());
+        let replica = self.partitions.replica(log).expect("it leads");
         if acks == -1 && !replica.enough_in_sync() {
             return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
         }
-        if !self.host.store.accepts_produce() {
+        if !self.partitions.store().accepts_produce() {
             let why = "the disk is nearly full; what is left is kept for metadata and deletions";
             return Err(Refusal::new(ErrorCode::KAFKA_STORAGE_ERROR, why));
         }
         let topic = replica.topic().expect("a leader knows its topic");
-        let settings = TopicSettings::new(&topic.configs, &self.host.config);
-        let opened_max = self.host.config.replication.opened_bytes_max;
-        let rules = settings.timestamp_rules(self.now.wall);
+        let settings = TopicSettings::new(&topic.configs, self.partitions.config());
+        let opened_max = self.partitions.config().replication.opened_bytes_max;
+        let rules = settings.timestamp_rules(self.partitions.now().wall);
         let batch = check(&records, &settings, opened_max, &rules)?;
         let time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(rules.now);
-        let mut cx = Context { now: self.now, host: &mut self.host, out };
-        let (base, next) = replica.append(&mut cx, &batch);
-        self.touched.insert(log);
+        let (base, next) = self.partitions.append(log, &batch, out);
         answer.base_offset = base;
         answer.log_append_time_ms = time.unwrap_or(-1);
         Ok((log, epoch, base, next))
     }
 
-    /// Confirms what has become safe, and fails what was written in an epoch that is over.
-    pub(super) fn confirm_produces(&mut self, log: LogId, out: &mut Outputs) {
-        if !self.written.contains_key(&log) {
-            return;
-        }
-        let leading = self.leading(log);
-        let (high_watermark, flushed) = match (self.replicas.get(&log), self.host.store.log(log)) {
-            (Some(replica), Some(log)) => (replica.high_watermark(), log.flushed_end()),
-            _ => (0, 0),
-        };
-        for (acks, safe) in [(-1, high_watermark), (1, flushed)] {
-            while let Some(first) =
-                self.written.get_mut(&log).and_then(|listed| listed.by_acks(acks).first().copied())
-            {
-                let (next, origin) = first;
-                let epoch = match self.parts.get(&origin) {
-                    Some(Part::Produce(waiting)) => waiting.open.get(&log).map(|w| w.epoch),
-                    _ => None,
-                };
-                let epoch = epoch.expect("what is listed waits");
-                // All that is listed is of one epoch: the end of a leadership fails what it left.
-                let code = if leading != Ok(epoch) {
-                    leading.err().unwrap_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)
-                } else if next <= safe {
-                    ErrorCode::NONE
-                } else {
-                    break;
-                };
-                self.forget_written(log, acks, next, origin);
-                self.decide(log, origin, code, out);
-            }
-        }
-    }
-
     /// Notes what became of one partition of a part; the last one answers it.
-    fn decide(&mut self, log: LogId, origin: Origin, code: ErrorCode, out: &mut Outputs) {
+    pub(super) fn decide(
+        &mut self,
+        log: LogId,
+        origin: Origin,
+        outcome: Result<(), ErrorCode>,
+        out: &mut Outputs,
+    ) {
         let current_leader = self.current_leader(log);
         let Some(Part::Produce(waiting)) = self.parts.get_mut(&origin) else { return };
         let written = waiting.open.remove(&log).expect("listed with its log");
         let topic = &mut waiting.response.responses[written.topic];
         let answer = &mut topic.partition_responses[written.partition];
-        if code == ErrorCode::NONE {
-            let Written { epoch, base, next, .. } = written;
-            let all = waiting.acks == -1;
-            out.event(|| Event::Produced { log, epoch, base, next, all });
-        } else {
-            answer.error_code = code;
-            answer.base_offset = -1;
-            answer.log_append_time_ms = -1;
-            if code == ErrorCode::NOT_LEADER_OR_FOLLOWER {
-                answer.current_leader = current_leader;
+        match outcome {
+            Ok(()) => {
+                let Written { epoch, base, next, .. } = written;
+                let all = waiting.acks == -1;
+                out.event(|| Event::Produced { log, epoch, base, next, all });
+            }
+            Err(code) => {
+                answer.error_code = code;
+                answer.base_offset = -1;
+                answer.log_append_time_ms = -1;
+                if code == ErrorCode::NOT_LEADER_OR_FOLLOWER {
+                    answer.current_leader = current_leader;
+                }
             }
         }
         if waiting.open.is_empty()
@@ -344,40 +297,31 @@ impl Shard {
         let open: Vec<(LogId, Offset)> =
             waiting.open.iter().map(|(log, written)| (*log, written.next)).collect();
         for (log, next) in open {
-            let replica = self.replicas.get(&log);
+            let replica = self.partitions.replica(log);
             let enough = replica.is_some_and(|replica| replica.enough_in_sync());
             if replica.is_some_and(|replica| replica.is_alone()) && (enough || acks != -1) {
                 // Nobody else is waited for: it becomes safe or this node halts.
                 continue;
             }
-            self.forget_written(log, acks, next, origin);
+            self.partitions.forget(log, next, safety(acks), origin.into());
             let code = match acks {
                 -1 if !enough => ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND,
                 _ => ErrorCode::REQUEST_TIMED_OUT,
             };
-            self.decide(log, origin, code, out);
-        }
-    }
-
-    fn forget_written(&mut self, log: LogId, acks: i16, next: Offset, origin: Origin) {
-        if let Some(listed) = self.written.get_mut(&log) {
-            listed.by_acks(acks).remove(&(next, origin));
-            if listed.all.is_empty() && listed.one.is_empty() {
-                self.written.remove(&log);
-            }
+            self.decide(log, origin, Err(code), out);
         }
     }
 
     /// Drops a part that nobody waits for.
     pub(super) fn drop_produce(&mut self, origin: Origin, waiting: &Waiting) {
         for (log, written) in &waiting.open {
-            self.forget_written(*log, waiting.acks, written.next, origin);
+            self.partitions.forget(*log, written.next, safety(waiting.acks), origin.into());
         }
     }
 
     /// Who leads, for a client that came to the wrong broker.
     fn current_leader(&self, log: LogId) -> LeaderIdAndEpoch {
-        match self.host.image.partition(log) {
+        match self.partitions.image().partition(log) {
             Some((_, partition)) => LeaderIdAndEpoch {
                 leader_id: partition.leader.map_or(-1, |leader| leader.0),
                 leader_epoch: partition.leader_epoch,
@@ -406,7 +350,7 @@ impl Shard {
     ) -> impl Iterator<Item = (NodeId, String, i32, Option<String>)> {
         let nodes: BTreeSet<i32> = named.filter(|node| *node >= 0).collect();
         nodes.into_iter().filter_map(|node| {
-            let broker = self.host.image.brokers.get(&NodeId(node))?;
+            let broker = self.partitions.image().brokers.get(&NodeId(node))?;
             let (host, port) = broker.kafka.clone();
             Some((NodeId(node), host, i32::from(port), broker.rack.clone()))
         })
@@ -480,6 +424,11 @@ fn check(
         return Err(Refusal::new(ErrorCode::INVALID_RECORD, why));
     }
     Ok(batch::with_header(records, &header))
+}
+
+/// What a produce waits for.
+fn safety(acks: i16) -> Safety {
+    if acks == 1 { Safety::Flushed } else { Safety::Committed }
 }
 
 fn records_bytes(request: &ProduceRequest) -> u64 {

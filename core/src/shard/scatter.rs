@@ -18,6 +18,7 @@ use milena_wire::{Request, Response, Uuid};
 use super::session::Plan;
 use super::{Shard, close, produce};
 use crate::local::LocalMessage;
+use crate::partitions::Waiter;
 use crate::{ClientId, LogId, Outputs, Place, TopicId};
 
 /// Requests of clients that wait at one shard at most, ten of each of as many connections as a node takes by default.
@@ -30,6 +31,18 @@ pub(super) struct Origin {
     pub shard: u16,
     /// Number of the part, drawn there.
     pub part: u64,
+}
+
+impl From<Waiter> for Origin {
+    fn from(Waiter::Request { shard, number }: Waiter) -> Origin {
+        Origin { shard, part: number }
+    }
+}
+
+impl From<Origin> for Waiter {
+    fn from(Origin { shard, part }: Origin) -> Waiter {
+        Waiter::Request { shard, number: part }
+    }
 }
 
 /// What is being put together.
@@ -119,7 +132,7 @@ impl Shard {
         all.all
             .insert(gathering, Gathering { client, id, version, whole, open, answers, hastened });
         let (own, others): (Vec<_>, Vec<_>) =
-            numbered.into_iter().partition(|(_, shard, _)| *shard == self.index);
+            numbered.into_iter().partition(|(_, shard, _)| *shard == self.partitions.index());
         for (part, shard, request) in others {
             out.local(Place::Shard(shard), LocalMessage::Scatter { part, version, request });
         }
@@ -136,7 +149,7 @@ impl Shard {
         response: Option<Response>,
         out: &mut Outputs,
     ) {
-        if origin.shard == self.index {
+        if origin.shard == self.partitions.index() {
             self.gather(origin.part, response, out);
         } else {
             let message = LocalMessage::Gather { part: origin.part, response };
@@ -154,7 +167,7 @@ impl Shard {
         if let (Whole::Fetch(_), false) = (&gathering.whole, gathering.hastened) {
             gathering.hastened = true;
             for (part, shard) in gathering.open.clone() {
-                if shard == self.index {
+                if shard == self.partitions.index() {
                     self.hasten(Origin { shard, part }, out);
                 } else {
                     out.local(Place::Shard(shard), LocalMessage::Hasten { part });
@@ -221,7 +234,7 @@ impl Shard {
         for number in self.gatherings.of_client.get(&client).cloned().unwrap_or_default() {
             let gone = self.gatherings.remove(number).expect("listed with its client");
             for (part, shard) in gone.open {
-                if shard == self.index {
+                if shard == self.partitions.index() {
                     self.drop_part(Origin { shard, part });
                 } else {
                     out.local(Place::Shard(shard), LocalMessage::Abandon { part });
@@ -235,13 +248,13 @@ impl Shard {
         let topic = if by_id {
             Some(TopicId(topic_id.0))
         } else {
-            self.host.image.names.get(name).copied()
+            self.partitions.image().names.get(name).copied()
         };
         match topic {
-            Some(topic) if self.host.image.topics.contains_key(&topic) => {
-                LogId { topic, partition }.shard(self.host.config.shards)
+            Some(topic) if self.partitions.image().topics.contains_key(&topic) => {
+                LogId { topic, partition }.shard(self.partitions.config().shards)
             }
-            _ => self.index,
+            _ => self.partitions.index(),
         }
     }
 
@@ -258,7 +271,7 @@ impl Shard {
             let mut by_owner: BTreeMap<u16, T> = BTreeMap::new();
             let all = std::mem::take(partitions(&mut topic));
             if all.is_empty() {
-                by_owner.insert(self.index, topic.clone());
+                by_owner.insert(self.partitions.index(), topic.clone());
             }
             for partition in all {
                 let part = by_owner.entry(owner(&topic, &partition));
@@ -269,7 +282,7 @@ impl Shard {
             }
         }
         if parts.is_empty() {
-            parts.insert(self.index, Vec::new());
+            parts.insert(self.partitions.index(), Vec::new());
         }
         parts
     }

@@ -578,6 +578,11 @@ impl Store {
         mark.into_iter().chain(retry).chain(measure).min()
     }
 
+    /// Whether the engine has something to say.
+    pub fn has_event(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The next thing the engine has to say.
     pub fn pop_event(&mut self) -> Option<StoreEvent> {
         self.events.pop_front()

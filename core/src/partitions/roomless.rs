@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::Shard;
-use super::produce::STALLED_SHARE;
+use super::{Partitions, ROOMLESS_SHARE};
 use crate::replica::message::Push;
 use crate::{LogId, NodeId, Outputs};
 
@@ -19,10 +18,10 @@ pub(super) struct Roomless {
     bytes: u64,
 }
 
-impl Shard {
+impl Partitions {
     /// Keeps a push until there is room; where even that is too much, the leader sends it again.
     pub(super) fn keep_roomless(&mut self, from: NodeId, push: Push) {
-        let most = self.host.config.storage.memory_bytes_max / STALLED_SHARE;
+        let most = self.host.config.storage.memory_bytes_max / ROOMLESS_SHARE;
         let roomless = &mut self.roomless;
         let log = push.log;
         let before = roomless.pushes.get(&log).map_or(0, |(_, before)| bytes_of(before));

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Shard;
+use super::Partitions;
 use crate::replica::message::Push;
 use crate::{Instant, LogId, NodeId, Outputs};
 
@@ -24,7 +24,7 @@ struct Head {
     until: Instant,
 }
 
-impl Shard {
+impl Partitions {
     /// Keeps a push that speaks of what this node's metadata does not show yet; gives back any other.
     pub(super) fn keep_ahead(&mut self, from: NodeId, push: Push) -> Option<Push> {
         if !self.is_ahead(&push) {

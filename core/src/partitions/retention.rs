@@ -1,12 +1,11 @@
 //! Retention by size and time: leaders trim, followers follow the leader's log start.
 
-use super::Shard;
-use super::timers::Key;
+use super::{Key, Partitions};
 use crate::image::settings::TopicSettings;
 use crate::replica::Context;
 use crate::{Outputs, Timer};
 
-impl Shard {
+impl Partitions {
     /// Looks at every leader's log; rare enough that a pass over all of them costs nothing.
     pub(super) fn retain(&mut self, out: &mut Outputs) {
         for (log, replica) in &mut self.replicas {

@@ -1,0 +1,366 @@
+//! The replicas of a shard and what waits on them.
+//!
+//! ```text
+//!   Image, Serving ──▶ replicas ◀── pushes, acknowledgements of other nodes
+//!                         │ ▲
+//!                         ▼ │ flushed, reads
+//!        append, read ──▶ store ──▶ disk
+//! ```
+//!
+//! Whoever appends or reads here says by a [`Waiter`] who wants to know, and takes the [`News`] when they are there: what it
+//! appended is flushed or committed, a partition has moved, a read is done. Who that is, and what for, nobody here knows.
+//!
+//! A replica that has something to do is *touched*, and settled before the step ends: it sends, it confirms, and its deadline
+//! is set. Nothing here passes over all partitions but a new broker's state in the image, this broker's own registration,
+//! and retention, so that an idle partition costs nothing.
+
+mod ahead;
+mod metadata;
+mod retention;
+mod roomless;
+mod waits;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use milena_wire::ErrorCode;
+
+use crate::disk::Outcome;
+use crate::image::Image;
+use crate::replica::message::{Push, ReplicaMessage};
+use crate::replica::{Context, Host, Replica, ReplicaView, Unavailable};
+use crate::storage::{Log, Store, StoreEvent, Superblock, Ticket};
+use crate::timers::Timers;
+use crate::{Config, Epoch, Instant, LogId, NodeId, Now, Offset, OpId, Outputs, Timer};
+use ahead::Ahead;
+use roomless::Roomless;
+use waits::{Appends, ReadFor, Watch};
+pub use waits::{News, Reading, Safety, Standing, Waiter};
+
+/// Record bytes that wait for room in the store, those of clients and those of leaders each: a share of the memory that a
+/// shard's store may use.
+pub(crate) const ROOMLESS_SHARE: u64 = 8;
+
+/// The replicas of a shard.
+pub struct Partitions {
+    index: u16,
+    /// Time of the step under way.
+    now: Now,
+    host: Host,
+    replicas: BTreeMap<LogId, Replica>,
+    /// Logs on this disk that no image has named since the start.
+    orphans: BTreeSet<LogId>,
+    timers: Timers<Key>,
+    /// Replicas to be looked at before the step ends.
+    touched: BTreeSet<LogId>,
+    /// Replicas with something that is not on stable storage yet.
+    unflushed: BTreeSet<LogId>,
+    /// What each read of the store is for.
+    reads: BTreeMap<Ticket, ReadFor>,
+    /// Who waits for what was appended to become safe.
+    appends: BTreeMap<LogId, Appends>,
+    /// Who waits for a partition to move.
+    watches: BTreeMap<LogId, Watch>,
+    /// What those who wait have not been told yet.
+    news: VecDeque<News>,
+    ahead: Ahead,
+    roomless: Roomless,
+}
+
+/// What a deadline belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Key {
+    /// When a replica pushes again, proposes again, looks at lag or reports damage again.
+    Replica(LogId),
+    /// When retention looks for old segments.
+    Retention,
+}
+
+impl Partitions {
+    /// Begins with what recovery found.
+    pub fn new(
+        config: Arc<Config>,
+        index: u16,
+        superblock: &Superblock,
+        store: Store,
+    ) -> Partitions {
+        Partitions {
+            index,
+            now: Now::default(),
+            orphans: store.logs().into_iter().collect(),
+            host: Host {
+                config,
+                incarnation: superblock.incarnation,
+                image: Arc::new(Image::default()),
+                serving: None,
+                store,
+                reads: Vec::new(),
+            },
+            replicas: BTreeMap::new(),
+            timers: Timers::default(),
+            touched: BTreeSet::new(),
+            unflushed: BTreeSet::new(),
+            reads: BTreeMap::new(),
+            appends: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            news: VecDeque::new(),
+            ahead: Ahead::default(),
+            roomless: Roomless::default(),
+        }
+    }
+
+    /// Every replica, for checkers and status.
+    pub fn view(&self) -> impl Iterator<Item = ReplicaView> {
+        self.replicas.values().map(|replica| replica.view(&self.host))
+    }
+
+    /// The store, to look at.
+    pub fn store(&self) -> &Store {
+        &self.host.store
+    }
+
+    /// The number of the shard whose partitions these are.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Time of the step under way.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// The node's settings.
+    pub fn config(&self) -> &Config {
+        &self.host.config
+    }
+
+    /// The metadata as last seen; the empty image before the first.
+    pub fn image(&self) -> &Image {
+        &self.host.image
+    }
+
+    /// Whether this broker is registered, and may serve as far as its own metadata shows.
+    pub fn is_serving(&self) -> bool {
+        self.host.serving.is_some()
+    }
+
+    /// A partition's replica on this shard.
+    pub fn replica(&self, log: LogId) -> Option<&Replica> {
+        self.replicas.get(&log)
+    }
+
+    /// A partition's log on this shard.
+    pub fn log(&self, log: LogId) -> Option<&Log> {
+        self.host.store.log(log)
+    }
+
+    /// The epoch in which this broker leads a partition.
+    pub fn leading(&self, log: LogId) -> Result<Epoch, ErrorCode> {
+        let Some(replica) = self.replicas.get(&log) else {
+            let known = self.host.image.partition(log).is_some();
+            return Err(if known {
+                ErrorCode::NOT_LEADER_OR_FOLLOWER
+            } else {
+                ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+            });
+        };
+        replica.leading(&self.host.store).map_err(|why| match why {
+            Unavailable::NotLeader => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+            Unavailable::Damaged => ErrorCode::KAFKA_STORAGE_ERROR,
+        })
+    }
+
+    /// The epoch in which this broker leads a partition, if it is the one that the client believes in; a client that does
+    /// not say (-1) is believed.
+    pub fn check_epoch(&self, log: LogId, believed: Epoch) -> Result<Epoch, ErrorCode> {
+        let known = self.host.image.partition(log).map(|(_, partition)| partition.leader_epoch);
+        match known {
+            Some(known) if believed != -1 && believed < known => {
+                Err(ErrorCode::FENCED_LEADER_EPOCH)
+            }
+            Some(known) if believed > known => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
+            Some(_) | None => self.leading(log),
+        }
+    }
+    /// Begins a step.
+    pub fn begin(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// Begins to look after what needs no news to be done.
+    pub fn start(&mut self) {
+        self.schedule_retention();
+    }
+
+    /// Takes what another node says.
+    pub fn on_peer(&mut self, from: NodeId, message: ReplicaMessage, out: &mut Outputs) {
+        let own = self.host.image.cluster;
+        if message.cluster() != own {
+            // Before the first image nothing is led or followed.
+            if own != 0 {
+                let what = "a replica of another cluster";
+                out.event(|| crate::trace::Event::Refused { from, what });
+            }
+            return;
+        }
+        match message {
+            ReplicaMessage::Push(push) => {
+                // What came earlier goes first.
+                self.take_roomless(out);
+                if let Some(push) = self.keep_ahead(from, push) {
+                    self.take_push(from, push, out);
+                }
+            }
+            ReplicaMessage::Acknowledge(acknowledge) => {
+                let log = acknowledge.log;
+                let Some(replica) = self.replicas.get_mut(&log) else { return };
+                let mut cx = Context { now: self.now, host: &mut self.host, out };
+                replica.on_acknowledge(&mut cx, from, acknowledge);
+                self.touched.insert(log);
+            }
+        }
+    }
+
+    fn take_push(&mut self, from: NodeId, push: Push, out: &mut Outputs) {
+        let log = push.log;
+        let Some(replica) = self.replicas.get_mut(&log) else { return };
+        let mut cx = Context { now: self.now, host: &mut self.host, out };
+        let roomless = replica.on_push(&mut cx, from, push);
+        self.touched.insert(log);
+        if let Some(push) = roomless {
+            self.keep_roomless(from, push);
+        }
+    }
+
+    /// Takes the outcome of a disk operation.
+    pub fn on_disk(&mut self, op: OpId, outcome: Outcome, out: &mut Outputs) {
+        self.host.store.on_disk(self.now, op, outcome, out);
+    }
+
+    /// The first deadline, but for those of the store, and why.
+    pub fn next_due(&self) -> Option<(Instant, Timer)> {
+        self.timers.next()
+    }
+
+    /// Does what the first deadline that has come is for.
+    pub fn on_due(&mut self, out: &mut Outputs) {
+        match self.timers.pop(self.now.mono) {
+            Some(Key::Retention) => self.retain(out),
+            Some(Key::Replica(log)) => {
+                let Some(replica) = self.replicas.get_mut(&log) else { return };
+                let mut cx = Context { now: self.now, host: &mut self.host, out };
+                replica.on_timeout(&mut cx);
+                self.touched.insert(log);
+            }
+            None => {}
+        }
+    }
+
+    /// Appends a batch to a partition that this broker leads; the offsets of its first record and after its last.
+    pub fn append(&mut self, log: LogId, batch: &Bytes, out: &mut Outputs) -> (Offset, Offset) {
+        let replica = self.replicas.get_mut(&log).expect("it leads");
+        let mut cx = Context { now: self.now, host: &mut self.host, out };
+        let appended = replica.append(&mut cx, batch);
+        self.touched.insert(log);
+        appended
+    }
+
+    /// Whether whoever appends should wait for room. What a full disk refuses need not.
+    pub fn must_wait(&self) -> bool {
+        self.host.store.accepts_produce() && !self.host.store.has_room()
+    }
+
+    /// Takes the next thing that the store has to say, if there is any.
+    pub fn take_store_event(&mut self, out: &mut Outputs) -> bool {
+        let Some(event) = self.host.store.pop_event() else { return false };
+        self.on_store_event(event, out);
+        true
+    }
+
+    fn on_store_event(&mut self, event: StoreEvent, out: &mut Outputs) {
+        match event {
+            StoreEvent::Flushed => {
+                for log in std::mem::take(&mut self.unflushed) {
+                    let Some(replica) = self.replicas.get_mut(&log) else { continue };
+                    let mut cx = Context { now: self.now, host: &mut self.host, out };
+                    replica.on_flushed(&mut cx);
+                    self.touched.insert(log);
+                }
+            }
+            StoreEvent::Read { ticket, result } => match self.reads.remove(&ticket) {
+                Some(ReadFor::Follower(log, node)) => {
+                    let Some(replica) = self.replicas.get_mut(&log) else { return };
+                    let mut cx = Context { now: self.now, host: &mut self.host, out };
+                    replica.on_read(&mut cx, node, ticket, result);
+                    self.touched.insert(log);
+                }
+                Some(ReadFor::Records(waiter, place)) => {
+                    self.news.push_back(News::Read { waiter, place, result })
+                }
+                Some(ReadFor::Time(..)) | None => panic!("a read that nobody began"),
+            },
+            StoreEvent::Time { ticket, result } => match self.reads.remove(&ticket) {
+                Some(ReadFor::Time(waiter, place)) => {
+                    self.news.push_back(News::Time { waiter, place, result })
+                }
+                Some(ReadFor::Follower(..) | ReadFor::Records(..)) | None => {
+                    panic!("a lookup that nobody began")
+                }
+            },
+            StoreEvent::Damaged { log } => {
+                let Some(replica) = self.replicas.get_mut(&log) else { return };
+                let mut cx = Context { now: self.now, host: &mut self.host, out };
+                replica.on_damaged(&mut cx);
+                self.touched.insert(log);
+            }
+            StoreEvent::Command { .. } => panic!("a shard gives the disk no commands of its own"),
+        }
+    }
+
+    /// Takes pushes that found no room, while there is some.
+    pub fn use_room(&mut self, out: &mut Outputs) {
+        self.take_roomless(out);
+    }
+
+    /// Settles one replica that was touched, if there is any: it sends what it has to send, whoever has waited for it gets
+    /// news, and its deadline is set.
+    pub fn settle_next(&mut self, out: &mut Outputs) -> bool {
+        let Some(log) = self.touched.pop_first() else { return false };
+        if let Some(replica) = self.replicas.get_mut(&log) {
+            let mut cx = Context { now: self.now, host: &mut self.host, out };
+            replica.pump(&mut cx);
+            for (ticket, log, node) in self.host.reads.drain(..) {
+                self.reads.insert(ticket, ReadFor::Follower(log, node));
+            }
+            if replica.unflushed(&self.host.store) {
+                self.unflushed.insert(log);
+            }
+            let due = replica.due(&self.host);
+            self.timers.set(Key::Replica(log), due, Timer::Replication);
+        }
+        self.tell_of_appends(log);
+        self.tell_of_moves(log);
+        true
+    }
+
+    /// Has the store give the disk what it has for it.
+    pub fn pump(&mut self, out: &mut Outputs) {
+        self.host.store.pump(self.now, out);
+    }
+
+    /// Whether the store has something to say, or made room that a push waits for.
+    pub fn is_unsettled(&self) -> bool {
+        self.host.store.has_event() || self.has_roomless() && self.host.store.has_room()
+    }
+
+    /// Asserts what always holds between steps.
+    pub fn check_invariants(&self) {
+        self.host.store.check_invariants();
+        for replica in self.replicas.values() {
+            replica.check_invariants(&self.host.store);
+        }
+        assert!(self.touched.is_empty(), "a step settles what it touches");
+        assert!(self.news.is_empty(), "a step tells its news");
+    }
+}
