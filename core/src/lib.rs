@@ -33,6 +33,7 @@ pub mod pipeline;
 pub mod quorum;
 mod refusal;
 pub mod replica;
+mod requests;
 pub mod shard;
 pub mod storage;
 pub mod time;

@@ -1,53 +1,51 @@
 //! Deadlines, each under a key: what is idle has none and costs nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::{Instant, Timer};
 
 /// Deadlines by key. Of those of one instant the least key comes first.
 #[derive(Debug)]
 pub(crate) struct Timers<K> {
-    order: BTreeSet<(Instant, K)>,
-    due: BTreeMap<K, (Instant, Timer)>,
+    order: BTreeMap<(Instant, K), Timer>,
+    due: BTreeMap<K, Instant>,
 }
 
 impl<K> Default for Timers<K> {
     fn default() -> Timers<K> {
-        Timers { order: BTreeSet::new(), due: BTreeMap::new() }
+        Timers { order: BTreeMap::new(), due: BTreeMap::new() }
     }
 }
 
 impl<K: Copy + Ord> Timers<K> {
     /// Sets a key's only deadline; none removes it.
     pub fn set(&mut self, key: K, at: Option<Instant>, why: Timer) {
-        if self.due.get(&key).map(|(at, _)| *at) == at {
+        if self.due.get(&key).copied() == at {
             return;
         }
-        if let Some((before, _)) = self.due.remove(&key) {
-            self.order.remove(&(before, key));
-        }
+        self.remove(key);
         if let Some(at) = at {
-            self.due.insert(key, (at, why));
-            self.order.insert((at, key));
+            self.due.insert(key, at);
+            self.order.insert((at, key), why);
         }
     }
 
     /// Removes a key's deadline.
     pub fn remove(&mut self, key: K) {
-        if let Some((before, _)) = self.due.remove(&key) {
+        if let Some(before) = self.due.remove(&key) {
             self.order.remove(&(before, key));
         }
     }
 
     /// The first deadline, and why.
     pub fn next(&self) -> Option<(Instant, Timer)> {
-        let (_, key) = self.order.first()?;
-        self.due.get(key).copied()
+        self.order.first_key_value().map(|((at, _), why)| (*at, *why))
     }
 
     /// Takes the first key whose deadline has come.
     pub fn pop(&mut self, now: Instant) -> Option<K> {
-        let (at, key) = *self.order.first()?;
+        let ((at, key), _) = self.order.first_key_value()?;
+        let (at, key) = (*at, *key);
         if at > now {
             return None;
         }

@@ -140,7 +140,7 @@ impl Partitions {
         &self.host.image
     }
 
-    /// Whether this broker is registered, and may serve as far as its own metadata shows.
+    /// Whether this broker has a registration under which it may serve.
     pub fn is_serving(&self) -> bool {
         self.host.serving.is_some()
     }
@@ -183,6 +183,7 @@ impl Partitions {
             Some(_) | None => self.leading(log),
         }
     }
+
     /// Begins a step.
     pub fn begin(&mut self, now: Now) {
         self.now = now;
@@ -316,11 +317,6 @@ impl Partitions {
             }
             StoreEvent::Command { .. } => panic!("a shard gives the disk no commands of its own"),
         }
-    }
-
-    /// Takes pushes that found no room, while there is some.
-    pub fn use_room(&mut self, out: &mut Outputs) {
-        self.take_roomless(out);
     }
 
     /// Settles one replica that was touched, if there is any: it sends what it has to send, whoever has waited for it gets

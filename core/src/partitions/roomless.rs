@@ -42,7 +42,7 @@ impl Partitions {
     }
 
     /// Takes what found no room, while there is some.
-    pub(super) fn take_roomless(&mut self, out: &mut Outputs) {
+    pub fn take_roomless(&mut self, out: &mut Outputs) {
         while self.host.store.has_room()
             && let Some(log) = self.roomless.order.pop_front()
         {

@@ -130,13 +130,7 @@ impl Partitions {
     }
 
     /// Waits until what was appended up to an offset, in the epoch in which this broker leads, is safe.
-    pub fn wait(
-        &mut self,
-        log: LogId,
-        (next, epoch): (Offset, Epoch),
-        safety: Safety,
-        waiter: Waiter,
-    ) {
+    pub fn wait(&mut self, log: LogId, next: Offset, epoch: Epoch, safety: Safety, waiter: Waiter) {
         self.appends.entry(log).or_default().by(safety).insert((next, waiter), epoch);
     }
 

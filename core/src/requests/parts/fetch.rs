@@ -9,24 +9,22 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use milena_wire::messages::fetch::{
     EpochEndOffset, FetchPartition, FetchTopic, FetchableTopicResponse, LeaderIdAndEpoch,
-    NodeEndpoint, PartitionData,
+    PartitionData,
 };
 use milena_wire::messages::{FetchRequest, FetchResponse};
 use milena_wire::{ErrorCode, Records, Response, Uuid};
 
-use super::scatter::Origin;
-use super::session;
-use super::{Key, Part, Shard, locate};
-use crate::partitions::{Reading, Standing};
+use super::{Origin, Part, Parts};
+use crate::partitions::{Partitions, Reading, Standing};
 use crate::replica::batches;
+use crate::requests::named::locate;
+use crate::requests::session;
 use crate::storage::ReadError;
 use crate::trace::{Event, Mark};
 use crate::{Instant, LogId, Offset, Outputs, Timer};
 
 /// First version that asks for and is told of diverging epochs and leaders.
 const LEADER_VERSION: i16 = 12;
-/// First version whose answer has the leaders' addresses.
-const ENDPOINTS_VERSION: i16 = 16;
 /// Reads of one part under way at a time. Each may bring a whole group of batches, however little of it was asked for.
 const READS_MAX: usize = 8;
 /// Reads of one part that begin again because the log was cut under them, before the client is told to come again.
@@ -91,28 +89,25 @@ enum Found {
     Failed(ErrorCode),
 }
 
-impl Shard {
+impl Parts {
     pub(super) fn serve_fetch(
         &mut self,
+        partitions: &mut Partitions,
         origin: Origin,
         version: i16,
         request: FetchRequest,
         out: &mut Outputs,
     ) {
         let by_id = version >= session::TOPIC_ID_VERSION;
+        let image = partitions.image();
         let (mut topics, mut items) = (Vec::new(), Vec::new());
         let mut named = BTreeSet::new();
         // A negative limit is that of the first partition, and leaves nothing for the others.
         let mut limit = Some(request.max_bytes);
         for topic in request.topics {
             for mut asked in topic.partitions {
-                let log = locate(
-                    self.partitions.image(),
-                    &topic.topic,
-                    topic.topic_id,
-                    by_id,
-                    asked.partition,
-                );
+                let (name, id) = (&topic.topic, topic.topic_id);
+                let log = locate(image, name, id, by_id, asked.partition);
                 // Named again, it is answered once, as it was named first.
                 if log.is_ok_and(|log| !named.insert(log)) {
                     continue;
@@ -137,17 +132,14 @@ impl Shard {
             }
             topics.push((topic.topic, topic.topic_id));
         }
-        let most = self.partitions.config().replication.fetch_bytes_max as usize;
+        let most = partitions.config().replication.fetch_bytes_max as usize;
+        let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0);
         let waiting = Waiting {
             version,
             min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
             max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(most),
             read_committed: request.isolation_level == 1,
-            at: self
-                .partitions
-                .now()
-                .mono
-                .after_ms(u64::try_from(request.max_wait_ms).unwrap_or(0)),
+            at: partitions.now().mono.after_ms(wait_ms),
             hastened: false,
             topics,
             items,
@@ -157,34 +149,41 @@ impl Shard {
             promised: 0,
             reads_again: 0,
         };
-        self.attempt_fetch(origin, waiting, out);
+        self.attempt_fetch(partitions, origin, waiting, out);
     }
 
     /// Looks at every partition; reads if that can make an answer, and waits if not.
     pub(super) fn attempt_fetch(
         &mut self,
+        partitions: &mut Partitions,
         origin: Origin,
         mut waiting: Waiting,
         out: &mut Outputs,
     ) {
         for item in &mut waiting.items {
-            self.look(item);
+            look(partitions, item);
         }
-        let last = waiting.is_last_chance(self.partitions.now().mono);
+        let last = waiting.is_last_chance(partitions.now().mono);
         if waiting.items.iter().any(|item| matches!(item.found, Found::NotYet)) {
             out.event(|| Event::Sometimes(Mark::FetchWaitsForEpochStart));
         }
         let any = waiting.items.iter().any(|item| matches!(item.found, Found::Available));
         if !any && !last && !waiting.has_news() && waiting.min_bytes > 0 {
-            return self.park_fetch(origin, waiting, out);
+            return self.park_fetch(partitions, origin, waiting, out);
         }
         waiting.place = 0;
-        self.read_fetch(origin, waiting, out);
+        self.read_fetch(partitions, origin, waiting, out);
     }
 
     /// Reads everything that is available, within the limits, a few partitions at a time. A read gives one batch at least,
     /// however large; beyond the limits only the first of an answer counts.
-    fn read_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
+    fn read_fetch(
+        &mut self,
+        partitions: &mut Partitions,
+        origin: Origin,
+        mut waiting: Waiting,
+        out: &mut Outputs,
+    ) {
         while waiting.reading < READS_MAX && waiting.place < waiting.items.len() {
             let place = waiting.place;
             waiting.place += 1;
@@ -192,7 +191,7 @@ impl Shard {
             let Found::Available = item.found else { continue };
             // Its turn may come steps after it was looked at.
             if item.bytes() == 0 {
-                self.look(item);
+                look(partitions, item);
             }
             let (Found::Available, Ok(log)) = (&item.found, item.log) else { continue };
             let rest = waiting.max_bytes.saturating_sub(waiting.bytes + waiting.promised);
@@ -211,7 +210,7 @@ impl Shard {
             }
             let most = u32::try_from(item.limit.max(1)).unwrap_or(u32::MAX);
             let range = (item.next, item.bounds.0);
-            match self.partitions.read(log, range, most, (origin.into(), place), out) {
+            match partitions.read(log, range, most, (origin.into(), place), out) {
                 Reading::Done(records) => waiting.bytes += item.take(records, any),
                 Reading::Begun { bytes_max } => {
                     item.found = Found::Reading;
@@ -224,22 +223,23 @@ impl Shard {
             }
         }
         if waiting.reading > 0 {
-            self.timers.remove(Key::Part(origin));
-            self.parts.insert(origin, Part::Fetch(waiting));
+            self.timers.remove(origin);
+            self.waiting.insert(origin, Part::Fetch(waiting));
         } else {
-            self.conclude_fetch(origin, waiting, out);
+            self.conclude_fetch(partitions, origin, waiting, out);
         }
     }
 
     /// Takes the outcome of one read of a part.
     pub(super) fn on_fetch_read(
         &mut self,
+        partitions: &mut Partitions,
         origin: Origin,
         place: usize,
         result: Result<Vec<Bytes>, ReadError>,
         out: &mut Outputs,
     ) {
-        let Some(Part::Fetch(mut waiting)) = self.parts.remove(&origin) else { return };
+        let Some(Part::Fetch(mut waiting)) = self.waiting.remove(&origin) else { return };
         let any = waiting.bytes > 0;
         let item = &mut waiting.items[place];
         waiting.reading -= 1;
@@ -247,32 +247,35 @@ impl Shard {
         item.found = Found::Nothing;
         match result {
             Ok(records) => {
-                waiting.bytes += item.take(unshared(records, self.index_interval()), any);
+                let group = partitions.config().storage.index_interval_bytes as usize;
+                waiting.bytes += item.take(unshared(records, group), any);
             }
             Err(ReadError::Damaged) => item.found = Found::Failed(ErrorCode::KAFKA_STORAGE_ERROR),
             // What was read before is good; the rest can be asked for again.
             Err(ReadError::Gone) if item.bytes() > 0 => {}
             Err(ReadError::Gone) => {
                 waiting.reads_again += 1;
-                self.look(item);
+                look(partitions, item);
                 if waiting.reads_again > READS_AGAIN_MAX {
                     item.found = Found::Failed(ErrorCode::NOT_LEADER_OR_FOLLOWER);
                 }
                 waiting.place = waiting.place.min(place);
             }
         }
-        self.read_fetch(origin, waiting, out);
-    }
-
-    fn index_interval(&self) -> usize {
-        self.partitions.config().storage.index_interval_bytes as usize
+        self.read_fetch(partitions, origin, waiting, out);
     }
 
     /// Answers if there is enough, or no more time; reads on where a read ended before the high watermark; waits otherwise.
-    fn conclude_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
+    fn conclude_fetch(
+        &mut self,
+        partitions: &mut Partitions,
+        origin: Origin,
+        mut waiting: Waiting,
+        out: &mut Outputs,
+    ) {
         let enough = waiting.bytes >= waiting.min_bytes.min(waiting.max_bytes);
         if enough || waiting.has_news() || waiting.hastened {
-            return self.answer_fetch(origin, waiting, out);
+            return self.answer_fetch(partitions, origin, waiting, out);
         }
         let mut more = false;
         for item in &mut waiting.items {
@@ -283,15 +286,21 @@ impl Shard {
         }
         if more {
             waiting.place = 0;
-            self.read_fetch(origin, waiting, out);
-        } else if waiting.is_last_chance(self.partitions.now().mono) {
-            self.answer_fetch(origin, waiting, out);
+            self.read_fetch(partitions, origin, waiting, out);
+        } else if waiting.is_last_chance(partitions.now().mono) {
+            self.answer_fetch(partitions, origin, waiting, out);
         } else {
-            self.park_fetch(origin, waiting, out);
+            self.park_fetch(partitions, origin, waiting, out);
         }
     }
 
-    fn park_fetch(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
+    fn park_fetch(
+        &mut self,
+        partitions: &mut Partitions,
+        origin: Origin,
+        mut waiting: Waiting,
+        out: &mut Outputs,
+    ) {
         waiting.bytes = 0;
         let mut moved = false;
         for item in &mut waiting.items {
@@ -299,45 +308,66 @@ impl Shard {
             item.records.clear();
             item.next = item.asked.fetch_offset;
             if let Ok(log) = item.log {
-                self.partitions.watch(log, origin.into());
-                moved |= item.stood != Some(self.partitions.standing(log));
+                partitions.watch(log, origin.into());
+                moved |= item.stood != Some(partitions.standing(log));
             }
         }
-        self.timers.set(Key::Part(origin), Some(waiting.at), Timer::FetchWait);
-        self.parts.insert(origin, Part::Fetch(waiting));
+        self.timers.set(origin, Some(waiting.at), Timer::FetchWait);
+        self.waiting.insert(origin, Part::Fetch(waiting));
         if moved {
             // While others were being read, when nobody watched it.
-            self.wake_fetch(origin, out);
+            self.wake_fetch(partitions, origin, out);
         }
     }
 
     /// Looks again at a part that waits, because a partition has moved or its time is over. One that reads is left alone.
-    pub(super) fn wake_fetch(&mut self, origin: Origin, out: &mut Outputs) {
-        let waits = matches!(self.parts.get(&origin), Some(Part::Fetch(w)) if w.reading == 0);
-        if waits && let Some(Part::Fetch(waiting)) = self.parts.remove(&origin) {
-            self.drop_fetch(origin, &waiting);
-            self.attempt_fetch(origin, waiting, out);
+    pub(super) fn wake_fetch(
+        &mut self,
+        partitions: &mut Partitions,
+        origin: Origin,
+        out: &mut Outputs,
+    ) {
+        let waits = matches!(self.waiting.get(&origin), Some(Part::Fetch(w)) if w.reading == 0);
+        if waits && let Some(Part::Fetch(waiting)) = self.waiting.remove(&origin) {
+            self.drop_fetch(partitions, origin, &waiting);
+            self.attempt_fetch(partitions, origin, waiting, out);
         }
     }
 
     /// Has a part answered with what there is.
-    pub(super) fn hasten(&mut self, origin: Origin, out: &mut Outputs) {
-        if let Some(Part::Fetch(waiting)) = self.parts.get_mut(&origin) {
+    pub(in crate::requests) fn hasten(
+        &mut self,
+        partitions: &mut Partitions,
+        origin: Origin,
+        out: &mut Outputs,
+    ) {
+        if let Some(Part::Fetch(waiting)) = self.waiting.get_mut(&origin) {
             waiting.hastened = true;
-            self.wake_fetch(origin, out);
+            self.wake_fetch(partitions, origin, out);
         }
     }
 
     /// Ends what a part has set up to be woken.
-    pub(super) fn drop_fetch(&mut self, origin: Origin, waiting: &Waiting) {
-        self.timers.remove(Key::Part(origin));
+    pub(super) fn drop_fetch(
+        &mut self,
+        partitions: &mut Partitions,
+        origin: Origin,
+        waiting: &Waiting,
+    ) {
+        self.timers.remove(origin);
         for log in waiting.items.iter().filter_map(|item| item.log.ok()) {
-            self.partitions.unwatch(log, origin.into());
+            partitions.unwatch(log, origin.into());
         }
     }
 
-    fn answer_fetch(&mut self, origin: Origin, waiting: Waiting, out: &mut Outputs) {
-        self.drop_fetch(origin, &waiting);
+    fn answer_fetch(
+        &mut self,
+        partitions: &mut Partitions,
+        origin: Origin,
+        waiting: Waiting,
+        out: &mut Outputs,
+    ) {
+        self.drop_fetch(partitions, origin, &waiting);
         let version = waiting.version;
         let mut response = FetchResponse::default();
         response.responses.extend(waiting.topics.into_iter().map(|(topic, topic_id)| {
@@ -381,7 +411,7 @@ impl Shard {
                 if version >= LEADER_VERSION
                     && leader.contains(&code)
                     && let Some((_, partition)) =
-                        item.log.ok().and_then(|l| self.partitions.image().partition(l))
+                        item.log.ok().and_then(|l| partitions.image().partition(l))
                 {
                     data.current_leader = LeaderIdAndEpoch {
                         leader_id: partition.leader.map_or(-1, |leader| leader.0),
@@ -391,65 +421,51 @@ impl Shard {
             }
             response.responses[item.topic].partitions.push(data);
         }
-        self.answer_part(origin, Some(Response::Fetch(response)), out);
+        self.answer(origin, Some(Response::Fetch(response)));
     }
+}
 
-    /// What there is for one partition now.
-    fn look(&self, item: &mut Item) {
-        item.found = match item.log.and_then(|log| self.found_at(log, item)) {
-            Ok(found) => found,
-            Err(code) => Found::Failed(code),
-        };
-        item.stood = item.log.ok().map(|log| self.partitions.standing(log));
-        if let Ok(log) = item.log
-            && let (Some(replica), Some(log)) =
-                (self.partitions.replica(log), self.partitions.log(log))
-        {
-            item.bounds = (replica.high_watermark(), log.start());
-        }
+/// What there is for one partition now.
+fn look(partitions: &Partitions, item: &mut Item) {
+    item.found = match item.log.and_then(|log| found_at(partitions, log, item)) {
+        Ok(found) => found,
+        Err(code) => Found::Failed(code),
+    };
+    item.stood = item.log.ok().map(|log| partitions.standing(log));
+    if let Ok(log) = item.log
+        && let (Some(replica), Some(log)) = (partitions.replica(log), partitions.log(log))
+    {
+        item.bounds = (replica.high_watermark(), log.start());
     }
+}
 
-    fn found_at(&self, log: LogId, item: &Item) -> Result<Found, ErrorCode> {
-        let asked = &item.asked;
-        // In a fetch every negative one says nothing.
-        let led = self.partitions.check_epoch(log, asked.current_leader_epoch.max(-1))?;
-        let replica = self.partitions.replica(log).expect("it leads");
-        if !replica.reached_epoch_start() {
-            return Ok(Found::NotYet);
-        }
-        let found = self.partitions.log(log).expect("a leader has a log");
-        if asked.last_fetched_epoch >= 0 {
-            let (epoch, end_offset) = found
-                .end_of_epoch_for_consumers(asked.last_fetched_epoch, led)
-                .ok_or(ErrorCode::OFFSET_OUT_OF_RANGE)?;
-            let diverges = epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset;
-            if asked.fetch_offset >= found.start() && diverges {
-                return Ok(Found::Diverging(EpochEndOffset { epoch, end_offset }));
-            }
-        }
-        if asked.fetch_offset < found.start() || asked.fetch_offset > found.end() {
-            return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
-        }
-        if asked.fetch_offset >= replica.high_watermark() {
-            return Ok(Found::Nothing);
-        }
-        // Apache Kafka's word for it.
-        let readable = asked.partition_max_bytes >= 0;
-        if readable { Ok(Found::Available) } else { Err(ErrorCode::UNKNOWN_SERVER_ERROR) }
+fn found_at(partitions: &Partitions, log: LogId, item: &Item) -> Result<Found, ErrorCode> {
+    let asked = &item.asked;
+    // In a fetch every negative one says nothing.
+    let led = partitions.check_epoch(log, asked.current_leader_epoch.max(-1))?;
+    let replica = partitions.replica(log).expect("it leads");
+    if !replica.reached_epoch_start() {
+        return Ok(Found::NotYet);
     }
-
-    /// Adds the addresses of the leaders that an answer names (KIP-951).
-    pub(super) fn name_fetch_leaders(&self, version: i16, response: &mut FetchResponse) {
-        if version < ENDPOINTS_VERSION {
-            return;
+    let found = partitions.log(log).expect("a leader has a log");
+    if asked.last_fetched_epoch >= 0 {
+        let (epoch, end_offset) = found
+            .end_of_epoch_for_consumers(asked.last_fetched_epoch, led)
+            .ok_or(ErrorCode::OFFSET_OUT_OF_RANGE)?;
+        let diverges = epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset;
+        if asked.fetch_offset >= found.start() && diverges {
+            return Ok(Found::Diverging(EpochEndOffset { epoch, end_offset }));
         }
-        let partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
-        let named = partitions.map(|partition| partition.current_leader.leader_id);
-        response.node_endpoints = self
-            .endpoints(named)
-            .map(|(node, host, port, rack)| NodeEndpoint { node_id: node.0, host, port, rack })
-            .collect();
     }
+    if asked.fetch_offset < found.start() || asked.fetch_offset > found.end() {
+        return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
+    }
+    if asked.fetch_offset >= replica.high_watermark() {
+        return Ok(Found::Nothing);
+    }
+    // Apache Kafka's word for it.
+    let readable = asked.partition_max_bytes >= 0;
+    if readable { Ok(Found::Available) } else { Err(ErrorCode::UNKNOWN_SERVER_ERROR) }
 }
 
 impl Waiting {
@@ -466,7 +482,7 @@ impl Waiting {
 
 /// The answer to a fetch at an isolation level that does not exist: Apache Kafka's word for it, which older versions can
 /// give for each partition only.
-pub(super) fn refuse_isolation(
+pub(in crate::requests) fn refuse_isolation(
     version: i16,
     session_id: i32,
     topics: Vec<FetchTopic>,

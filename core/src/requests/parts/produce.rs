@@ -4,30 +4,28 @@
 //! time is answered as such: it may still become committed. While the store has no room, whole parts wait in order in a
 //! bounded queue, before anything of them is appended. Where the disk takes no more, nothing waits: it is refused.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use milena_wire::batch::{self, BatchHeader, Compression, DecompressLimit, TimestampType};
 use milena_wire::messages::produce::{
-    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
-    TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse,
 };
 use milena_wire::messages::{ProduceRequest, ProduceResponse};
 use milena_wire::{ErrorCode, Response};
 
-use super::scatter::Origin;
-use super::{Key, Part, Shard, locate};
+use super::{Origin, Part, Parts};
 use crate::image::settings::TopicSettings;
-use crate::partitions::{ROOMLESS_SHARE, Safety};
+use crate::partitions::{Partitions, ROOMLESS_SHARE, Safety};
+use crate::requests::named::locate;
 use crate::trace::{Event, Mark};
-use crate::{Epoch, Instant, LogId, NodeId, Offset, Outputs, Timer};
+use crate::{Epoch, Instant, LogId, Offset, Outputs, Timer};
 
 /// First version with topic ids instead of names.
-pub(super) const TOPIC_ID_VERSION: i16 = 13;
+pub(in crate::requests) const TOPIC_ID_VERSION: i16 = 13;
 /// First version with Zstandard.
 const ZSTD_VERSION: i16 = 7;
-/// First version whose answer names the current leader.
-const LEADER_VERSION: i16 = 10;
+
 /// A produce part whose batches are appended.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -74,77 +72,66 @@ impl From<batch::BatchError> for Refusal {
     }
 }
 
-impl Shard {
+impl Parts {
     pub(super) fn serve_produce(
         &mut self,
+        partitions: &mut Partitions,
         origin: Origin,
         version: i16,
         request: ProduceRequest,
         out: &mut Outputs,
     ) {
         let wait_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
-        let at = self.partitions.now().mono.after_ms(wait_ms);
-        let waits = (self.partitions.must_wait() || self.has_stalled())
-            && self.leads_any(version, &request);
+        let at = partitions.now().mono.after_ms(wait_ms);
+        let waits = (partitions.must_wait() || self.has_stalled())
+            && leads_any(partitions, version, &request);
         if !waits {
-            return self.append_part(origin, version, request, at, out);
+            return self.append_part(partitions, origin, version, request, at, out);
         }
         let bytes = records_bytes(&request);
-        let most = self.partitions.config().storage.memory_bytes_max / ROOMLESS_SHARE;
+        let most = partitions.config().storage.memory_bytes_max / ROOMLESS_SHARE;
         if self.stalled.bytes + bytes > most && !self.stalled.queue.is_empty() {
             let why = "the broker is overloaded, nothing was written: try again";
             let refused = refuse_all(&request, ErrorCode::REQUEST_TIMED_OUT, why);
-            return self.answer_part(origin, Some(Response::Produce(refused)), out);
+            return self.answer(origin, Some(Response::Produce(refused)));
         }
         out.event(|| Event::Sometimes(Mark::ProduceWaitsForRoom));
         self.stalled.bytes += bytes;
         self.stalled.queue.push_back(origin);
-        self.parts.insert(origin, Part::Stalled { version, request, at });
-        self.timers.set(Key::Part(origin), Some(at), Timer::ProduceWait);
-    }
-
-    /// Whether any of it may be written here. What may not needs no room, of which a shard without logs has none, and is
-    /// refused at once: its client is to look for the leader.
-    fn leads_any(&self, version: i16, request: &ProduceRequest) -> bool {
-        let by_id = version >= TOPIC_ID_VERSION;
-        request.topic_data.iter().any(|topic| {
-            topic.partition_data.iter().any(|data| {
-                let log =
-                    locate(self.partitions.image(), &topic.name, topic.topic_id, by_id, data.index);
-                log.and_then(|log| self.partitions.leading(log)).is_ok()
-            })
-        })
+        self.waiting.insert(origin, Part::Stalled { version, request, at });
+        self.timers.set(origin, Some(at), Timer::ProduceWait);
     }
 
     /// Whether any part waits for room.
-    pub(super) fn has_stalled(&self) -> bool {
+    pub(in crate::requests) fn has_stalled(&self) -> bool {
         !self.stalled.queue.is_empty()
     }
 
-    /// Appends or refuses what waited for room, while there is room.
-    pub(super) fn take_stalled(&mut self, out: &mut Outputs) {
-        while !self.partitions.must_wait() {
-            let Some(origin) = self.stalled.queue.pop_front() else { return };
-            let Some(Part::Stalled { version, request, at }) = self.parts.remove(&origin) else {
-                panic!("what is in the queue is stalled");
-            };
-            self.timers.remove(Key::Part(origin));
-            self.stalled.bytes -= records_bytes(&request);
-            self.append_part(origin, version, request, at, out);
+    /// Appends or refuses what has waited for room for longest, if there is any and room.
+    pub(in crate::requests) fn take_stalled(
+        &mut self,
+        partitions: &mut Partitions,
+        out: &mut Outputs,
+    ) -> bool {
+        if partitions.must_wait() {
+            return false;
         }
+        let Some(origin) = self.stalled.queue.pop_front() else { return false };
+        let Some(Part::Stalled { version, request, at }) = self.waiting.remove(&origin) else {
+            panic!("what is in the queue is stalled");
+        };
+        self.timers.remove(origin);
+        self.stalled.bytes -= records_bytes(&request);
+        self.append_part(partitions, origin, version, request, at, out);
+        true
     }
 
     /// Answers a part that never got room.
-    pub(super) fn give_up_stalled(
-        &mut self,
-        origin: Origin,
-        request: &ProduceRequest,
-        out: &mut Outputs,
-    ) {
+    pub(super) fn give_up_stalled(&mut self, origin: Origin, request: &ProduceRequest) {
         self.forget_stalled(origin, request);
         let why = "no memory became free in time, nothing was written";
         let refused = refuse_all(request, ErrorCode::REQUEST_TIMED_OUT, why);
-        self.answer_part(origin, Some(Response::Produce(refused)), out);
+        self.answer(origin, Some(Response::Produce(refused)));
     }
 
     /// Takes a part out of the queue.
@@ -155,6 +142,7 @@ impl Shard {
 
     fn append_part(
         &mut self,
+        partitions: &mut Partitions,
         origin: Origin,
         version: i16,
         request: ProduceRequest,
@@ -180,23 +168,22 @@ impl Shard {
                     ..PartitionProduceResponse::default()
                 };
                 let by_id = version >= TOPIC_ID_VERSION;
-                let outcome =
-                    locate(self.partitions.image(), &topic.name, topic.topic_id, by_id, index)
-                        .map_err(Refusal::from)
-                        .and_then(|log| {
-                            if waiting.open.contains_key(&log) {
-                                let why = "a partition is named twice in one request";
-                                return Err(Refusal::new(ErrorCode::INVALID_REQUEST, why));
-                            }
-                            let records = framed(version, data.records.unwrap_or_default())?;
-                            self.append_one(acks, log, records, &mut answer, out)
-                        });
+                let outcome = locate(partitions.image(), &topic.name, topic.topic_id, by_id, index)
+                    .map_err(Refusal::from)
+                    .and_then(|log| {
+                        if waiting.open.contains_key(&log) {
+                            let why = "a partition is named twice in one request";
+                            return Err(Refusal::new(ErrorCode::INVALID_REQUEST, why));
+                        }
+                        let records = framed(version, data.records.unwrap_or_default())?;
+                        append_one(partitions, acks, log, records, &mut answer, out)
+                    });
                 match outcome {
                     Ok((log, epoch, base, next)) if acks != 0 => {
                         let partition = waiting.response.responses[place].partition_responses.len();
                         let written = Written { topic: place, partition, epoch, base, next };
                         waiting.open.insert(log, written);
-                        self.partitions.wait(log, (next, epoch), safety(acks), origin.into());
+                        partitions.wait(log, next, epoch, safety(acks), origin.into());
                     }
                     Ok(_) => {}
                     Err(refusal) => {
@@ -209,61 +196,23 @@ impl Shard {
         }
         if waiting.open.is_empty() {
             let response = (acks != 0 || failed).then_some(Response::Produce(waiting.response));
-            return self.answer_part(origin, response, out);
+            return self.answer(origin, response);
         }
-        self.parts.insert(origin, Part::Produce(waiting));
-        self.timers.set(Key::Part(origin), Some(at), Timer::ProduceWait);
-    }
-
-    fn append_one(
-        &mut self,
-        acks: i16,
-        log: LogId,
-        records: Bytes,
-        answer: &mut PartitionProduceResponse,
-        out: &mut Outputs,
-    ) -> Result<(LogId, Epoch, Offset, Offset), Refusal> {
-        if !matches!(acks, -1..=1) {
-            return Err(ErrorCode::INVALID_REQUIRED_ACKS.into());
-        }
-        let epoch = match self.partitions.leading(log) {
-            Ok(epoch) => epoch,
-            Err(code) => {
-                answer.current_leader = self.current_leader(log);
-                return Err(code.into());
-            }
-        };
-        answer.log_start_offset = self.partitions.log(log).map_or(-1, |log| log.start());
-        let replica = self.partitions.replica(log).expect("it leads");
-        if acks == -1 && !replica.enough_in_sync() {
-            return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
-        }
-        if !self.partitions.store().accepts_produce() {
-            let why = "the disk is nearly full; what is left is kept for metadata and deletions";
-            return Err(Refusal::new(ErrorCode::KAFKA_STORAGE_ERROR, why));
-        }
-        let topic = replica.topic().expect("a leader knows its topic");
-        let settings = TopicSettings::new(&topic.configs, self.partitions.config());
-        let opened_max = self.partitions.config().replication.opened_bytes_max;
-        let rules = settings.timestamp_rules(self.partitions.now().wall);
-        let batch = check(&records, &settings, opened_max, &rules)?;
-        let time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(rules.now);
-        let (base, next) = self.partitions.append(log, &batch, out);
-        answer.base_offset = base;
-        answer.log_append_time_ms = time.unwrap_or(-1);
-        Ok((log, epoch, base, next))
+        self.waiting.insert(origin, Part::Produce(waiting));
+        self.timers.set(origin, Some(at), Timer::ProduceWait);
     }
 
     /// Notes what became of one partition of a part; the last one answers it.
     pub(super) fn decide(
         &mut self,
+        partitions: &Partitions,
         log: LogId,
         origin: Origin,
         outcome: Result<(), ErrorCode>,
         out: &mut Outputs,
     ) {
-        let current_leader = self.current_leader(log);
-        let Some(Part::Produce(waiting)) = self.parts.get_mut(&origin) else { return };
+        let current_leader = current_leader(partitions, log);
+        let Some(Part::Produce(waiting)) = self.waiting.get_mut(&origin) else { return };
         let written = waiting.open.remove(&log).expect("listed with its log");
         let topic = &mut waiting.response.responses[written.topic];
         let answer = &mut topic.partition_responses[written.partition];
@@ -283,77 +232,107 @@ impl Shard {
             }
         }
         if waiting.open.is_empty()
-            && let Some(Part::Produce(done)) = self.parts.remove(&origin)
+            && let Some(Part::Produce(done)) = self.waiting.remove(&origin)
         {
-            self.timers.remove(Key::Part(origin));
-            self.answer_part(origin, Some(Response::Produce(done.response)), out);
+            self.timers.remove(origin);
+            self.answer(origin, Some(Response::Produce(done.response)));
         }
     }
 
     /// Answers a part whose time is over: what is not confirmed may still become so.
-    pub(super) fn time_out_produce(&mut self, origin: Origin, out: &mut Outputs) {
-        let Some(Part::Produce(waiting)) = self.parts.get(&origin) else { return };
+    pub(super) fn time_out_produce(
+        &mut self,
+        partitions: &mut Partitions,
+        origin: Origin,
+        out: &mut Outputs,
+    ) {
+        let Some(Part::Produce(waiting)) = self.waiting.get(&origin) else { return };
         let acks = waiting.acks;
         let open: Vec<(LogId, Offset)> =
             waiting.open.iter().map(|(log, written)| (*log, written.next)).collect();
         for (log, next) in open {
-            let replica = self.partitions.replica(log);
+            let replica = partitions.replica(log);
             let enough = replica.is_some_and(|replica| replica.enough_in_sync());
             if replica.is_some_and(|replica| replica.is_alone()) && (enough || acks != -1) {
                 // Nobody else is waited for: it becomes safe or this node halts.
                 continue;
             }
-            self.partitions.forget(log, next, safety(acks), origin.into());
+            partitions.forget(log, next, safety(acks), origin.into());
             let code = match acks {
                 -1 if !enough => ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND,
                 _ => ErrorCode::REQUEST_TIMED_OUT,
             };
-            self.decide(log, origin, Err(code), out);
+            self.decide(partitions, log, origin, Err(code), out);
         }
     }
+}
 
-    /// Drops a part that nobody waits for.
-    pub(super) fn drop_produce(&mut self, origin: Origin, waiting: &Waiting) {
-        for (log, written) in &waiting.open {
-            self.partitions.forget(*log, written.next, safety(waiting.acks), origin.into());
-        }
-    }
-
-    /// Who leads, for a client that came to the wrong broker.
-    fn current_leader(&self, log: LogId) -> LeaderIdAndEpoch {
-        match self.partitions.image().partition(log) {
-            Some((_, partition)) => LeaderIdAndEpoch {
-                leader_id: partition.leader.map_or(-1, |leader| leader.0),
-                leader_epoch: partition.leader_epoch,
-            },
-            None => LeaderIdAndEpoch::default(),
-        }
-    }
-
-    /// Adds the addresses of the leaders that an answer names (KIP-951).
-    pub(super) fn name_produce_leaders(&self, version: i16, response: &mut ProduceResponse) {
-        if version < LEADER_VERSION {
-            return;
-        }
-        let partitions = response.responses.iter().flat_map(|topic| &topic.partition_responses);
-        let named = partitions.map(|partition| partition.current_leader.leader_id);
-        response.node_endpoints = self
-            .endpoints(named)
-            .map(|(node, host, port, rack)| NodeEndpoint { node_id: node.0, host, port, rack })
-            .collect();
-    }
-
-    /// Each named node once, with its address as the image has it.
-    pub(super) fn endpoints(
-        &self,
-        named: impl Iterator<Item = i32>,
-    ) -> impl Iterator<Item = (NodeId, String, i32, Option<String>)> {
-        let nodes: BTreeSet<i32> = named.filter(|node| *node >= 0).collect();
-        nodes.into_iter().filter_map(|node| {
-            let broker = self.partitions.image().brokers.get(&NodeId(node))?;
-            let (host, port) = broker.kafka.clone();
-            Some((NodeId(node), host, i32::from(port), broker.rack.clone()))
+/// Whether any of it may be written here. What may not needs no room, of which a shard without logs has none, and is
+/// refused at once: its client is to look for the leader.
+fn leads_any(partitions: &Partitions, version: i16, request: &ProduceRequest) -> bool {
+    let by_id = version >= TOPIC_ID_VERSION;
+    request.topic_data.iter().any(|topic| {
+        topic.partition_data.iter().any(|data| {
+            let log = locate(partitions.image(), &topic.name, topic.topic_id, by_id, data.index);
+            log.and_then(|log| partitions.leading(log)).is_ok()
         })
+    })
+}
+
+fn append_one(
+    partitions: &mut Partitions,
+    acks: i16,
+    log: LogId,
+    records: Bytes,
+    answer: &mut PartitionProduceResponse,
+    out: &mut Outputs,
+) -> Result<(LogId, Epoch, Offset, Offset), Refusal> {
+    if !matches!(acks, -1..=1) {
+        return Err(ErrorCode::INVALID_REQUIRED_ACKS.into());
+    }
+    let epoch = match partitions.leading(log) {
+        Ok(epoch) => epoch,
+        Err(code) => {
+            answer.current_leader = current_leader(partitions, log);
+            return Err(code.into());
+        }
+    };
+    answer.log_start_offset = partitions.log(log).map_or(-1, |log| log.start());
+    let replica = partitions.replica(log).expect("it leads");
+    if acks == -1 && !replica.enough_in_sync() {
+        return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
+    }
+    if !partitions.store().accepts_produce() {
+        let why = "the disk is nearly full; what is left is kept for metadata and deletions";
+        return Err(Refusal::new(ErrorCode::KAFKA_STORAGE_ERROR, why));
+    }
+    let topic = replica.topic().expect("a leader knows its topic");
+    let settings = TopicSettings::new(&topic.configs, partitions.config());
+    let opened_max = partitions.config().replication.opened_bytes_max;
+    let rules = settings.timestamp_rules(partitions.now().wall);
+    let batch = check(&records, &settings, opened_max, &rules)?;
+    let time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(rules.now);
+    let (base, next) = partitions.append(log, &batch, out);
+    answer.base_offset = base;
+    answer.log_append_time_ms = time.unwrap_or(-1);
+    Ok((log, epoch, base, next))
+}
+
+/// Drops a part that nobody waits for.
+pub(super) fn drop_produce(partitions: &mut Partitions, origin: Origin, waiting: &Waiting) {
+    for (log, written) in &waiting.open {
+        partitions.forget(*log, written.next, safety(waiting.acks), origin.into());
+    }
+}
+
+/// Who leads, for a client that came to the wrong broker.
+fn current_leader(partitions: &Partitions, log: LogId) -> LeaderIdAndEpoch {
+    match partitions.image().partition(log) {
+        Some((_, partition)) => LeaderIdAndEpoch {
+            leader_id: partition.leader.map_or(-1, |leader| leader.0),
+            leader_epoch: partition.leader_epoch,
+        },
+        None => LeaderIdAndEpoch::default(),
     }
 }
 
@@ -399,7 +378,7 @@ fn framed(version: i16, records: Bytes) -> Result<Bytes, Refusal> {
 }
 
 /// The answer to a request of which a partition's bytes cannot even be divided into batches: nothing of it is carried out.
-pub(super) fn refuse_unframed(request: &ProduceRequest) -> Option<ProduceResponse> {
+pub(in crate::requests) fn refuse_unframed(request: &ProduceRequest) -> Option<ProduceResponse> {
     let partitions = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
     let error = partitions
         .filter_map(|data| data.records.as_ref())

@@ -17,8 +17,9 @@ use milena_wire::messages::{
 };
 use milena_wire::{ErrorCode, Response, Uuid};
 
-use super::scatter::Origin;
-use super::{Key, Part, Shard, locate};
+use super::{Origin, Part, Parts};
+use crate::partitions::Partitions;
+use crate::requests::named::locate;
 use crate::storage::ReadError;
 use crate::trace::{Event, Mark};
 use crate::{Epoch, Instant, LogId, Offset, Outputs, Timer, Timestamp};
@@ -78,9 +79,10 @@ enum Found {
     Failed(ErrorCode),
 }
 
-impl Shard {
+impl Parts {
     pub(super) fn serve_list_offsets(
         &mut self,
+        partitions: &mut Partitions,
         origin: Origin,
         version: i16,
         request: ListOffsetsRequest,
@@ -90,17 +92,13 @@ impl Shard {
             Ok(wait_ms) if version >= TIMEOUT_VERSION => wait_ms.min(WAIT_MS_MAX),
             Ok(_) | Err(_) => WAIT_MS,
         };
+        let image = partitions.image();
         let (mut topics, mut items) = (Vec::new(), Vec::new());
         let mut named = BTreeSet::new();
         for topic in request.topics {
             for asked in topic.partitions {
-                let log = locate(
-                    self.partitions.image(),
-                    &topic.name,
-                    Uuid::ZERO,
-                    false,
-                    asked.partition_index,
-                );
+                let name = &topic.name;
+                let log = locate(image, name, Uuid::ZERO, false, asked.partition_index);
                 // Who names a partition twice would be answered twice, and not know which is which.
                 let twice = log.is_ok_and(|log| !named.insert(log));
                 let log = match log {
@@ -112,8 +110,9 @@ impl Shard {
             }
             topics.push(topic.name);
         }
-        let at = self.partitions.now().mono.after_ms(wait_ms);
+        let at = partitions.now().mono.after_ms(wait_ms);
         self.attempt_list(
+            partitions,
             origin,
             Waiting { version, at, topics, items, place: 0, searching: 0 },
             out,
@@ -121,7 +120,13 @@ impl Shard {
     }
 
     /// Looks at the partitions that are not known yet, as far as lookups may begin.
-    fn attempt_list(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
+    fn attempt_list(
+        &mut self,
+        partitions: &mut Partitions,
+        origin: Origin,
+        mut waiting: Waiting,
+        out: &mut Outputs,
+    ) {
         while waiting.searching < SEARCHES_MAX && waiting.place < waiting.items.len() {
             let place = waiting.place;
             waiting.place += 1;
@@ -129,64 +134,29 @@ impl Shard {
             if !matches!(item.found, Found::NotYet) {
                 continue;
             }
-            let found = item.log.and_then(|log| self.find(origin, place, log, &item.asked, out));
+            let found =
+                item.log.and_then(|log| find(partitions, origin, place, log, &item.asked, out));
             item.found = found.unwrap_or_else(Found::Failed);
             waiting.searching += usize::from(matches!(item.found, Found::Searching));
         }
         if waiting.searching > 0 {
             // It needs no deadline: the disk answers.
-            self.parts.insert(origin, Part::ListOffsets(waiting));
+            self.waiting.insert(origin, Part::ListOffsets(waiting));
         } else {
-            self.conclude_list(origin, waiting, out);
+            self.conclude_list(partitions, origin, waiting);
         }
-    }
-
-    fn find(
-        &mut self,
-        origin: Origin,
-        place: usize,
-        log: LogId,
-        asked: &ListOffsetsPartition,
-        out: &mut Outputs,
-    ) -> Result<Found, ErrorCode> {
-        let epoch = self.partitions.check_epoch(log, asked.current_leader_epoch)?;
-        let replica = self.partitions.replica(log).expect("it leads");
-        if !replica.reached_epoch_start() {
-            out.event(|| Event::Sometimes(Mark::ListOffsetsWaitsForEpochStart));
-            return Ok(Found::NotYet);
-        }
-        let high_watermark = replica.high_watermark();
-        let found = self.partitions.log(log).expect("a leader has a log");
-        Ok(match asked.timestamp {
-            EARLIEST_TIMESTAMP | EARLIEST_LOCAL_TIMESTAMP => {
-                let start = found.start();
-                Found::Known(-1, start, found.epoch_at(start).unwrap_or(epoch))
-            }
-            LATEST_TIMESTAMP => Found::Known(-1, high_watermark, epoch),
-            MAX_TIMESTAMP => {
-                self.partitions.find_largest(log, high_watermark, (origin.into(), place), out);
-                Found::Searching
-            }
-            // Nothing is in tiered storage.
-            LATEST_TIERED_TIMESTAMP | EARLIEST_PENDING_UPLOAD_TIMESTAMP => Found::Known(-1, -1, -1),
-            ..0 => return Err(ErrorCode::UNSUPPORTED_VERSION),
-            timestamp => {
-                let lookup = (origin.into(), place);
-                self.partitions.find_time(log, timestamp, high_watermark, lookup, out);
-                Found::Searching
-            }
-        })
     }
 
     /// Takes the outcome of a lookup by time.
     pub(super) fn on_time(
         &mut self,
+        partitions: &mut Partitions,
         origin: Origin,
         place: usize,
         result: Result<Option<(Offset, Timestamp, Epoch)>, ReadError>,
         out: &mut Outputs,
     ) {
-        let Some(Part::ListOffsets(mut waiting)) = self.parts.remove(&origin) else { return };
+        let Some(Part::ListOffsets(mut waiting)) = self.waiting.remove(&origin) else { return };
         waiting.searching -= 1;
         waiting.items[place].found = match result {
             Ok(Some((offset, timestamp, epoch))) => Found::Known(timestamp, offset, epoch),
@@ -199,32 +169,42 @@ impl Shard {
             // Whoever was not ready before may be now.
             waiting.place = 0;
         }
-        self.attempt_list(origin, waiting, out);
+        self.attempt_list(partitions, origin, waiting, out);
     }
 
     /// Looks again at a part that waits, because a partition has moved or its time is over.
-    pub(super) fn wake_list(&mut self, origin: Origin, out: &mut Outputs) {
-        match self.parts.remove(&origin) {
+    pub(super) fn wake_list(
+        &mut self,
+        partitions: &mut Partitions,
+        origin: Origin,
+        out: &mut Outputs,
+    ) {
+        match self.waiting.remove(&origin) {
             Some(Part::ListOffsets(mut waiting)) => {
-                self.drop_list(origin, &waiting);
+                self.drop_list(partitions, origin, &waiting);
                 waiting.place = 0;
-                self.attempt_list(origin, waiting, out);
+                self.attempt_list(partitions, origin, waiting, out);
             }
-            Some(other) => drop(self.parts.insert(origin, other)),
+            Some(other) => drop(self.waiting.insert(origin, other)),
             None => {}
         }
     }
 
     /// Ends what a part has set up to be woken.
-    pub(super) fn drop_list(&mut self, origin: Origin, waiting: &Waiting) {
-        self.timers.remove(Key::Part(origin));
+    pub(super) fn drop_list(
+        &mut self,
+        partitions: &mut Partitions,
+        origin: Origin,
+        waiting: &Waiting,
+    ) {
+        self.timers.remove(origin);
         for log in waiting.items.iter().filter_map(|item| item.log.ok()) {
-            self.partitions.unwatch(log, origin.into());
+            partitions.unwatch(log, origin.into());
         }
     }
 
-    fn conclude_list(&mut self, origin: Origin, mut waiting: Waiting, out: &mut Outputs) {
-        if waiting.at <= self.partitions.now().mono {
+    fn conclude_list(&mut self, partitions: &mut Partitions, origin: Origin, mut waiting: Waiting) {
+        if waiting.at <= partitions.now().mono {
             let code = if waiting.version >= NOT_AVAILABLE_VERSION {
                 ErrorCode::OFFSET_NOT_AVAILABLE
             } else {
@@ -240,9 +220,9 @@ impl Shard {
         let waits: Vec<LogId> =
             waiting.items.iter().filter(not_yet).filter_map(|item| item.log.ok()).collect();
         if !waits.is_empty() {
-            self.timers.set(Key::Part(origin), Some(waiting.at), Timer::FetchWait);
-            waits.into_iter().for_each(|log| self.partitions.watch(log, origin.into()));
-            self.parts.insert(origin, Part::ListOffsets(waiting));
+            self.timers.set(origin, Some(waiting.at), Timer::FetchWait);
+            waits.into_iter().for_each(|log| partitions.watch(log, origin.into()));
+            self.waiting.insert(origin, Part::ListOffsets(waiting));
             return;
         }
         let mut response = ListOffsetsResponse::default();
@@ -264,15 +244,16 @@ impl Shard {
             }
             response.topics[item.topic].partitions.push(answer);
         }
-        self.answer_part(origin, Some(Response::ListOffsets(response)), out);
+        self.answer(origin, Some(Response::ListOffsets(response)));
     }
 
     pub(super) fn serve_leader_epochs(
         &mut self,
+        partitions: &Partitions,
         origin: Origin,
         request: OffsetForLeaderEpochRequest,
-        out: &mut Outputs,
     ) {
+        let image = partitions.image();
         let mut response = OffsetForLeaderEpochResponse::default();
         for topic in request.topics {
             let partitions = topic
@@ -281,17 +262,11 @@ impl Shard {
                 .map(|asked| {
                     let mut answer =
                         EpochEndOffset { partition: asked.partition, ..EpochEndOffset::default() };
-                    let found = locate(
-                        self.partitions.image(),
-                        &topic.topic,
-                        Uuid::ZERO,
-                        false,
-                        asked.partition,
-                    )
-                    .and_then(|log| {
-                        let epoch = self.partitions.check_epoch(log, asked.current_leader_epoch)?;
-                        Ok((epoch, self.partitions.log(log).expect("a leader has a log")))
-                    });
+                    let found = locate(image, &topic.topic, Uuid::ZERO, false, asked.partition)
+                        .and_then(|log| {
+                            let epoch = partitions.check_epoch(log, asked.current_leader_epoch)?;
+                            Ok((epoch, partitions.log(log).expect("a leader has a log")))
+                        });
                     match found {
                         Ok((led, log)) if asked.leader_epoch != NO_EPOCH => {
                             // Of an epoch that is still to come nothing can be said.
@@ -307,8 +282,45 @@ impl Shard {
                 .collect();
             response.topics.push(OffsetForLeaderTopicResult { topic: topic.topic, partitions });
         }
-        self.answer_part(origin, Some(Response::OffsetForLeaderEpoch(response)), out);
+        self.answer(origin, Some(Response::OffsetForLeaderEpoch(response)));
     }
+}
+
+fn find(
+    partitions: &mut Partitions,
+    origin: Origin,
+    place: usize,
+    log: LogId,
+    asked: &ListOffsetsPartition,
+    out: &mut Outputs,
+) -> Result<Found, ErrorCode> {
+    let epoch = partitions.check_epoch(log, asked.current_leader_epoch)?;
+    let replica = partitions.replica(log).expect("it leads");
+    if !replica.reached_epoch_start() {
+        out.event(|| Event::Sometimes(Mark::ListOffsetsWaitsForEpochStart));
+        return Ok(Found::NotYet);
+    }
+    let high_watermark = replica.high_watermark();
+    let found = partitions.log(log).expect("a leader has a log");
+    Ok(match asked.timestamp {
+        EARLIEST_TIMESTAMP | EARLIEST_LOCAL_TIMESTAMP => {
+            let start = found.start();
+            Found::Known(-1, start, found.epoch_at(start).unwrap_or(epoch))
+        }
+        LATEST_TIMESTAMP => Found::Known(-1, high_watermark, epoch),
+        MAX_TIMESTAMP => {
+            partitions.find_largest(log, high_watermark, (origin.into(), place), out);
+            Found::Searching
+        }
+        // Nothing is in tiered storage.
+        LATEST_TIERED_TIMESTAMP | EARLIEST_PENDING_UPLOAD_TIMESTAMP => Found::Known(-1, -1, -1),
+        ..0 => return Err(ErrorCode::UNSUPPORTED_VERSION),
+        timestamp => {
+            let lookup = (origin.into(), place);
+            partitions.find_time(log, timestamp, high_watermark, lookup, out);
+            Found::Searching
+        }
+    })
 }
 
 /// Whether a version of the request has a timestamp, special or not.
@@ -318,7 +330,7 @@ fn knows(version: i16, timestamp: Timestamp) -> bool {
 }
 
 /// The answer at an isolation level that does not exist: Apache Kafka's word for it.
-pub(super) fn refuse_isolation(request: ListOffsetsRequest) -> ListOffsetsResponse {
+pub(in crate::requests) fn refuse_isolation(request: ListOffsetsRequest) -> ListOffsetsResponse {
     let partition = |asked: ListOffsetsPartition| ListOffsetsPartitionResponse {
         partition_index: asked.partition_index,
         error_code: ErrorCode::UNKNOWN_SERVER_ERROR,

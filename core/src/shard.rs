@@ -1,0 +1,168 @@
+//! The machine that owns a share of the partitions: their replicas, their journal, and the Kafka requests of its
+//! connections.
+//!
+//! It tells its two halves what there is for each: [`Partitions`], the replicas and what waits on them, and the requests
+//! that append to them and read from them. A step takes one input, then settles: what the store has to say is taken, every
+//! replica that was touched sends, confirms and sets its deadline, and whoever waits for any of it is told.
+//!
+//! What it does not do: metadata (it learns that from Metadata), consensus (the replicas do), and order among the
+//! answers of one connection (the driver keeps that).
+
+use std::sync::Arc;
+
+use crate::local::LocalMessage;
+use crate::partitions::Partitions;
+use crate::peer::PeerMessage;
+use crate::replica::ReplicaView;
+use crate::requests::{Asked, Caller, Origin, Requests};
+use crate::storage::{Store, Superblock};
+use crate::{Config, Input, Instant, Machine, Now, Outputs, Place, Timer};
+
+/// The owner of a share of the partitions.
+pub struct Shard {
+    partitions: Partitions,
+    requests: Requests,
+}
+
+impl Shard {
+    /// Begins with what recovery found.
+    pub fn new(
+        config: Arc<Config>,
+        index: u16,
+        superblock: &Superblock,
+        store: Store,
+        seed: [u8; 32],
+    ) -> Shard {
+        let requests = Requests::new(&config, seed);
+        Shard { partitions: Partitions::new(config, index, superblock, store), requests }
+    }
+
+    /// Every replica, for checkers and status.
+    pub fn view(&self) -> impl Iterator<Item = ReplicaView> {
+        self.partitions.view()
+    }
+
+    /// The store, for checkers and status.
+    pub fn store(&self) -> &Store {
+        self.partitions.store()
+    }
+
+    fn on_local(&mut self, from: Place, message: LocalMessage, out: &mut Outputs) {
+        let Shard { partitions, requests } = self;
+        match (from, message) {
+            (_, LocalMessage::Image(image)) => {
+                partitions.on_image(image, out);
+                requests.on_metadata(partitions, out);
+            }
+            (_, LocalMessage::Serving(epoch)) => {
+                partitions.on_serving(epoch, out);
+                requests.on_metadata(partitions, out);
+            }
+            (_, LocalMessage::Administered { client, id, response }) => {
+                out.reply(client, id, response)
+            }
+            (Place::Shard(shard), LocalMessage::Scatter { part, version, request }) => {
+                requests.on_part(partitions, Origin { shard, part }, version, request, out)
+            }
+            (Place::Shard(_), LocalMessage::Gather { part, response }) => {
+                requests.on_answer(partitions, part, response, out)
+            }
+            (Place::Shard(shard), LocalMessage::Hasten { part }) => {
+                requests.hasten(partitions, Origin { shard, part }, out)
+            }
+            (Place::Shard(shard), LocalMessage::Abandon { part }) => {
+                requests.abandon(partitions, Origin { shard, part })
+            }
+            // What shards say to Metadata, and what Metadata never says.
+            (_, LocalMessage::AlterPartition(_))
+            | (_, LocalMessage::Stop)
+            | (_, LocalMessage::Damaged { .. })
+            | (_, LocalMessage::Administer { .. })
+            | (Place::Metadata, LocalMessage::Scatter { .. })
+            | (Place::Metadata, LocalMessage::Gather { .. })
+            | (Place::Metadata, LocalMessage::Hasten { .. })
+            | (Place::Metadata, LocalMessage::Abandon { .. }) => {
+                panic!("a machine of this node sent what is not for a shard")
+            }
+        }
+    }
+
+    /// Does what the first deadline that has come is for, if there is one; of two at one instant, the partitions'.
+    fn on_due(&mut self, now: Instant, out: &mut Outputs) -> bool {
+        let come = |due: Option<(Instant, Timer)>| due.map(|(at, _)| at).filter(|at| *at <= now);
+        match (come(self.partitions.next_due()), come(self.requests.next_due())) {
+            (None, None) => return false,
+            (Some(replica), request) if request.is_none_or(|request| replica <= request) => {
+                self.partitions.on_due(out)
+            }
+            (_, _) => self.requests.on_due(&mut self.partitions, out),
+        }
+        true
+    }
+
+    /// Takes what the store has to say and settles every replica that was touched, until nothing is left to do.
+    fn settle(&mut self, out: &mut Outputs) {
+        loop {
+            while self.partitions.take_store_event(out) {
+                self.tell_news(out);
+            }
+            self.partitions.take_roomless(out);
+            self.requests.take_stalled(&mut self.partitions, out);
+            while self.partitions.settle_next(out) {
+                self.tell_news(out);
+            }
+            self.partitions.pump(out);
+            // Filing away may have made room just now.
+            if !self.partitions.is_unsettled() && !self.requests.is_unsettled(&self.partitions) {
+                break;
+            }
+        }
+    }
+
+    /// Tells those who wait what there is for them.
+    fn tell_news(&mut self, out: &mut Outputs) {
+        while let Some(news) = self.partitions.pop_news() {
+            self.requests.on_news(&mut self.partitions, news, out);
+        }
+    }
+}
+
+impl Machine for Shard {
+    fn step(&mut self, now: Now, input: Input, out: &mut Outputs) {
+        let Shard { partitions, requests } = self;
+        partitions.begin(now);
+        match input {
+            Input::Start => {
+                partitions.start();
+                requests.start(now.mono);
+            }
+            Input::Timeout => while self.on_due(now.mono, out) {},
+            Input::Peer { from, message: PeerMessage::Replica(message) } => {
+                partitions.on_peer(from, message, out)
+            }
+            Input::Peer {
+                message:
+                    PeerMessage::Founding(_) | PeerMessage::Quorum(_) | PeerMessage::Controller(_),
+                ..
+            } => panic!("the driver asks a message for its machine"),
+            Input::Local { from, message } => self.on_local(from, message, out),
+            Input::Request { client, id, version, request, context } => {
+                let caller = Caller { client, id, version };
+                requests.on_request(partitions, Asked { caller, request, context }, out)
+            }
+            Input::Hangup { client } => requests.on_hangup(partitions, client, out),
+            Input::Disk { op, outcome } => partitions.on_disk(op, outcome, out),
+        }
+        self.settle(out);
+    }
+
+    fn next_timeout(&self) -> Option<(Instant, Timer)> {
+        let store = self.partitions.store().next_timeout();
+        self.partitions.next_due().into_iter().chain(self.requests.next_due()).chain(store).min()
+    }
+
+    fn check_invariants(&self) {
+        self.partitions.check_invariants();
+        self.requests.check_invariants(&self.partitions);
+    }
+}
