@@ -161,6 +161,7 @@ impl Cluster {
                     && self.network.is_well(self.now, other, node)
         });
         let well = links
+            && !self.checks.nodes[node].stopping
             && sim.clock.is_true()
             && sim.disk_factor == 1
             && !sim.disk.has_faults()

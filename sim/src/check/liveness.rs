@@ -18,7 +18,7 @@ use crate::queue::{MS, Time};
 /// How a node fares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
-    /// When nothing disturbs it.
+    /// When nothing disturbs it, and it is not about to stop.
     Well,
     /// When nothing that it says is heard.
     Silent,
