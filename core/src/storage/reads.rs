@@ -145,7 +145,8 @@ impl Indexes {
 impl Store {
     /// Batches from the one that holds `from` on, all of them wholly below `upto`, as many as `bytes_max` allows but one at
     /// least. Verified (batch CRC and the checksum over the rest of the header) if they come from a segment; those end with
-    /// their segment, or sooner where another group of batches would not fit, so ask again from where they end.
+    /// their segment, or sooner where another group of batches would not fit, so ask again from where they end. Below the
+    /// log's start all is [`ReadError::Gone`]: who goes on from an earlier read must not skip what was trimmed meanwhile.
     pub fn read(
         &mut self,
         id: LogId,
@@ -155,11 +156,15 @@ impl Store {
         out: &mut Outputs,
     ) -> Read {
         let Some(log) = self.log(id) else { return Read::Now(Vec::new()) };
-        let from = from.max(log.start());
-        if log.is_damaged() {
+        let refused = match log {
+            log if log.is_damaged() => Some(ReadError::Damaged),
+            log if from < log.start() => Some(ReadError::Gone),
+            _ => None,
+        };
+        if let Some(error) = refused {
             self.next_ticket += 1;
             let ticket = Ticket(self.next_ticket);
-            self.events.push_back(StoreEvent::Read { ticket, result: Err(ReadError::Damaged) });
+            self.events.push_back(StoreEvent::Read { ticket, result: Err(error) });
             return Read::Later(ticket);
         }
         if from >= log.border() || from >= upto {
@@ -408,7 +413,6 @@ fn next_of_batches(
     upto: Offset,
     bytes_max: u32,
 ) -> Next {
-    let from = from.max(log.start());
     let segment = log.segments.iter().rfind(|segment| segment.base <= from);
     let Some(segment) = segment.filter(|segment| from < log.border().min(segment.next)) else {
         return Next::Batches(read_tail(log, from, upto, bytes_max));

@@ -251,8 +251,8 @@ impl Parts {
                 waiting.bytes += item.take(unshared(records, group), any);
             }
             Err(ReadError::Damaged) => item.found = Found::Failed(ErrorCode::KAFKA_STORAGE_ERROR),
-            // What was read before is good; the rest can be asked for again.
-            Err(ReadError::Gone) if item.bytes() > 0 => {}
+            // What was read before is good, and may be there no more. The rest can be asked for again.
+            Err(ReadError::Gone) if item.bytes() > 0 => waiting.hastened = true,
             Err(ReadError::Gone) => {
                 waiting.reads_again += 1;
                 look(partitions, item);
