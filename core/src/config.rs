@@ -115,7 +115,7 @@ pub struct PipelineConfig {
     pub in_flight_max: usize,
     /// Bytes of such requests; one request may be larger.
     pub in_flight_bytes_max: usize,
-    /// Bytes answered and not taken by the client; beyond it no more requests are read.
+    /// Bytes answered and not taken by the client, with what its fetches in flight may bring; beyond it no more requests are read.
     pub unsent_bytes_max: usize,
     /// A request that has begun must be whole after this long, and of an answer the client must take some.
     pub frame_ms_max: u64,

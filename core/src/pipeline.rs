@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use milena_wire::Request;
+
 use crate::Instant;
 use crate::config::PipelineConfig;
 
@@ -39,6 +41,13 @@ struct Unanswered {
     fetches: usize,
     /// The most that the answers of fetches may have.
     promised_bytes: usize,
+}
+
+/// The most that the answer of a request may bring, where it is a fetch: what it asks for, and no more than may wait unsent.
+pub fn fetched_by(request: &Request, config: &PipelineConfig) -> Option<usize> {
+    let Request::Fetch(fetch) = request else { return None };
+    let asked = usize::try_from(fetch.max_bytes).unwrap_or(0);
+    Some(asked.min(config.unsent_bytes_max))
 }
 
 #[derive(Debug)]
@@ -91,7 +100,7 @@ impl<R, A> Pipeline<R, A> {
         self.first + self.slots.len() as u64
     }
 
-    /// A request has come that a machine is to answer. `fetch`: the most that the answer of a fetch may have.
+    /// A request has come that a machine is to answer. `fetch`: what [`fetched_by`] says of it.
     pub fn ask(&mut self, request: R, bytes: usize, fetch: Option<usize>) {
         self.slots.push_back(Slot::Awaited { request, bytes, fetch });
         self.unanswered.request_bytes += bytes;

@@ -145,7 +145,7 @@ pub struct Tuning {
     /// Bytes of such requests; one request may be larger
     #[arg(long, default_value_t = 64 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
     pub connection_request_bytes: u32,
-    /// Bytes of answers that the client of a connection has not taken; beyond it no more of its requests are read
+    /// Bytes of answers that the client of a connection has not taken, with what its fetches may bring; beyond it no more is read
     #[arg(long, default_value_t = 64 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
     pub connection_unsent_bytes: u32,
     /// Fetch sessions remembered per shard (max.incremental.fetch.session.cache.slots)

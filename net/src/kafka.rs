@@ -24,11 +24,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use milena_core::config::PipelineConfig;
-use milena_core::pipeline::Pipeline;
+use milena_core::pipeline::{Pipeline, fetched_by};
 use milena_core::{ClientContext, ClientId, Input, Instant};
 use milena_wire::{
-    Request, RequestError, Response, decode_request, encode_response,
-    unsupported_api_versions_response,
+    RequestError, Response, decode_request, encode_response, unsupported_api_versions_response,
 };
 use tracing::debug;
 
@@ -374,13 +373,8 @@ impl Connections {
         }
         let version = header.api_version;
         // A fetch may wait for as long as its client says, and keeps nothing of its frame.
-        let (memory, fetch) = match &request {
-            Request::Fetch(fetch) => {
-                let most = usize::try_from(fetch.max_bytes).unwrap_or(0);
-                (Memory::default(), Some(most.min(self.limits.pipeline.unsent_bytes_max)))
-            }
-            _ => (memory, None),
-        };
+        let fetch = fetched_by(&request, &self.limits.pipeline);
+        let memory = if fetch.is_some() { Memory::default() } else { memory };
         let asked = Asked { correlation_id: header.correlation_id, version, _memory: memory };
         let (client, id) = (connection.id, pipeline.next_id());
         pipeline.ask(asked, request_bytes, fetch);

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use milena_core::config::PipelineConfig;
-use milena_core::pipeline::Pipeline;
+use milena_core::pipeline::{self, Pipeline};
 use milena_core::{ClientId, Input, Instant};
 use milena_wire::{ApiKey, Request, Response};
 
@@ -144,13 +144,7 @@ impl Cluster {
             let Some((number, version, request)) = known.unread.pop_front() else { return Ok(()) };
             must_have_room(known, &config)?;
             let id = known.pipeline.next_id();
-            let fetch = match &request {
-                Request::Fetch(fetch) => {
-                    let most = usize::try_from(fetch.max_bytes).unwrap_or(0);
-                    Some(most.min(config.unsent_bytes_max))
-                }
-                _ => None,
-            };
+            let fetch = pipeline::fetched_by(&request, &config);
             known.pipeline.heard(Instant(self.now));
             known.pipeline.ask(number, request_bytes(&request), fetch);
             known.owed.push_back((number, request.api_key()));

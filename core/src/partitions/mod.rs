@@ -214,22 +214,30 @@ impl Partitions {
                 }
             }
             ReplicaMessage::Acknowledge(acknowledge) => {
-                let log = acknowledge.log;
-                let Some(replica) = self.replicas.get_mut(&log) else { return };
-                let mut cx = Context { now: self.now, host: &mut self.host, out };
-                replica.on_acknowledge(&mut cx, from, acknowledge);
-                self.touched.insert(log);
+                self.touch(acknowledge.log, out, |replica, cx| {
+                    replica.on_acknowledge(cx, from, acknowledge)
+                });
             }
         }
     }
 
-    fn take_push(&mut self, from: NodeId, push: Push, out: &mut Outputs) {
-        let log = push.log;
-        let Some(replica) = self.replicas.get_mut(&log) else { return };
+    /// Has a replica do something, and settles it before the step ends; nothing where there is none.
+    fn touch<T>(
+        &mut self,
+        log: LogId,
+        out: &mut Outputs,
+        act: impl FnOnce(&mut Replica, &mut Context) -> T,
+    ) -> Option<T> {
+        let replica = self.replicas.get_mut(&log)?;
         let mut cx = Context { now: self.now, host: &mut self.host, out };
-        let roomless = replica.on_push(&mut cx, from, push);
+        let done = act(replica, &mut cx);
         self.touched.insert(log);
-        if let Some(push) = roomless {
+        Some(done)
+    }
+
+    fn take_push(&mut self, from: NodeId, push: Push, out: &mut Outputs) {
+        let roomless = self.touch(push.log, out, |replica, cx| replica.on_push(cx, from, push));
+        if let Some(push) = roomless.flatten() {
             self.keep_roomless(from, push);
         }
     }
@@ -249,10 +257,7 @@ impl Partitions {
         match self.timers.pop(self.now.mono) {
             Some(Key::Retention) => self.retain(out),
             Some(Key::Replica(log)) => {
-                let Some(replica) = self.replicas.get_mut(&log) else { return };
-                let mut cx = Context { now: self.now, host: &mut self.host, out };
-                replica.on_timeout(&mut cx);
-                self.touched.insert(log);
+                self.touch(log, out, |replica, cx| replica.on_timeout(cx));
             }
             None => {}
         }
@@ -260,11 +265,7 @@ impl Partitions {
 
     /// Appends a batch to a partition that this broker leads; the offsets of its first record and after its last.
     pub fn append(&mut self, log: LogId, batch: &Bytes, out: &mut Outputs) -> (Offset, Offset) {
-        let replica = self.replicas.get_mut(&log).expect("it leads");
-        let mut cx = Context { now: self.now, host: &mut self.host, out };
-        let appended = replica.append(&mut cx, batch);
-        self.touched.insert(log);
-        appended
+        self.touch(log, out, |replica, cx| replica.append(cx, batch)).expect("it leads")
     }
 
     /// Whether whoever appends should wait for room. What a full disk refuses need not.
@@ -283,18 +284,12 @@ impl Partitions {
         match event {
             StoreEvent::Flushed => {
                 for log in std::mem::take(&mut self.unflushed) {
-                    let Some(replica) = self.replicas.get_mut(&log) else { continue };
-                    let mut cx = Context { now: self.now, host: &mut self.host, out };
-                    replica.on_flushed(&mut cx);
-                    self.touched.insert(log);
+                    self.touch(log, out, |replica, cx| replica.on_flushed(cx));
                 }
             }
             StoreEvent::Read { ticket, result } => match self.reads.remove(&ticket) {
                 Some(ReadFor::Follower(log, node)) => {
-                    let Some(replica) = self.replicas.get_mut(&log) else { return };
-                    let mut cx = Context { now: self.now, host: &mut self.host, out };
-                    replica.on_read(&mut cx, node, ticket, result);
-                    self.touched.insert(log);
+                    self.touch(log, out, |replica, cx| replica.on_read(cx, node, ticket, result));
                 }
                 Some(ReadFor::Records(waiter, place)) => {
                     self.news.push_back(News::Read { waiter, place, result })
@@ -310,10 +305,7 @@ impl Partitions {
                 }
             },
             StoreEvent::Damaged { log } => {
-                let Some(replica) = self.replicas.get_mut(&log) else { return };
-                let mut cx = Context { now: self.now, host: &mut self.host, out };
-                replica.on_damaged(&mut cx);
-                self.touched.insert(log);
+                self.touch(log, out, |replica, cx| replica.on_damaged(cx));
             }
             StoreEvent::Command { .. } => panic!("a shard gives the disk no commands of its own"),
         }

@@ -30,7 +30,7 @@ impl Partitions {
             return;
         }
         roomless.bytes = bytes;
-        // The later one begins no later, since the log has not grown, and so has all of the one before.
+        // Both begin at or before this log's end; what the later one has not, the leader sends once that is acknowledged.
         if roomless.pushes.insert(log, (from, push)).is_none() {
             roomless.order.push_back(log);
         }

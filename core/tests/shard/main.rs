@@ -459,6 +459,7 @@ fn what_one_partition_may_take_and_does_not_is_left_to_the_others() {
     let max_bytes = request.topics[0].partitions[0].partition_max_bytes;
     let id = broker.send(1, 12, FetchRequest { max_bytes, ..request });
     let found = values(&broker.fetched(id));
+    assert_eq!(found.len(), MANY as usize);
     assert!(found.iter().all(|(_, _, values)| values == &["x"]), "{found:?}");
 }
 

@@ -145,8 +145,8 @@ impl Checks {
     }
 
     /// L23: a leader has in its set who follows it, and nobody else where `min.insync.replicas` do. Who misses nothing has not
-    /// stopped to follow: a member is given the time that it may lag from the first look on that finds more in the leader's log. Who
-    /// has left for what it found on its disk is given the time to follow again.
+    /// stopped to follow: a member is given the time that it may lag from the first look on that finds more in the leader's log.
+    /// Who has left for what it found on its disk is given the time to follow again.
     fn sets_hold_who_follows(&mut self, now: Time, bound: Time, looks: &[Look]) -> Checked {
         let Some(image) = self.image.clone() else { return Ok(()) };
         let lag = (self.replication.lag_ms_max * 5 / 4 + DECIDING_MS) * MS;

@@ -18,7 +18,8 @@
 //! ```
 //!
 //! D1 and D6 speak as R3 and P5, which look for what is spoken of on the modelled disk; D2 is asked wherever something leaves
-//! a node. What clients see is judged by `history.rs` (L20 among it), `connections.rs` and `client`, what must come right in the end (L) by `phases.rs`.
+//! a node. What clients see is judged by `history.rs` (L20 among it), `connections.rs` and `client`, what must come right in the
+//! end (L) by `phases.rs`.
 //!
 //! Content is compared by checksum, epoch and offset, never byte by byte; what is durable is read from the modelled disk.
 //! Each rule costs O(1) on its event, or O(replicas) where it speaks of all of them.

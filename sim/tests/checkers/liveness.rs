@@ -180,7 +180,7 @@ fn l23_who_follows_stays_out_of_the_set() {
 }
 
 #[test]
-fn l17_whom_the_quorum_does_not_reach_need_not_lead() {
+fn l16_who_does_not_reach_the_quorums_leader_is_not_fenced() {
     let mut looks = cut();
     (looks[1].leads, looks[2].leads) = (None, Some(4));
     assert_eq!(
