@@ -7,8 +7,8 @@ use milena_core::image::Image;
 use milena_core::local::LocalMessage;
 use milena_core::{LogId, NodeId};
 
-use crate::check::Checked;
 use crate::check::marks::Seen;
+use crate::check::{Checked, Stop};
 use crate::client::Role;
 use crate::cluster::{Cluster, Happening, Phase, Restore};
 use crate::disk::{self, FileKind};
@@ -275,7 +275,7 @@ impl Cluster {
     /// Whether every node works and each replica is in sync.
     fn is_whole(&self) -> bool {
         let works = |node: &SimNode| node.is_up();
-        let stops = self.checks.nodes.iter().any(|node| node.stopping);
+        let stops = self.checks.nodes.iter().any(|node| node.stop != Stop::None);
         let in_sync = |image: &Arc<Image>| {
             image.brokers.values().all(|broker| !broker.fenced)
                 && image.partitions().all(|(_, p)| p.isr.len() == p.replicas.len())
@@ -369,7 +369,7 @@ impl Cluster {
                 }
                 self.nodes[at].shards = shards.unwrap_or(self.nodes[at].shards);
                 self.nodes[at].away = down_ms * MS;
-                self.checks.nodes[at].stopping = true;
+                self.checks.nodes[at].stop = Stop::Asked;
                 let (life, message) = (self.nodes[at].life, LocalMessage::Stop);
                 let stop = Happening::Local { node: at, life, from: 0, to: 0, message };
                 self.queue.push(self.now + 1, stop);

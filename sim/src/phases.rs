@@ -8,7 +8,7 @@ use milena_wire::Uuid;
 
 use crate::check::liveness::{Look, Standing};
 use crate::check::marks::Seen;
-use crate::check::{Checked, QUORUM, Violation};
+use crate::check::{Checked, QUORUM, Stop, Violation};
 use crate::client::{Client, Consumer, Role};
 use crate::cluster::{Cluster, Phase};
 use crate::node::State;
@@ -161,7 +161,7 @@ impl Cluster {
                     && self.network.is_well(self.now, other, node)
         });
         let well = links
-            && !self.checks.nodes[node].stopping
+            && self.checks.nodes[node].stop == Stop::None
             && sim.clock.is_true()
             && sim.disk_factor == 1
             && !sim.disk.has_faults()

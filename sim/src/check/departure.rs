@@ -9,7 +9,7 @@ use milena_core::image::{Broker, Image, Partition};
 use milena_core::local::AlterPartition;
 
 use super::marks::Seen;
-use super::{Checked, Checks, Violation};
+use super::{Checked, Checks, Stop, Violation};
 
 impl Checks {
     /// A leader appends: who had everything until now has not from now on.
@@ -92,7 +92,7 @@ impl Checks {
             let brokers = (shown.brokers.get(member), image.brokers.get(member));
             let (Some(was), Some(is)) = brokers else { continue };
             let renewed = before.incarnation(*member) != after.incarnation(*member);
-            let stops = self.nodes[(member.0 - 1) as usize].stopping && enough;
+            let stops = self.nodes[(member.0 - 1) as usize].stop != Stop::None && enough;
             if was_in_sync && !is.fenced && was.epoch == is.epoch && !renewed && !wished && !stops {
                 return wrong(format!(
                     "node {member} leaves the in-sync set, neither fenced nor damaged nor proposed by the leader, nor about to stop with enough others left"

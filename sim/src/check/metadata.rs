@@ -7,7 +7,7 @@ use milena_core::{BrokerEpoch, Epoch, LogId, NodeId};
 use milena_wire::Response;
 
 use super::marks::Seen;
-use super::{Checked, Checks, Violation};
+use super::{Checked, Checks, Stop, Violation};
 use crate::queue::{MS, Time};
 
 /// A node that does not serve yet lets those wait for so long who ask about the cluster: three seconds, by a clock that may be
@@ -175,7 +175,9 @@ impl Checks {
         self.speaks(node, "serves")?;
         self.nodes[node].serving = Some(epoch);
         self.nodes[node].synced = Some(epoch);
-        self.nodes[node].stopping = false;
+        if self.nodes[node].stop == Stop::Over {
+            self.nodes[node].stop = Stop::None;
+        }
         // A registration may be one that its disk asked for before it was put back; who serves has made its own.
         if std::mem::take(&mut self.nodes[node].suspect) {
             for log in 0..self.logs.len() {

@@ -106,8 +106,8 @@ pub struct NodeGhost {
     pub removal_failed: bool,
     /// Whether any command failed in this run of the node, other than for want of room or of the file.
     pub disk_erred: bool,
-    /// Whether it was asked to stop in good order since it last came into service.
-    pub stopping: bool,
+    /// Whether it was asked to stop in good order.
+    pub stop: Stop,
     /// What the fault injector damaged in this life of the disk.
     pub damage: Damage,
     /// Shards of its present or last run.
@@ -128,6 +128,18 @@ pub struct NodeGhost {
     pending_barrier: Option<(BrokerEpoch, Vec<(usize, Epoch)>)>,
     /// Epochs, by log, in which it may never append as leader again.
     barrier: Map<u64, Epoch>,
+}
+
+/// A stop in good order, until what came of it can be known no more.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// When nobody asked for one since the node came into service.
+    #[default]
+    None,
+    /// When the run of the node that was asked goes on: it may come into service even so.
+    Asked,
+    /// When that run is over. What the controller decided for its sake may still be under way until the next one serves.
+    Over,
 }
 
 /// What is true of a log, whatever nodes believe.

@@ -9,7 +9,7 @@ use super::damage::Damage;
 use super::locations::{Locations, Place};
 use super::marks::Seen;
 use super::replica::{RecoveryError, ReplicaLog};
-use super::{Checked, Checks, QUORUM, Violation};
+use super::{Checked, Checks, QUORUM, Stop, Violation};
 
 /// What a disk image means to the ghosts, kept beside it.
 #[derive(Clone, Debug)]
@@ -29,6 +29,9 @@ impl Checks {
         let ghost = &mut self.nodes[node];
         ghost.running = true;
         ghost.serving = None;
+        if ghost.stop == Stop::Asked {
+            ghost.stop = Stop::Over;
+        }
         ghost.disk_failed = false;
         ghost.disk_erred = false;
         ghost.removal_failed = false;
