@@ -117,6 +117,8 @@ pub struct PipelineConfig {
     pub in_flight_bytes_max: usize,
     /// Bytes answered and not taken by the client, with what its fetches in flight may bring; beyond it no more requests are read.
     pub unsent_bytes_max: usize,
+    /// The same of all connections of one shard, see [`crate::pipeline`]. Give it several times the largest answer.
+    pub shard_unsent_bytes_max: usize,
     /// A request that has begun must be whole after this long, and of an answer the client must take some.
     pub frame_ms_max: u64,
     /// A connection without any request in flight for this long is closed (`connections.max.idle.ms`).
@@ -129,6 +131,7 @@ impl Default for PipelineConfig {
             in_flight_max: 128,
             in_flight_bytes_max: 64 << 20,
             unsent_bytes_max: 64 << 20,
+            shard_unsent_bytes_max: 512 << 20,
             frame_ms_max: 60_000,
             idle_ms_max: 600_000,
         }

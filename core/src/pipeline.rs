@@ -4,8 +4,16 @@
 //! Every driver keeps one for each connection. It decides; what a request or an answer is, is the driver's. The bytes of an
 //! answer count from the moment that a machine gives it until the client's socket has taken it, those of a request until it is
 //! answered, and what a fetch may bring while it waits.
+//!
+//! What all clients of a shard leave untaken is bounded too. The less room there is, and the more fetches share it, the less one
+//! brings. Where an answer finds too much nevertheless, those whose untaken answers have cost the most lose their connections at
+//! once: bytes times how long they have waited, so that it strikes who takes nothing or little for long, and not who is about to
+//! take much. Nobody waits for it, so nothing can wait for ever.
 
+use std::cell::Cell;
+use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use milena_wire::Request;
 
@@ -23,9 +31,9 @@ pub struct Pipeline<R, A> {
     first: u64,
     slots: VecDeque<Slot<R, A>>,
     unanswered: Unanswered,
-    /// Bytes of answers that the client has not taken, those that are being written among them.
-    unsent_bytes: usize,
-    writing_bytes: usize,
+    share: Share,
+    /// Answers that are being written.
+    writing: Vec<Held>,
     /// When the client last took bytes, or was first offered some, while there are any that it is to take.
     offered_at: Option<Instant>,
     /// When the last bytes came, or the last answer had been taken.
@@ -38,16 +46,111 @@ pub struct Pipeline<R, A> {
 #[derive(Default, Debug)]
 struct Unanswered {
     request_bytes: usize,
-    fetches: usize,
     /// The most that the answers of fetches may have.
     promised_bytes: usize,
 }
 
-/// The most that the answer of a request may bring, where it is a fetch: what it asks for, and no more than may wait unsent.
-pub fn fetched_by(request: &Request, config: &PipelineConfig) -> Option<usize> {
-    let Request::Fetch(fetch) = request else { return None };
-    let asked = usize::try_from(fetch.max_bytes).unwrap_or(0);
-    Some(asked.min(config.unsent_bytes_max))
+/// What the pipelines of one shard come to together.
+#[derive(Clone, Default, Debug)]
+pub struct Totals(Rc<Cells>);
+
+#[derive(Default, Debug)]
+struct Cells {
+    unsent_bytes: Cell<usize>,
+    fetches: Cell<usize>,
+}
+
+/// The share of one pipeline in them, which goes with it.
+#[derive(Default, Debug)]
+struct Share {
+    totals: Totals,
+    /// Bytes of answers that the client has not taken, those that are being written among them.
+    unsent_bytes: usize,
+    /// Fetches that are not answered.
+    fetches: usize,
+}
+
+/// An answer that the client has not taken, and when a machine gave it.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    bytes: usize,
+    since: Instant,
+}
+
+/// What a client leaves untaken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holding {
+    /// All of it.
+    pub bytes: usize,
+    /// The oldest of it.
+    pub since: Instant,
+    /// The sum over its answers of their bytes, times how long they have waited.
+    pub cost: u128,
+}
+
+impl Totals {
+    /// Whether there is so much that some of it is to be given up before the next answer is kept.
+    pub fn is_too_much(&self, config: &PipelineConfig) -> bool {
+        self.0.unsent_bytes.get() > config.shard_unsent_bytes_max
+    }
+
+    /// Whose connections are to be closed at once, of all those of the shard that hold something.
+    pub fn give_up<C>(
+        &self,
+        config: &PipelineConfig,
+        held: impl IntoIterator<Item = (C, Holding)>,
+    ) -> Vec<(C, Holding)> {
+        let mut excess = self.0.unsent_bytes.get().saturating_sub(config.shard_unsent_bytes_max);
+        let mut held: Vec<(C, Holding)> = held.into_iter().collect();
+        held.sort_by_key(|(_, holding)| Reverse(holding.cost));
+        let is_one_too_many = |(_, holding): &(C, Holding)| {
+            let is_too_much = excess > 0;
+            excess = excess.saturating_sub(holding.bytes);
+            is_too_much
+        };
+        held.into_iter().take_while(is_one_too_many).collect()
+    }
+
+    /// Lets a fetch bring no more than its part of the room that there is, as one of those that are not answered, and says how
+    /// much of its connection's room it may take. None for other requests.
+    pub fn bound(&self, request: &mut Request, config: &PipelineConfig) -> Option<usize> {
+        let Request::Fetch(fetch) = request else { return None };
+        let room = config.shard_unsent_bytes_max.saturating_sub(self.0.unsent_bytes.get());
+        let part = i32::try_from(room / (self.0.fetches.get() + 1)).unwrap_or(i32::MAX);
+        // A byte is enough for a fetch to bring a batch, however large that one is.
+        fetch.max_bytes = fetch.max_bytes.min(part.max(1));
+        let asked = usize::try_from(fetch.max_bytes).unwrap_or(0);
+        Some(asked.min(config.unsent_bytes_max))
+    }
+}
+
+impl Share {
+    fn add_unsent(&mut self, bytes: usize) {
+        self.unsent_bytes += bytes;
+        self.totals.0.unsent_bytes.update(|all| all + bytes);
+    }
+
+    fn remove_unsent(&mut self, bytes: usize) {
+        self.unsent_bytes -= bytes;
+        self.totals.0.unsent_bytes.update(|all| all - bytes);
+    }
+
+    fn add_fetches(&mut self, count: usize) {
+        self.fetches += count;
+        self.totals.0.fetches.update(|all| all + count);
+    }
+
+    fn remove_fetches(&mut self, count: usize) {
+        self.fetches -= count;
+        self.totals.0.fetches.update(|all| all - count);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.remove_unsent(self.unsent_bytes);
+        self.remove_fetches(self.fetches);
+    }
 }
 
 #[derive(Debug)]
@@ -60,21 +163,21 @@ enum Slot<R, A> {
     },
     Answered {
         answer: A,
-        bytes: usize,
+        held: Held,
     },
     /// The protocol has no answer.
     Silent,
 }
 
 impl<R, A> Pipeline<R, A> {
-    /// Of a connection that begins now.
-    pub fn new(now: Instant) -> Pipeline<R, A> {
+    /// Of a connection that begins now, one of those of a shard.
+    pub fn new(now: Instant, totals: Totals) -> Pipeline<R, A> {
         Pipeline {
             first: 0,
             slots: VecDeque::new(),
             unanswered: Unanswered::default(),
-            unsent_bytes: 0,
-            writing_bytes: 0,
+            share: Share { totals, ..Share::default() },
+            writing: Vec::new(),
             offered_at: None,
             busy_at: now,
             closing: None,
@@ -86,8 +189,8 @@ impl<R, A> Pipeline<R, A> {
         self.closing.is_none()
             && self.slots.len() < config.in_flight_max
             && self.unanswered.request_bytes <= config.in_flight_bytes_max
-            && self.unanswered.fetches < FETCHES_MAX
-            && self.unsent_bytes + self.unanswered.promised_bytes <= config.unsent_bytes_max
+            && self.share.fetches < FETCHES_MAX
+            && self.share.unsent_bytes + self.unanswered.promised_bytes <= config.unsent_bytes_max
     }
 
     /// Bytes of a request have come.
@@ -100,23 +203,28 @@ impl<R, A> Pipeline<R, A> {
         self.first + self.slots.len() as u64
     }
 
-    /// A request has come that a machine is to answer. `fetch`: what [`fetched_by`] says of it.
+    /// A request has come that a machine is to answer. `fetch`: what [`Totals::bound`] says of it.
     pub fn ask(&mut self, request: R, bytes: usize, fetch: Option<usize>) {
         self.slots.push_back(Slot::Awaited { request, bytes, fetch });
         self.unanswered.request_bytes += bytes;
-        self.unanswered.fetches += usize::from(fetch.is_some());
+        self.share.add_fetches(usize::from(fetch.is_some()));
         self.unanswered.promised_bytes += fetch.unwrap_or(0);
     }
 
     /// One has come whose answer is known without any.
-    pub fn ask_answered(&mut self, answer: A, bytes: usize) {
-        self.slots.push_back(Slot::Answered { answer, bytes });
-        self.unsent_bytes += bytes;
+    pub fn ask_answered(&mut self, answer: A, bytes: usize, now: Instant) {
+        self.slots.push_back(Slot::Answered { answer, held: Held { bytes, since: now } });
+        self.share.add_unsent(bytes);
     }
 
     /// A request is answered: what was kept with it becomes its answer and that one's size, or none where the protocol has none.
     /// One that is not awaited is left alone. Says whether there is something to send now.
-    pub fn answer(&mut self, id: u64, make: impl FnOnce(R) -> Option<(A, usize)>) -> bool {
+    pub fn answer(
+        &mut self,
+        id: u64,
+        now: Instant,
+        make: impl FnOnce(R) -> Option<(A, usize)>,
+    ) -> bool {
         let index = id.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) else { return false };
         let (request, bytes, fetch) = match std::mem::replace(slot, Slot::Silent) {
@@ -127,9 +235,10 @@ impl<R, A> Pipeline<R, A> {
             }
         };
         self.unanswered.forget(bytes, fetch);
+        self.share.remove_fetches(usize::from(fetch.is_some()));
         if let Some((answer, bytes)) = make(request) {
-            *slot = Slot::Answered { answer, bytes };
-            self.unsent_bytes += bytes;
+            *slot = Slot::Answered { answer, held: Held { bytes, since: now } };
+            self.share.add_unsent(bytes);
         }
         index == Some(0)
     }
@@ -141,8 +250,8 @@ impl<R, A> Pipeline<R, A> {
                 return None;
             }
             self.first += 1;
-            if let Some(Slot::Answered { answer, bytes }) = self.slots.pop_front() {
-                self.writing_bytes += bytes;
+            if let Some(Slot::Answered { answer, held }) = self.slots.pop_front() {
+                self.writing.push(held);
                 return Some(answer);
             }
         }
@@ -155,7 +264,7 @@ impl<R, A> Pipeline<R, A> {
 
     /// The client has taken every answer that was to be sent.
     pub fn taken(&mut self, now: Instant) {
-        self.unsent_bytes -= std::mem::take(&mut self.writing_bytes);
+        self.share.remove_unsent(self.writing.drain(..).map(|held| held.bytes).sum());
         self.offered_at = None;
         self.busy_at = now;
         // Who takes what is left for it gets the time for the rest.
@@ -165,6 +274,34 @@ impl<R, A> Pipeline<R, A> {
     /// Whether there is an answer that the client could take now, and has not taken.
     pub fn is_offering(&self) -> bool {
         self.offered_at.is_some()
+    }
+
+    /// What its client leaves untaken, if it leaves anything.
+    pub fn holding(&self, now: Instant) -> Option<Holding> {
+        let answered = self.slots.iter().filter_map(|slot| match slot {
+            Slot::Answered { held, .. } => Some(held),
+            _ => None,
+        });
+        let mut all = Holding { bytes: 0, since: now, cost: 0 };
+        for held in self.writing.iter().chain(answered) {
+            all.bytes += held.bytes;
+            all.since = all.since.min(held.since);
+            all.cost += held.bytes as u128 * u128::from(now.0.saturating_sub(held.since.0));
+        }
+        (all.bytes > 0).then_some(all)
+    }
+
+    /// The connection is gone. Nobody takes what was answered, so nothing of it is kept, and nothing counts for the shard.
+    pub fn leave(&mut self) {
+        for slot in &mut self.slots {
+            if matches!(slot, Slot::Answered { .. }) {
+                *slot = Slot::Silent;
+            }
+        }
+        self.writing.clear();
+        let fetches = self.share.fetches;
+        self.share = Share::default();
+        self.share.add_fetches(fetches);
     }
 
     /// No more is read; once what was asked is answered, it is over.
@@ -178,8 +315,11 @@ impl<R, A> Pipeline<R, A> {
         let most = usize::try_from(id.saturating_sub(self.first)).unwrap_or(usize::MAX);
         for slot in self.slots.drain(most.min(self.slots.len())..) {
             match slot {
-                Slot::Awaited { bytes, fetch, .. } => self.unanswered.forget(bytes, fetch),
-                Slot::Answered { bytes, .. } => self.unsent_bytes -= bytes,
+                Slot::Awaited { bytes, fetch, .. } => {
+                    self.unanswered.forget(bytes, fetch);
+                    self.share.remove_fetches(usize::from(fetch.is_some()));
+                }
+                Slot::Answered { held, .. } => self.share.remove_unsent(held.bytes),
                 Slot::Silent => {}
             }
         }
@@ -215,17 +355,18 @@ impl Unanswered {
     /// A request is not awaited any more.
     fn forget(&mut self, bytes: usize, fetch: Option<usize>) {
         self.request_bytes -= bytes;
-        self.fetches -= usize::from(fetch.is_some());
         self.promised_bytes -= fetch.unwrap_or(0);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use milena_wire::messages::FetchRequest;
+
     use super::*;
 
     fn pipeline() -> Pipeline<(), &'static str> {
-        Pipeline::new(Instant(0))
+        Pipeline::new(Instant(0), Totals::default())
     }
 
     fn all(pipeline: &mut Pipeline<(), &'static str>) -> Vec<&'static str> {
@@ -236,15 +377,15 @@ mod tests {
     fn answers_go_out_in_the_order_of_their_requests() {
         let mut pipeline = pipeline();
         (0..4).for_each(|_| pipeline.ask((), 10, None));
-        pipeline.ask_answered("e", 1);
-        assert!(!pipeline.answer(3, |()| Some(("d", 1))));
-        assert!(!pipeline.answer(1, |()| None), "the protocol has none");
+        pipeline.ask_answered("e", 1, Instant(0));
+        assert!(!pipeline.answer(3, Instant(0), |()| Some(("d", 1))));
+        assert!(!pipeline.answer(1, Instant(0), |()| None), "the protocol has none");
         assert_eq!(all(&mut pipeline), [""; 0]);
-        assert!(pipeline.answer(0, |()| Some(("a", 1))));
-        assert!(!pipeline.answer(0, |()| panic!("it is answered")));
+        assert!(pipeline.answer(0, Instant(0), |()| Some(("a", 1))));
+        assert!(!pipeline.answer(0, Instant(0), |()| panic!("it is answered")));
         assert_eq!(all(&mut pipeline), ["a"]);
-        assert!(!pipeline.answer(1, |()| panic!("it has gone")));
-        assert!(pipeline.answer(2, |()| Some(("c", 1))));
+        assert!(!pipeline.answer(1, Instant(0), |()| panic!("it has gone")));
+        assert!(pipeline.answer(2, Instant(0), |()| Some(("c", 1))));
         assert_eq!(all(&mut pipeline), ["c", "d", "e"]);
         assert_eq!(pipeline.next_id(), 5);
     }
@@ -260,7 +401,7 @@ mod tests {
         let mut pipeline = pipeline();
         pipeline.ask((), 101, None);
         assert!(!pipeline.may_read(&config), "bytes of requests");
-        pipeline.answer(0, |()| Some(("a", 51)));
+        pipeline.answer(0, Instant(0), |()| Some(("a", 51)));
         assert!(!pipeline.may_read(&config), "bytes of answers");
         assert_eq!(all(&mut pipeline), ["a"]);
         pipeline.offer(Instant(1));
@@ -271,7 +412,7 @@ mod tests {
         assert!(pipeline.may_read(&config));
         pipeline.ask((), 1, Some(20));
         assert!(!pipeline.may_read(&config), "fetches");
-        pipeline.answer(2, |()| None);
+        pipeline.answer(2, Instant(0), |()| None);
         assert!(pipeline.may_read(&config));
         pipeline.ask((), 1, None);
         assert!(!pipeline.may_read(&config), "requests");
@@ -284,14 +425,14 @@ mod tests {
         pipeline.ask((), 1, Some(40));
         assert!(pipeline.may_read(&config));
         pipeline.ask((), 1, Some(40));
-        pipeline.answer(0, |()| Some(("a", 20)));
+        pipeline.answer(0, Instant(0), |()| Some(("a", 20)));
         assert!(!pipeline.may_read(&config), "the other one may bring too much");
-        pipeline.answer(1, |()| Some(("b", 20)));
+        pipeline.answer(1, Instant(0), |()| Some(("b", 20)));
         assert!(pipeline.may_read(&config), "it has not");
         pipeline.ask((), 1, Some(40));
         assert!(!pipeline.may_read(&config));
         pipeline.close_at(2, "a reason", Instant(0));
-        assert_eq!((pipeline.unsent_bytes, pipeline.unanswered.promised_bytes), (40, 0));
+        assert_eq!((pipeline.share.unsent_bytes, pipeline.unanswered.promised_bytes), (40, 0));
     }
 
     #[test]
@@ -304,7 +445,7 @@ mod tests {
         assert_eq!(pipeline.late(at(1_001), &config), Some("idle for too long"));
         pipeline.ask((), 1, None);
         assert_eq!(pipeline.late(at(9_000), &config), None, "the client waits, not the node");
-        pipeline.answer(0, |()| Some(("a", 1)));
+        pipeline.answer(0, Instant(0), |()| Some(("a", 1)));
         pipeline.next_answer();
         pipeline.offer(at(9_000));
         assert_eq!(pipeline.late(at(9_100), &config), None);
@@ -320,11 +461,11 @@ mod tests {
         let config = PipelineConfig { frame_ms_max: 100, ..PipelineConfig::default() };
         let mut pipeline = pipeline();
         (0..3).for_each(|_| pipeline.ask((), 10, Some(20)));
-        pipeline.answer(2, |()| Some(("c", 10)));
+        pipeline.answer(2, Instant(0), |()| Some(("c", 10)));
         pipeline.close_at(1, "a reason", Instant(0));
         pipeline.close("another", Instant(0).after_ms(50));
         assert_eq!(
-            (pipeline.over(), pipeline.unsent_bytes, pipeline.unanswered.fetches),
+            (pipeline.over(), pipeline.share.unsent_bytes, pipeline.share.fetches),
             (None, 0, 1)
         );
         let late = Some("what was asked before the end was not answered in time");
@@ -332,8 +473,113 @@ mod tests {
         assert_eq!(pipeline.late(Instant(0).after_ms(101), &config), None, "it is being taken");
         pipeline.taken(Instant(0));
         assert_eq!(pipeline.late(Instant(0).after_ms(101), &config), late);
-        pipeline.answer(0, |()| Some(("a", 10)));
+        pipeline.answer(0, Instant(0), |()| Some(("a", 10)));
         assert_eq!(all(&mut pipeline), ["a"]);
         assert_eq!(pipeline.over(), Some("another"));
+    }
+
+    /// A pipeline whose client has been given answers of such sizes at such times, in milliseconds.
+    fn given(shard: &Totals, answers: &[(usize, u64)]) -> Pipeline<(), &'static str> {
+        let mut pipeline = Pipeline::new(Instant(0), shard.clone());
+        for (bytes, ms) in answers {
+            let id = pipeline.next_id();
+            pipeline.ask((), 1, None);
+            pipeline.answer(id, Instant(0).after_ms(*ms), |()| Some(("", *bytes)));
+        }
+        pipeline
+    }
+
+    fn unsent(shard: &Totals) -> usize {
+        shard.0.unsent_bytes.get()
+    }
+
+    fn to_close(
+        shard: &Totals,
+        config: &PipelineConfig,
+        pipelines: &[Pipeline<(), &'static str>],
+        now: Instant,
+    ) -> Vec<usize> {
+        let held = pipelines.iter().enumerate();
+        let held = held.filter_map(|(index, pipeline)| Some((index, pipeline.holding(now)?)));
+        shard.give_up(config, held).into_iter().map(|(index, _)| index).collect()
+    }
+
+    #[test]
+    fn a_shard_counts_what_its_clients_have_not_taken() {
+        let shard = Totals::default();
+        let mut first = given(&shard, &[(10, 0), (20, 0)]);
+        let second = given(&shard, &[(40, 0)]);
+        assert_eq!(unsent(&shard), 70);
+        first.next_answer();
+        first.offer(Instant(0));
+        assert_eq!(unsent(&shard), 70, "what is being written is not taken");
+        first.taken(Instant(0));
+        assert_eq!(unsent(&shard), 60);
+        drop(second);
+        assert_eq!(unsent(&shard), 20);
+        first.ask((), 1, None);
+        first.leave();
+        assert_eq!((unsent(&shard), first.holding(Instant(0))), (0, None));
+        assert_eq!(all(&mut first), [""; 0]);
+        assert!(first.answer(2, Instant(0), |()| Some(("c", 1))), "what is asked stays asked");
+        first.close_at(0, "a reason", Instant(0));
+        assert_eq!(unsent(&shard), 0);
+    }
+
+    #[test]
+    fn who_costs_the_most_is_closed_for_the_memory_of_all() {
+        let config = PipelineConfig { shard_unsent_bytes_max: 100, ..PipelineConfig::default() };
+        let at = |ms| Instant(0).after_ms(ms);
+        let shard = Totals::default();
+        let mut pipelines = vec![
+            given(&shard, &[(1, 0)]),
+            given(&shard, &[]),
+            given(&shard, &[(10, 500), (20, 990)]),
+            given(&shard, &[(69, 990)]),
+        ];
+        assert_eq!(to_close(&shard, &config, &pipelines, at(1_000)), [0; 0], "it is not too much");
+        assert!(!shard.is_too_much(&config));
+        pipelines.push(given(&shard, &[(60, 1_000)]));
+        assert!(shard.is_too_much(&config));
+        // 1 x 1000, 10 x 500 + 20 x 10, 69 x 10, 60 x 0: what is little or new is spared.
+        assert_eq!(to_close(&shard, &config, &pipelines, at(1_000)), [2, 0, 3]);
+        assert_eq!(to_close(&shard, &config, &pipelines, at(2_000)), [3]);
+        // Who takes a little now and then takes none of its answers in full, and costs more and more.
+        pipelines[2].next_answer();
+        pipelines[2].offer(at(9_999));
+        let holding = pipelines[2].holding(at(10_000)).unwrap();
+        assert_eq!((holding.bytes, holding.since), (30, at(500)));
+        assert_eq!(holding.cost, (10 * 9_500 + 20 * 9_010) * 1_000_000);
+    }
+
+    #[test]
+    fn the_less_room_there_is_the_less_a_fetch_brings() {
+        let config = PipelineConfig {
+            unsent_bytes_max: 150,
+            shard_unsent_bytes_max: 1_000,
+            ..PipelineConfig::default()
+        };
+        let bound = |shard: &Totals, max_bytes| {
+            let mut request = Request::Fetch(FetchRequest { max_bytes, ..Default::default() });
+            let most = shard.bound(&mut request, &config);
+            let Request::Fetch(fetch) = request else { unreachable!() };
+            (fetch.max_bytes, most.unwrap())
+        };
+        let shard = Totals::default();
+        assert_eq!(bound(&shard, 100), (100, 100));
+        assert_eq!(bound(&shard, 500), (500, 150));
+        assert_eq!(bound(&shard, -1), (-1, 0));
+        let mut held = given(&shard, &[(600, 0)]);
+        assert_eq!(bound(&shard, 500), (400, 150));
+        (0..3).for_each(|_| held.ask((), 1, Some(1)));
+        assert_eq!(bound(&shard, 500), (100, 100), "it is one of four");
+        held.close_at(3, "a reason", Instant(0));
+        held.answer(1, Instant(0), |()| None);
+        assert_eq!(bound(&shard, 500), (200, 150), "one of two");
+        let _more = given(&shard, &[(600, 0)]);
+        assert_eq!(bound(&shard, 500), (1, 1), "one batch, however large");
+        held.leave();
+        assert_eq!(bound(&shard, 500), (400, 150), "who has left counts no more");
+        assert_eq!(shard.bound(&mut Request::Metadata(Default::default()), &config), None);
     }
 }

@@ -127,6 +127,10 @@ pub struct Tuning {
     /// read, and one that stops growing meanwhile loses its connection
     #[arg(long, default_value_t = 512 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     pub request_memory_bytes: u64,
+    /// Answers to Kafka clients that they have not taken, bytes per shard; fetches share what is left of it, and beyond it the
+    /// clients that have left the most for the longest lose their connections. Several of the largest answers should fit
+    #[arg(long, default_value_t = 512 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
+    pub response_memory_bytes: u64,
     /// Partitions of a topic, and partitions, topics or resources that a request of a Kafka client names; one that names more loses its connection
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     pub partitions_max: u32,
@@ -241,6 +245,7 @@ impl Tuning {
                 in_flight_max: self.connection_requests_max.into(),
                 in_flight_bytes_max: self.connection_request_bytes as usize,
                 unsent_bytes_max: self.connection_unsent_bytes as usize,
+                shard_unsent_bytes_max: self.response_memory_bytes as usize,
                 frame_ms_max: self.connection_stalled_ms,
                 idle_ms_max: self.connection_idle_ms,
             },

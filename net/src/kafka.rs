@@ -5,8 +5,8 @@
 //! read and what to send. Nothing here knows what a request means.
 //!
 //! Limits: size of a frame, requests, fetches and bytes in flight per connection, request bytes per node, bytes not yet taken
-//! by the client, time for a frame to become whole, idle time, connections per node. Past a limit the reader stops or the
-//! connection closes.
+//! by the client and by all clients of the shard, time for a frame to become whole, idle time, connections per node. Past a
+//! limit the reader stops or a connection closes.
 //!
 //! A request takes its bytes as they come, never as they are declared, and gives them back when it is answered; until then it
 //! may stand in any queue between the node's threads, which is what bounds those. The first `OWN` bytes come from what each
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use milena_core::config::PipelineConfig;
-use milena_core::pipeline::{Pipeline, fetched_by};
+use milena_core::pipeline::{Pipeline, Totals};
 use milena_core::{ClientContext, ClientId, Input, Instant};
 use milena_wire::{
     RequestError, Response, decode_request, encode_response, unsupported_api_versions_response,
@@ -124,6 +124,8 @@ pub struct Connections {
     /// The machine that answers, by its number in the inbox.
     machine: usize,
     open: RefCell<BTreeMap<ClientId, Rc<Connection>>>,
+    /// What their pipelines come to together.
+    totals: Totals,
 }
 
 struct Connection {
@@ -178,9 +180,9 @@ impl Connections {
         inbox: Rc<Inbox>,
         machine: usize,
     ) -> Rc<Connections> {
+        let (open, totals) = (RefCell::default(), Totals::default());
         let connections =
-            Connections { limits, counts, clock, inbox, machine, open: RefCell::default() };
-        let connections = Rc::new(connections);
+            Rc::new(Connections { limits, counts, clock, inbox, machine, open, totals });
         runtime::spawn(connections.clone().sweep());
         connections
     }
@@ -201,7 +203,7 @@ impl Connections {
         let connection = Rc::new(Connection {
             id,
             address,
-            pipeline: RefCell::new(Pipeline::new(now)),
+            pipeline: RefCell::new(Pipeline::new(now, self.totals.clone())),
             own: Arc::new(Semaphore::new(OWN)),
             reading: RefCell::default(),
             answered: Notify::new(),
@@ -217,9 +219,11 @@ impl Connections {
 
     /// Gives a connection the answer to one of its requests.
     pub fn reply(&self, client: ClientId, id: u64, response: Option<Response>) {
+        let now = self.clock.mono();
+        self.make_room(now);
         let open = self.open.borrow();
         let Some(connection) = open.get(&client) else { return };
-        let is_next = connection.pipeline.borrow_mut().answer(id, |asked| {
+        let is_next = connection.pipeline.borrow_mut().answer(id, now, |asked| {
             let frame = encode_response(asked.correlation_id, asked.version, &response?);
             let bytes = frame.iter().map(Bytes::len).sum();
             Some((frame, bytes))
@@ -227,6 +231,29 @@ impl Connections {
         connection.room.notify_one();
         if is_next {
             connection.answered.notify_one();
+        }
+    }
+
+    /// Closes connections whose clients leave too much untaken for too long, where the next answer would find no room.
+    fn make_room(&self, now: Instant) {
+        if !self.totals.is_too_much(&self.limits.pipeline) {
+            return;
+        }
+        let closing = {
+            let open = self.open.borrow();
+            let held = open.values().filter_map(|connection| {
+                let holding = connection.pipeline.borrow().holding(now)?;
+                Some(((connection.id, connection.address), holding))
+            });
+            self.totals.give_up(&self.limits.pipeline, held)
+        };
+        let budget = self.limits.pipeline.shard_unsent_bytes_max;
+        for ((client, address), holding) in closing {
+            let (bytes, ms) = (holding.bytes, now.ms_since(holding.since));
+            self.warn(Kind::LeavesAnswers, address, || {
+                format!("connection of {address} closed: it has not taken {bytes} bytes of answers, some for {ms} ms, and those of all clients of this shard hold more than --response-memory-bytes, {budget}")
+            });
+            self.remove(client);
         }
     }
 
@@ -264,6 +291,7 @@ impl Connections {
     fn remove(&self, client: ClientId) {
         let Some(connection) = self.open.borrow_mut().remove(&client) else { return };
         self.counts.connections.fetch_sub(1, Ordering::Relaxed);
+        connection.pipeline.borrow_mut().leave();
         self.inbox.push(self.machine, Input::Hangup { client });
         connection.tasks.borrow().iter().for_each(AbortHandle::abort);
     }
@@ -355,13 +383,13 @@ impl Connections {
     ) -> Result<(), RequestError> {
         let mut pipeline = connection.pipeline.borrow_mut();
         let request_bytes = frame.len();
-        let (header, request) = match decode_request(frame) {
+        let (header, mut request) = match decode_request(frame) {
             Ok(decoded) => decoded,
             Err(RequestError::UnsupportedApiVersions { correlation_id }) => {
                 let response = Response::ApiVersions(unsupported_api_versions_response());
                 let answer = encode_response(correlation_id, 0, &response);
                 let bytes = answer.iter().map(Bytes::len).sum();
-                pipeline.ask_answered(answer, bytes);
+                pipeline.ask_answered(answer, bytes, self.clock.mono());
                 connection.answered.notify_one();
                 return Ok(());
             }
@@ -373,7 +401,7 @@ impl Connections {
         }
         let version = header.api_version;
         // A fetch may wait for as long as its client says, and keeps nothing of its frame.
-        let fetch = fetched_by(&request, &self.limits.pipeline);
+        let fetch = self.totals.bound(&mut request, &self.limits.pipeline);
         let memory = if fetch.is_some() { Memory::default() } else { memory };
         let asked = Asked { correlation_id: header.correlation_id, version, _memory: memory };
         let (client, id) = (connection.id, pipeline.next_id());

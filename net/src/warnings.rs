@@ -28,6 +28,8 @@ pub enum Kind {
     WaitsForMemory,
     /// When a Kafka connection lets others wait for memory.
     HoldsMemory,
+    /// When a Kafka connection leaves answers untaken that take the memory of others.
+    LeavesAnswers,
     /// When a Kafka connection could not be taken over.
     LostConnection,
     /// When a peer connection is refused.

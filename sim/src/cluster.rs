@@ -11,6 +11,7 @@ use milena_core::disk::{Command, Directory, DiskError, FileName, Success};
 use milena_core::local::LocalMessage;
 use milena_core::node::Boot;
 use milena_core::peer::{FrameError, PeerMessage, decode, encode, joined};
+use milena_core::pipeline::Totals;
 use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, NodeId, Output, Outputs};
 use milena_wire::{Request, Response};
 
@@ -129,6 +130,8 @@ pub struct Cluster {
     pub(crate) all_up_since: Option<Time>,
     pub(crate) clients: Vec<Client>,
     pub(crate) connections: Vec<Connection>,
+    /// What the pipelines of each node's shards come to.
+    pub(crate) totals: BTreeMap<(usize, u16), Totals>,
     pub(crate) client_links: ClientLinks,
     /// The checkers.
     pub checks: Checks,
@@ -207,6 +210,7 @@ impl Cluster {
             all_up_since: None,
             clients,
             connections: Vec::new(),
+            totals: BTreeMap::new(),
             client_links: ClientLinks::new(count),
             checks,
             history,
@@ -541,7 +545,7 @@ impl Cluster {
                     let up_for = self.now - self.nodes[node].started;
                     self.checks.answers_when_it_knows(node, up_for, response.as_ref())?;
                     self.checks.must_serve(self.now, node, response.as_ref())?;
-                    self.reply(node, client, id, response);
+                    self.reply(node, client, id, response)?;
                 }
                 Output::Close { client, id, why } => self.close_at(client, id, why),
                 Output::Disk { op, command } => {

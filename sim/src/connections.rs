@@ -2,12 +2,14 @@
 //!
 //! Core's `Pipeline` says when requests are read and which answer is next, as it does in production. A client that has stopped
 //! reading takes nothing: the answers that are offered to it wait, those after them wait in the pipeline, and what it asks
-//! meanwhile waits unread. Judged are the order of answers, how much of them waits for a client, and for how long.
+//! meanwhile waits unread. Judged are the order of answers, how much of them waits for a client and for all clients of a shard,
+//! who is closed for it, and for how long they wait.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 
 use milena_core::config::PipelineConfig;
-use milena_core::pipeline::{self, Pipeline};
+use milena_core::pipeline::Pipeline;
 use milena_core::{ClientId, Input, Instant};
 use milena_wire::{ApiKey, Request, Response};
 
@@ -17,8 +19,16 @@ use crate::client::frames;
 use crate::cluster::{Cluster, Happening};
 use crate::queue::{MS, Time};
 
-/// A request's number by its client, and the answer; none where the protocol has none.
-type Answer = (u64, Option<Box<Response>>);
+/// The answer to a request.
+#[derive(Debug)]
+struct Answer {
+    /// By its connection.
+    id: u64,
+    /// By its client.
+    number: u64,
+    /// None where the protocol has none.
+    response: Option<Box<Response>>,
+}
 
 /// From the moment that more may be read until the reader has it.
 const READER_WAKES: Time = 2_000;
@@ -45,13 +55,20 @@ pub(crate) struct Connection {
     /// Answers that the client is offered and has not taken.
     offered: VecDeque<Answer>,
     offered_at: Option<Time>,
-    /// Requests that were read, whose answers have not come to the client, and bytes of answers that it has not taken.
+    /// Requests that were read, whose answers have not come to the client.
     owed: VecDeque<(u64, ApiKey)>,
-    held: usize,
+    /// Answers that the client has not taken, by request: since when, and their bytes.
+    untaken: BTreeMap<u64, (Time, usize)>,
 }
 
 impl Connection {
-    fn new(client: usize, node: usize, life: u32, shard: u16, now: Time) -> Connection {
+    fn new(
+        client: usize,
+        node: usize,
+        life: u32,
+        shard: u16,
+        pipeline: Pipeline<u64, Answer>,
+    ) -> Connection {
         Connection {
             client,
             node,
@@ -61,13 +78,31 @@ impl Connection {
             shard,
             last_to_node: 0,
             last_to_client: 0,
-            pipeline: Pipeline::new(Instant(now)),
+            pipeline,
             unread: VecDeque::new(),
             offered: VecDeque::new(),
             offered_at: None,
             owed: VecDeque::new(),
-            held: 0,
+            untaken: BTreeMap::new(),
         }
+    }
+
+    /// Bytes that the client has not taken.
+    fn held(&self) -> usize {
+        self.untaken.values().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Each of them, times how long it has waited.
+    fn cost(&self, now: Time) -> u128 {
+        self.untaken.values().map(|(since, bytes)| *bytes as u128 * u128::from(now - since)).sum()
+    }
+
+    /// Nobody takes anything any more.
+    fn shut(&mut self) {
+        self.open = false;
+        self.pipeline.leave();
+        self.offered.clear();
+        self.untaken.clear();
     }
 }
 
@@ -98,7 +133,9 @@ impl Cluster {
         let connection = ClientId(self.connections.len() as u64);
         let (life, shards) = (self.nodes[node].life, u64::from(self.nodes[node].shards));
         let shard = (connection.0 % shards.max(1)) as u16;
-        self.connections.push(Connection::new(client, node, life, shard, self.now));
+        let totals = self.totals.entry((node, shard)).or_default().clone();
+        let pipeline = Pipeline::new(Instant(self.now), totals);
+        self.connections.push(Connection::new(client, node, life, shard, pipeline));
         self.clients[client].connections[node] = Some(connection);
         connection
     }
@@ -136,15 +173,17 @@ impl Cluster {
                 return Ok(());
             }
             if !known.pipeline.may_read(&config) {
-                if known.held > 0 {
+                if !known.untaken.is_empty() {
                     self.checks.marks.seen(Seen::ReadNoMore);
                 }
                 return Ok(());
             }
-            let Some((number, version, request)) = known.unread.pop_front() else { return Ok(()) };
+            let Some((number, version, mut request)) = known.unread.pop_front() else {
+                return Ok(());
+            };
             must_have_room(known, &config)?;
             let id = known.pipeline.next_id();
-            let fetch = pipeline::fetched_by(&request, &config);
+            let fetch = self.totals[&(node, shard)].bound(&mut request, &config);
             known.pipeline.heard(Instant(self.now));
             known.pipeline.ask(number, request_bytes(&request), fetch);
             known.owed.push_back((number, request.api_key()));
@@ -161,35 +200,74 @@ impl Cluster {
         connection: ClientId,
         id: u64,
         response: Option<Response>,
-    ) {
-        let Some(known) = self.connections.get_mut(connection.0 as usize) else { return };
-        if known.node != node {
-            return;
-        }
+    ) -> Checked {
+        let known = self.connections.get(connection.0 as usize);
+        let Some(known) = known.filter(|known| known.node == node) else { return Ok(()) };
+        self.make_room(node, known.shard)?;
+        let known = &mut self.connections[connection.0 as usize];
+        let now = Instant(self.now);
         if !known.open {
             // Nobody takes it, and what was sent before the end goes on being read.
-            known.pipeline.answer(id, |_| None);
+            known.pipeline.answer(id, now, |_| None);
             while known.pipeline.next_answer().is_some() {}
-            known.pipeline.taken(Instant(self.now));
-            known.offered.clear();
-            known.held = 0;
+            known.pipeline.taken(now);
             self.read_on(connection);
-            return;
+            return Ok(());
         }
         let bytes = response.as_ref().map_or(0, response_bytes);
-        let answer = |number| Some(((number, response.map(Box::new)), bytes));
-        let is_next = known.pipeline.answer(id, answer);
-        known.held += bytes;
+        let is_next = known.pipeline.answer(id, now, |number| {
+            known.untaken.insert(id, (now.0, bytes));
+            Some((Answer { id, number, response: response.map(Box::new) }, bytes))
+        });
         if is_next {
             self.write(connection);
         }
         self.read_on(connection);
+        Ok(())
+    }
+
+    /// Closes connections of a shard whose clients leave too much untaken, as core has it, before it keeps another answer.
+    ///
+    /// # Errors
+    /// If too much is left, or others are closed than those who have cost the most.
+    fn make_room(&mut self, node: usize, shard: u16) -> Checked {
+        let config = self.schedule.setup.pipeline.config();
+        let Some(totals) = self.totals.get(&(node, shard)) else { return Ok(()) };
+        let opened = self.clients.iter().filter_map(|client| client.connections[node]);
+        let opened = opened.filter(|connection| {
+            let known = &self.connections[connection.0 as usize];
+            known.open && known.shard == shard
+        });
+        let mut stay: Vec<ClientId> = opened.collect();
+        let mut closing = Vec::new();
+        if totals.is_too_much(&config) {
+            let held = stay.iter().filter_map(|connection| {
+                let pipeline = &self.connections[connection.0 as usize].pipeline;
+                Some((*connection, pipeline.holding(Instant(self.now))?))
+            });
+            closing.extend(totals.give_up(&config, held).into_iter().map(|(given_up, _)| given_up));
+            stay.retain(|connection| !closing.contains(connection));
+        }
+        let weigh = |connection: &ClientId| {
+            let known = &self.connections[connection.0 as usize];
+            (known.cost(self.now), known.held())
+        };
+        let closed: Vec<(u128, usize)> = closing.iter().map(weigh).collect();
+        let left: Vec<(u128, usize)> = stay.iter().map(weigh).collect();
+        for connection in closing {
+            let client = self.connections[connection.0 as usize].client;
+            self.trace(node, &format!("closes a connection of client {client}: too much untaken"));
+            self.checks.marks.seen(Seen::ClosedForMemory);
+            self.end_connection(connection);
+        }
+        must_leave_room(&closed, &left, config.shard_unsent_bytes_max)
     }
 
     /// A machine closes a connection for one of its requests.
     pub(crate) fn close_at(&mut self, connection: ClientId, id: u64, why: &'static str) {
         let known = &mut self.connections[connection.0 as usize];
         known.unread.clear();
+        known.untaken.split_off(&id);
         known.pipeline.close_at(id, why, Instant(self.now));
         self.write(connection);
     }
@@ -217,8 +295,8 @@ impl Cluster {
                 self.checks.marks.seen(Seen::AnswersHeld);
                 return;
             }
-            for (number, response) in std::mem::take(&mut known.offered) {
-                known.held -= response.as_deref().map_or(0, response_bytes);
+            for Answer { id, number, response } in std::mem::take(&mut known.offered) {
+                known.untaken.remove(&id);
                 let delay = self.clients[client].session.stream.delay(120_000);
                 let arrival = self.client_links.to_client(self.now, client, node, delay);
                 known.last_to_client = arrival.max(known.last_to_client + 1);
@@ -308,7 +386,8 @@ impl Cluster {
     pub(crate) fn close(&mut self, connection: ClientId) {
         let known = &mut self.connections[connection.0 as usize];
         self.clients[known.client].connections[known.node] = None;
-        if std::mem::take(&mut known.open) {
+        if known.open {
+            known.shut();
             let arrival = self.client_links.to_node(self.now, known.client, known.node, 200_000);
             let at = arrival.max(known.last_to_node + 1);
             self.queue.push(at, Happening::HangUp { connection });
@@ -328,7 +407,7 @@ impl Cluster {
     pub(crate) fn break_connection(&mut self, connection: ClientId) {
         let known = &mut self.connections[connection.0 as usize];
         if known.open {
-            known.open = false;
+            known.shut();
             let arrival = self.client_links.to_client(self.now, known.client, known.node, 200_000);
             let at = arrival.max(known.last_to_client + 1);
             self.queue.push(at, Happening::Broken { connection });
@@ -338,14 +417,36 @@ impl Cluster {
 
 /// Nothing more is read of a client that leaves too much untaken.
 fn must_have_room(known: &Connection, config: &PipelineConfig) -> Checked {
-    if known.held > config.unsent_bytes_max {
-        let (client, held, most) = (known.client, known.held, config.unsent_bytes_max);
+    let (client, held, most) = (known.client, known.held(), config.unsent_bytes_max);
+    if held > most {
         let story = format!(
             "client {client} has not taken {held} bytes, of {most} at most, and is read nevertheless"
         );
         return Err(Violation::new("room", story));
     }
     Ok(())
+}
+
+/// Of what clients have cost and hold: those who stay find room, those who are closed have cost no less, and none of them could
+/// stay as well.
+fn must_leave_room(closed: &[(u128, usize)], left: &[(u128, usize)], most: usize) -> Checked {
+    let held: usize = left.iter().map(|(_, bytes)| bytes).sum();
+    let dearest = left.iter().max();
+    let story = match closed.iter().min_by_key(|(cost, bytes)| (*cost, Reverse(*bytes))) {
+        _ if held > most => {
+            format!("{held} bytes of a shard's answers are left, of {most} at most")
+        }
+        Some(cheapest) if held + cheapest.1 <= most => {
+            format!(
+                "one is closed without need: {cheapest:?} beside {held} bytes, of {most} at most"
+            )
+        }
+        Some((cost, _)) if dearest.is_some_and(|(dearest, _)| dearest > cost) => {
+            format!("one is closed that has cost {cost}, and another stays: {dearest:?}")
+        }
+        _ => return Ok(()),
+    };
+    Err(Violation::new("room", story))
 }
 
 fn request_bytes(request: &Request) -> usize {
@@ -385,10 +486,11 @@ mod tests {
         }
     }
 
-    /// A node that is up, and a connection to it over which a client has asked much that is answered at once, and reads nothing.
-    fn asked_in_vain() -> (Cluster, ClientId) {
+    /// A cluster one node of which is up, with one shard.
+    fn with_a_node(settings: PipelineSettings) -> Cluster {
         let mut schedule = crate::scenario::named("steady").unwrap().expand(0);
-        schedule.setup.pipeline = PipelineSettings { unsent_bytes_max: 250, frame_ms_max: 400 };
+        schedule.setup.pipeline = settings;
+        schedule.setup.nodes[NODE].shards = 1;
         let mut cluster = Cluster::new(schedule, false);
         while !cluster.nodes[NODE].is_up() {
             let (at, sequence, happening) = cluster.queue.pop().unwrap();
@@ -396,16 +498,49 @@ mod tests {
             cluster.happen(sequence, happening).unwrap();
         }
         cluster.queue = Queue::default();
-        cluster.client_links.stop_reading(CLIENT, NODE, Time::MAX);
-        for id in 0..REQUESTS as u64 {
-            cluster.ask(CLIENT, NODE, id, 3, Request::ApiVersions(Default::default()));
+        cluster
+    }
+
+    /// A client asks much that is answered at once, and reads nothing.
+    fn ask_in_vain(cluster: &mut Cluster, client: usize, requests: usize) -> ClientId {
+        cluster.client_links.stop_reading(client, NODE, Time::MAX);
+        for id in 0..requests as u64 {
+            cluster.ask(client, NODE, id, 3, Request::ApiVersions(Default::default()));
         }
-        let connection = cluster.clients[CLIENT].connections[NODE].unwrap();
+        cluster.clients[client].connections[NODE].unwrap()
+    }
+
+    /// A node that is up, and a connection to it over which a client has asked much that is answered at once, and reads nothing.
+    fn asked_in_vain() -> (Cluster, ClientId) {
+        let mut cluster = with_a_node(PipelineSettings {
+            unsent_bytes_max: 250,
+            frame_ms_max: 400,
+            ..Default::default()
+        });
+        let connection = ask_in_vain(&mut cluster, CLIENT, REQUESTS);
         cluster.until(cluster.now + 300 * MS);
         let known = &cluster.connections[connection.0 as usize];
-        assert_eq!((known.held, known.owed.len()), (3 * FRAME, 3), "more than 250 bytes wait");
+        assert_eq!((known.held(), known.owed.len()), (3 * FRAME, 3), "more than 250 bytes wait");
         assert_eq!(known.unread.len(), REQUESTS - 3);
         (cluster, connection)
+    }
+
+    /// A node two of whose clients read nothing, after a third has asked it something: they hold as much as may be and a little
+    /// more.
+    fn two_in_vain() -> (Cluster, [ClientId; 2]) {
+        let mut cluster =
+            with_a_node(PipelineSettings { shard_unsent_bytes_max: 350, ..Default::default() });
+        let first = ask_in_vain(&mut cluster, 0, 2);
+        cluster.until(cluster.now + 20 * MS);
+        let second = ask_in_vain(&mut cluster, 1, 2);
+        cluster.until(cluster.now + 20 * MS);
+        ask(&mut cluster);
+        (cluster, [first, second])
+    }
+
+    /// A third client asks something.
+    fn ask(cluster: &mut Cluster) {
+        cluster.ask(2, NODE, 0, 3, Request::ApiVersions(Default::default()));
     }
 
     #[test]
@@ -417,7 +552,7 @@ mod tests {
         cluster.until(cluster.now + 300 * MS);
         cluster.look_at_connections().unwrap();
         let known = &cluster.connections[connection.0 as usize];
-        assert_eq!((known.held, known.owed.len(), known.unread.len()), (0, 0, 0));
+        assert_eq!((known.held(), known.owed.len(), known.unread.len()), (0, 0, 0));
         assert!(known.open);
     }
 
@@ -445,5 +580,32 @@ mod tests {
         let (mut cluster, connection) = asked_in_vain();
         cluster.connections[connection.0 as usize].pipeline.taken(Instant(cluster.now));
         assert_eq!(cluster.read(connection).unwrap_err().property, "room");
+    }
+
+    #[test]
+    fn who_leaves_the_most_for_the_longest_is_closed_for_the_others() {
+        let (mut cluster, [first, second]) = two_in_vain();
+        cluster.until(cluster.now + 20 * MS);
+        let is_open = |cluster: &Cluster, id: ClientId| cluster.connections[id.0 as usize].open;
+        assert!(!is_open(&cluster, first) && is_open(&cluster, second));
+        let third = cluster.clients[2].connections[NODE].unwrap();
+        assert!(cluster.connections[third.0 as usize].owed.is_empty(), "it is answered");
+        assert_eq!(cluster.connections[first.0 as usize].held(), 0);
+        assert_eq!(cluster.connections[second.0 as usize].held(), 2 * FRAME);
+    }
+
+    #[test]
+    fn a_shard_that_keeps_too_much_is_noticed() {
+        let (mut cluster, [first, _]) = two_in_vain();
+        cluster.connections[first.0 as usize].pipeline.leave();
+        assert_eq!(cluster.make_room(NODE, 0).unwrap_err().property, "room");
+        let property = |closed: &[_], left: &[_]| {
+            must_leave_room(closed, left, 10).map_err(|violation| violation.property)
+        };
+        assert_eq!(property(&[], &[(5, 4), (3, 6)]), Ok(()));
+        assert_eq!(property(&[], &[(5, 4), (3, 7)]), Err("room"));
+        assert_eq!(property(&[(5, 4)], &[(3, 7)]), Ok(()));
+        assert_eq!(property(&[(2, 4)], &[(3, 7)]), Err("room"), "who costs more stays");
+        assert_eq!(property(&[(5, 4)], &[(3, 6)]), Err("room"), "both could stay");
     }
 }

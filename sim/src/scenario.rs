@@ -357,6 +357,7 @@ fn readers_stop(most: u64, setup: &mut Setup, draw: &mut Stream, entries: &mut V
     setup.pipeline = PipelineSettings {
         unsent_bytes_max: draw.between(200, 20_000) as usize,
         frame_ms_max: draw.between(300, 2_000),
+        ..PipelineSettings::default()
     };
     setup.core.fetch_session_evictable_ms = draw.between(50, 3_000);
     for _ in 0..draw.between(1, most) {
@@ -364,6 +365,9 @@ fn readers_stop(most: u64, setup: &mut Setup, draw: &mut Stream, entries: &mut V
         let (node, for_ms) = (target(setup, draw), draw.between(100, 3_000));
         let action = Action::Fault(Fault::StopReading { node, for_ms });
         entries.push(Entry { at_us, action, guards: Vec::new(), patience_us: 0 });
+    }
+    if draw.chance(700_000) {
+        setup.pipeline.shard_unsent_bytes_max = draw.between(200, 2_500) as usize;
     }
 }
 

@@ -150,22 +150,35 @@ pub struct CoreSettings {
 #[allow(missing_docs)]
 pub struct PipelineSettings {
     pub unsent_bytes_max: usize,
+    #[serde(default = "shard_unsent")]
+    pub shard_unsent_bytes_max: usize,
     pub frame_ms_max: u64,
 }
 
 impl Default for PipelineSettings {
     fn default() -> PipelineSettings {
-        let PipelineConfig { unsent_bytes_max, frame_ms_max, .. } = PipelineConfig::default();
-        PipelineSettings { unsent_bytes_max, frame_ms_max }
+        let PipelineConfig { unsent_bytes_max, shard_unsent_bytes_max, frame_ms_max, .. } =
+            PipelineConfig::default();
+        PipelineSettings { unsent_bytes_max, shard_unsent_bytes_max, frame_ms_max }
     }
 }
 
 impl PipelineSettings {
     /// Core's configuration.
     pub fn config(self) -> PipelineConfig {
-        let PipelineSettings { unsent_bytes_max, frame_ms_max } = self;
-        PipelineConfig { unsent_bytes_max, frame_ms_max, ..PipelineConfig::default() }
+        let PipelineSettings { unsent_bytes_max, shard_unsent_bytes_max, frame_ms_max } = self;
+        PipelineConfig {
+            unsent_bytes_max,
+            shard_unsent_bytes_max,
+            frame_ms_max,
+            ..PipelineConfig::default()
+        }
     }
+}
+
+/// What a shard's clients might leave untaken before that was drawn.
+fn shard_unsent() -> usize {
+    PipelineConfig::default().shard_unsent_bytes_max
 }
 
 /// When a fetch session might give way before that was drawn.

@@ -1,7 +1,10 @@
-//! Clients that ask and read nothing, against a real process: they cost little memory, harm nobody, and lose their connections.
+//! Clients that ask and read nothing or little, against a real process: they cost little memory, harm nobody, and lose their
+//! connections.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -42,11 +45,10 @@ fn memory(node: &Node) -> Result<usize> {
     Ok(kilobytes << 10)
 }
 
-#[test]
-fn clients_that_read_nothing_cost_little_harm_nobody_and_are_closed() -> Result<()> {
-    let flags = ["--min-insync-replicas", "1", "--memory-bytes", "8388608"];
-    let stalls = ["--connection-unsent-bytes", "65536", "--connection-stalled-ms", "4000"];
-    let cluster = Cluster::start_with(1, &[], &[flags, stalls].concat())?;
+/// A node with a topic that holds more than one fetch brings.
+fn filled(flags: &[&str]) -> Result<Cluster> {
+    let common = ["--min-insync-replicas", "1", "--memory-bytes", "8388608"];
+    let cluster = Cluster::start_with(1, &[], &[&common[..], flags].concat())?;
     cluster.must(&["topic", "create", "t", "-p", "1", "-r", "1"])?;
     let reports = Reports::default();
     let sender = producer(&cluster, &[], reports.clone());
@@ -57,23 +59,51 @@ fn clients_that_read_nothing_cost_little_harm_nobody_and_are_closed() -> Result<
     }
     sender.flush(Duration::from_secs(30))?;
     ensure!(reports.acknowledged().len() == 20);
+    Ok(cluster)
+}
 
+/// A client that has asked for gigabytes.
+fn greedy(cluster: &Cluster) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", cluster.nodes[0].kafka))?;
+    stream.write_all(&fetch().repeat(FETCHES))?;
+    Ok(stream)
+}
+
+/// Whether a client that has taken little so far, and now takes what comes, is given no more than what was on its way.
+fn is_closed(mut stream: TcpStream) -> Result<bool> {
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let (mut taken, mut piece) = (0, vec![0; 1 << 20]);
+    while taken < FETCHES * ANSWER / 4 {
+        match stream.read(&mut piece) {
+            Ok(0) => return Ok(true),
+            Ok(bytes) => taken += bytes,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}
+
+/// Somebody else is served meanwhile.
+fn must_serve(cluster: &Cluster) -> Result<()> {
+    let asked = Instant::now();
+    send_one(cluster, "t", "of somebody else")?;
+    ensure!(read(cluster, "t", 0, Offset::Beginning, 1)?.len() == 1);
+    ensure!(asked.elapsed() < Duration::from_secs(3), "others wait: {:?}", asked.elapsed());
+    Ok(())
+}
+
+#[test]
+fn clients_that_read_nothing_cost_little_harm_nobody_and_are_closed() -> Result<()> {
+    let stalls = ["--connection-unsent-bytes", "65536", "--connection-stalled-ms", "4000"];
+    let cluster = filled(&stalls)?;
     let before = memory(&cluster.nodes[0])?;
     let began = Instant::now();
-    let asked = fetch().repeat(FETCHES);
-    let mut greedy = Vec::new();
-    for _ in 0..CLIENTS {
-        let mut stream = TcpStream::connect(("127.0.0.1", cluster.nodes[0].kafka))?;
-        stream.write_all(&asked)?;
-        greedy.push(stream);
-    }
+    let greedy: Vec<TcpStream> = (0..CLIENTS).map(|_| greedy(&cluster)).collect::<Result<_>>()?;
     let mut most = 0;
     let mut served = 0;
     while began.elapsed() < Duration::from_secs(3) {
-        let asked = Instant::now();
-        send_one(&cluster, "t", "of somebody else")?;
-        ensure!(read(&cluster, "t", 0, Offset::Beginning, 1)?.len() == 1);
-        ensure!(asked.elapsed() < Duration::from_secs(3), "others wait: {:?}", asked.elapsed());
+        must_serve(&cluster)?;
         most = most.max(memory(&cluster.nodes[0])?);
         served += 1;
     }
@@ -87,13 +117,47 @@ fn clients_that_read_nothing_cost_little_harm_nobody_and_are_closed() -> Result<
     );
 
     std::thread::sleep(Duration::from_secs(6));
-    for mut stream in greedy {
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut given = Vec::new();
-        match stream.read_to_end(&mut given) {
-            Err(error) if error.kind() != ErrorKind::ConnectionReset => return Err(error.into()),
-            _ => ensure!(given.len() < FETCHES * ANSWER / 2, "it was given {} bytes", given.len()),
-        }
+    for stream in greedy {
+        ensure!(is_closed(stream)?, "it is given what it asks for");
     }
     Ok(())
+}
+
+/// None of them is late: each lets a little be taken, or has come a moment ago. Together they would take hundreds of megabytes.
+#[test]
+fn what_all_clients_leave_untaken_is_bounded_and_the_healthy_are_served() -> Result<()> {
+    let cluster =
+        filled(&["--connection-unsent-bytes", "8388608", "--response-memory-bytes", "16777216"])?;
+    let before = memory(&cluster.nodes[0])?;
+    let mut trickle = greedy(&cluster)?;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let trickling = std::thread::spawn({
+        let is_over = is_over.clone();
+        move || {
+            while !is_over.load(Ordering::Relaxed)
+                && matches!(trickle.read(&mut [0; 16 << 10]), Ok(1..))
+            {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            is_closed(trickle)
+        }
+    });
+    let mut open = Vec::new();
+    let mut most = 0;
+    for _ in 0..40 {
+        open.push(greedy(&cluster)?);
+        must_serve(&cluster)?;
+        most = most.max(memory(&cluster.nodes[0])?);
+    }
+    let grown = most.saturating_sub(before);
+    ensure!(grown < (16 << 20) + (64 << 20), "{grown} bytes for clients that read nothing");
+    is_over.store(true, Ordering::Relaxed);
+    ensure!(trickling.join().expect("no panic")?, "who takes a little now and then is spared");
+    // Each that is left holds some megabytes.
+    let closed = open.into_iter().map(is_closed).collect::<Result<Vec<bool>>>()?;
+    let left = closed.iter().filter(|is_closed| !**is_closed).count();
+    ensure!((1..10).contains(&left), "{left} are left");
+    let said = cluster.nodes[0].said();
+    ensure!(said.contains("more than --response-memory-bytes, 16777216"), "{said}");
+    must_serve(&cluster)
 }

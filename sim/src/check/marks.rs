@@ -12,6 +12,8 @@ marks! {
         CheckpointJudged = "checkpoint judged",
         /// When a connection was closed because something on it waited for too long.
         ClosedAsLate = "connection closed as late",
+        /// When a connection was closed because its client's untaken answers took the memory of others.
+        ClosedForMemory = "connection closed for its answers' memory",
         /// When damage was found by a read after recovery.
         DamageFoundByReading = "damage found by reading",
         /// When a replica left its set and was asked why.
