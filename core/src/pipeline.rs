@@ -1,5 +1,5 @@
 //! What one Kafka connection has asked and not been given: answers go out in the order of their requests, while too much
-//! waits no more is read, and a client that takes nothing for too long loses its connection.
+//! waits no more is read, and a client that takes nothing for too long, or leaves a request half sent, loses its connection.
 //!
 //! Every driver keeps one for each connection. It decides; what a request or an answer is, is the driver's. The bytes of an
 //! answer count from the moment that a machine gives it until the client's socket has taken it, those of a request until it is
@@ -23,6 +23,8 @@ use crate::config::PipelineConfig;
 /// Fetches of one connection in flight: the one that waits and the next. Answers go out in order, so more of them would only
 /// hold memory, and how much is known only then: each has at least one batch.
 const FETCHES_MAX: usize = 2;
+/// A request that has begun grows when this much more of it has come.
+const PIECE: usize = 64 << 10;
 
 /// The requests of a connection in their order: with each what is kept until it is answered, then its answer.
 #[derive(Debug)]
@@ -30,6 +32,10 @@ pub struct Pipeline<R, A> {
     /// Number of the request at the front.
     first: u64,
     slots: VecDeque<Slot<R, A>>,
+    /// The request after them, which is not whole.
+    begun: Option<Begun>,
+    /// Since when it waits for memory.
+    waits_since: Option<Instant>,
     unanswered: Unanswered,
     share: Share,
     /// Answers that are being written.
@@ -40,6 +46,16 @@ pub struct Pipeline<R, A> {
     busy_at: Instant,
     /// Why it is to be closed once what was asked is answered, and since when.
     closing: Option<(&'static str, Instant)>,
+}
+
+/// A request that is not whole.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    /// When its first bytes came, or memory for more of them.
+    at: Instant,
+    /// When it last grew, and to what size.
+    grown_at: Instant,
+    bytes: usize,
 }
 
 /// What the requests without an answer come to.
@@ -175,6 +191,8 @@ impl<R, A> Pipeline<R, A> {
         Pipeline {
             first: 0,
             slots: VecDeque::new(),
+            begun: None,
+            waits_since: None,
             unanswered: Unanswered::default(),
             share: Share { totals, ..Share::default() },
             writing: Vec::new(),
@@ -198,6 +216,35 @@ impl<R, A> Pipeline<R, A> {
         self.busy_at = now;
     }
 
+    /// So much of a request is there, now, and it is not whole.
+    pub fn grow(&mut self, bytes: usize, now: Instant) {
+        if bytes == 0 {
+            return;
+        }
+        let begun = self.begun.get_or_insert(Begun { at: now, grown_at: now, bytes });
+        if bytes >= begun.bytes + PIECE {
+            (begun.grown_at, begun.bytes) = (now, bytes);
+        }
+    }
+
+    /// There is no memory for more of it.
+    pub fn wait(&mut self, now: Instant) {
+        self.waits_since = Some(now);
+    }
+
+    /// There is some. The client is not to blame for the time that this took.
+    pub fn go_on(&mut self, now: Instant) {
+        self.waits_since = None;
+        if let Some(begun) = &mut self.begun {
+            (begun.at, begun.grown_at) = (now, now);
+        }
+    }
+
+    /// Since when a request waits for memory, if one does.
+    pub fn waits_since(&self) -> Option<Instant> {
+        self.waits_since
+    }
+
     /// The number of the next request.
     pub fn next_id(&self) -> u64 {
         self.first + self.slots.len() as u64
@@ -205,6 +252,7 @@ impl<R, A> Pipeline<R, A> {
 
     /// A request has come that a machine is to answer. `fetch`: what [`Totals::bound`] says of it.
     pub fn ask(&mut self, request: R, bytes: usize, fetch: Option<usize>) {
+        self.begun = None;
         self.slots.push_back(Slot::Awaited { request, bytes, fetch });
         self.unanswered.request_bytes += bytes;
         self.share.add_fetches(usize::from(fetch.is_some()));
@@ -213,6 +261,7 @@ impl<R, A> Pipeline<R, A> {
 
     /// One has come whose answer is known without any.
     pub fn ask_answered(&mut self, answer: A, bytes: usize, now: Instant) {
+        self.begun = None;
         self.slots.push_back(Slot::Answered { answer, held: Held { bytes, since: now } });
         self.share.add_unsent(bytes);
     }
@@ -271,11 +320,6 @@ impl<R, A> Pipeline<R, A> {
         self.closing = self.closing.map(|(why, _)| (why, now));
     }
 
-    /// Whether there is an answer that the client could take now, and has not taken.
-    pub fn is_offering(&self) -> bool {
-        self.offered_at.is_some()
-    }
-
     /// What its client leaves untaken, if it leaves anything.
     pub fn holding(&self, now: Instant) -> Option<Holding> {
         let answered = self.slots.iter().filter_map(|slot| match slot {
@@ -304,8 +348,9 @@ impl<R, A> Pipeline<R, A> {
         self.share.add_fetches(fetches);
     }
 
-    /// No more is read; once what was asked is answered, it is over.
+    /// No more is read, nor of what has begun; once what was asked is answered, it is over.
     pub fn close(&mut self, why: &'static str, now: Instant) {
+        (self.begun, self.waits_since) = (None, None);
         let since = self.closing.map_or(now, |(_, since)| since);
         self.closing = Some((why, since));
     }
@@ -332,11 +377,26 @@ impl<R, A> Pipeline<R, A> {
         self.slots.is_empty().then_some(why)
     }
 
+    /// The request that has begun, if it is the client that keeps it from getting whole: there is memory for it, and it is read,
+    /// or would be where answers were taken.
+    fn left_by_client(&self, config: &PipelineConfig) -> Option<&Begun> {
+        let is_read = self.may_read(config) || self.offered_at.is_some();
+        self.begun.as_ref().filter(|_| is_read && self.waits_since.is_none())
+    }
+
+    /// Whether a request has begun that has not grown for too long, where others wait for the memory that it holds.
+    pub fn has_stalled(&self, now: Instant, config: &PipelineConfig) -> bool {
+        let begun = self.left_by_client(config);
+        begun.is_some_and(|begun| now.ms_since(begun.grown_at) > config.stalled_ms_max)
+    }
+
     /// Why the connection is to be closed at once, if something waits for too long.
     pub fn late(&self, now: Instant, config: &PipelineConfig) -> Option<&'static str> {
         let too_old =
             |at: Option<Instant>| at.is_some_and(|at| now.ms_since(at) > config.frame_ms_max);
-        if too_old(self.offered_at) {
+        if too_old(self.left_by_client(config).map(|begun| begun.at)) {
+            Some("a request was not whole in time")
+        } else if too_old(self.offered_at) {
             Some("an answer was not taken in time")
         } else if self.offered_at.is_none() && too_old(self.closing.map(|(_, since)| since)) {
             Some("what was asked before the end was not answered in time")
@@ -454,6 +514,46 @@ mod tests {
         assert_eq!(pipeline.late(at(9_201), &config), None, "it took a little");
         pipeline.taken(at(9_201));
         assert_eq!(pipeline.late(at(10_201), &config), None);
+    }
+
+    #[test]
+    fn who_leaves_a_request_half_sent_is_late() {
+        let config = PipelineConfig {
+            frame_ms_max: 1_000,
+            stalled_ms_max: 100,
+            unsent_bytes_max: 0,
+            ..PipelineConfig::default()
+        };
+        let at = |ms| Instant(0).after_ms(ms);
+        let late = Some("a request was not whole in time");
+        let mut pipeline = pipeline();
+        pipeline.grow(0, at(0));
+        assert!(!pipeline.has_stalled(at(101), &config), "nothing has begun");
+        pipeline.grow(10, at(200));
+        pipeline.grow(PIECE, at(250));
+        assert!(!pipeline.has_stalled(at(300), &config));
+        assert!(pipeline.has_stalled(at(301), &config), "a few bytes are not enough");
+        pipeline.grow(10 + PIECE, at(301));
+        assert!(!pipeline.has_stalled(at(401), &config), "it has grown");
+        assert_eq!(pipeline.late(at(1_200), &config), None);
+        assert_eq!(pipeline.late(at(1_201), &config), late, "however it grows");
+        // Nobody is to blame who waits for memory, or whom the node does not read.
+        pipeline.wait(at(1_201));
+        assert_eq!(pipeline.waits_since(), Some(at(1_201)));
+        assert_eq!(pipeline.late(at(9_000), &config), None);
+        pipeline.go_on(at(9_000));
+        assert_eq!((pipeline.waits_since(), pipeline.late(at(10_000), &config)), (None, None));
+        assert_eq!(pipeline.late(at(10_001), &config), late);
+        pipeline.ask((), 1, Some(0));
+        pipeline.ask((), 1, Some(0));
+        pipeline.grow(10, at(10_001));
+        assert_eq!(pipeline.late(at(20_000), &config), None, "it is not read");
+        pipeline.answer(0, at(20_000), |()| Some(("a", 1)));
+        pipeline.next_answer();
+        pipeline.offer(at(20_000));
+        assert_eq!(pipeline.late(at(20_000), &config), late, "it would be if answers were taken");
+        pipeline.close("a reason", at(20_000));
+        assert_eq!(pipeline.late(at(20_000), &config), None, "it is given up");
     }
 
     #[test]

@@ -248,8 +248,8 @@ impl Tuning {
                 shard_unsent_bytes_max: self.response_memory_bytes as usize,
                 frame_ms_max: self.connection_stalled_ms,
                 idle_ms_max: self.connection_idle_ms,
+                ..limits.pipeline
             },
-            ..limits
         }
     }
 }

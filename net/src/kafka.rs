@@ -43,8 +43,6 @@ use crate::warnings::{Kind, Warnings};
 const SWEEP: Duration = Duration::from_secs(2);
 /// Memory of one connection's requests that counts against no budget.
 const OWN: usize = 64 << 10;
-/// A request that has begun grows when this much more of it has come.
-const PIECE: usize = 64 << 10;
 /// Waiting for memory is worth a word after this long.
 const WAIT_MS: u64 = 1_000;
 
@@ -58,8 +56,6 @@ pub struct Limits {
     /// Bytes of requests of all connections that are not answered yet, beside a little of each; beyond it no more of them are
     /// read.
     pub request_memory_max: usize,
-    /// While others wait for memory, a request that has begun must grow within this long.
-    pub stalled_ms_max: u64,
     /// Connections of the node (`max.connections`).
     pub connections_max: usize,
 }
@@ -81,7 +77,6 @@ impl Default for Limits {
             request_bytes_max: 100 << 20,
             pipeline: PipelineConfig::default(),
             request_memory_max: 512 << 20,
-            stalled_ms_max: 5_000,
             connections_max: 10_000,
         }
     }
@@ -146,12 +141,6 @@ struct Connection {
 #[derive(Default)]
 struct Reading {
     memory: Memory,
-    /// When its first bytes came, or memory for more of them.
-    begun_at: Option<Instant>,
-    /// When it last grew, and to what size.
-    grown: Option<(Instant, usize)>,
-    /// Since when it waits for memory.
-    waits_since: Option<Instant>,
     /// Whether this connection's waiting was spoken of.
     told: bool,
 }
@@ -325,14 +314,14 @@ impl Connections {
             match frames.ready() {
                 Ok(Some(frame)) => {
                     self.reserve(connection, frame.len()).await;
-                    let memory = connection.reading.borrow_mut().end();
+                    let memory = std::mem::take(&mut connection.reading.borrow_mut().memory);
                     if let Err(error) = self.request(connection, frame, memory, &mut context) {
                         return Refusal::Request(error);
                     }
                     continue;
                 }
                 Ok(None) => {
-                    connection.reading.borrow_mut().grow(frames.begun(), self.clock.mono());
+                    connection.pipeline.borrow_mut().grow(frames.begun(), self.clock.mono());
                     self.reserve(connection, frames.growth()).await;
                 }
                 Err(error) => return Refusal::Frame(error),
@@ -356,7 +345,7 @@ impl Connections {
         let (bytes, permit) = match at_once {
             Ok(permit) => (bytes, permit),
             Err(_) => {
-                connection.reading.borrow_mut().waits_since = Some(self.clock.mono());
+                connection.pipeline.borrow_mut().wait(self.clock.mono());
                 let waits = Waiting::new(waiting);
                 let (bytes, permit) = select! {
                     biased;
@@ -365,7 +354,7 @@ impl Connections {
                     permit = request_memory.clone().acquire_many_owned(more) => (bytes, permit),
                 };
                 drop(waits);
-                connection.reading.borrow_mut().go_on(self.clock.mono());
+                connection.pipeline.borrow_mut().go_on(self.clock.mono());
                 (bytes, permit.expect("it is never closed"))
             }
         };
@@ -469,19 +458,21 @@ impl Connections {
         let mut stalled = Vec::new();
         for connection in self.open.borrow().values() {
             let mut reading = connection.reading.borrow_mut();
-            if reading.waits_since.is_some_and(|at| now.ms_since(at) > WAIT_MS) && !reading.told {
+            let pipeline = connection.pipeline.borrow();
+            if pipeline.waits_since().is_some_and(|at| now.ms_since(at) > WAIT_MS) && !reading.told
+            {
                 reading.told = true;
                 let address = connection.address;
                 self.warn(Kind::WaitsForMemory, address, || {
                     format!("connection of {address} waits: requests that are not answered hold all of --request-memory-bytes, {budget}")
                 });
             }
-            if reading.has_stalled(now, &self.limits) && connection.is_to_blame(&self.limits) {
+            if reading.memory.bytes > OWN && pipeline.has_stalled(now, &self.limits.pipeline) {
                 stalled.push((connection.id, connection.address));
             }
         }
         for (client, address) in stalled {
-            let ms = self.limits.stalled_ms_max;
+            let ms = self.limits.pipeline.stalled_ms_max;
             self.warn(Kind::HoldsMemory, address, || {
                 format!("connection of {address} closed: its request has not grown for {ms} ms and others wait for the memory that it holds")
             });
@@ -536,51 +527,7 @@ impl Connection {
         self.pipeline.borrow().may_read(&limits.pipeline)
     }
 
-    /// Whether it is the client that keeps a request from getting whole: this node reads, or would where its answers were taken.
-    fn is_to_blame(&self, limits: &Limits) -> bool {
-        self.may_read(limits) || self.pipeline.borrow().is_offering()
-    }
-
     fn is_late(&self, now: Instant, limits: &Limits) -> Option<&'static str> {
-        let reading = self.reading.borrow();
-        let is_its_turn = reading.waits_since.is_none() && self.is_to_blame(limits);
-        let too_old = |at| now.ms_since(at) > limits.pipeline.frame_ms_max;
-        if is_its_turn && reading.begun_at.is_some_and(too_old) {
-            return Some("a request was not whole in time");
-        }
         self.pipeline.borrow().late(now, &limits.pipeline)
-    }
-}
-
-impl Reading {
-    /// So much of a frame is there, now.
-    fn grow(&mut self, bytes: usize, now: Instant) {
-        if bytes == 0 {
-            return;
-        }
-        self.begun_at.get_or_insert(now);
-        if self.grown.is_none_or(|(_, before)| bytes >= before + PIECE) {
-            self.grown = Some((now, bytes));
-        }
-    }
-
-    /// Waits no more. The client is not to blame for the time that this took.
-    fn go_on(&mut self, now: Instant) {
-        self.waits_since = None;
-        self.begun_at = self.begun_at.map(|_| now);
-        self.grown = self.grown.map(|(_, bytes)| (now, bytes));
-    }
-
-    /// The frame is whole and takes its memory along.
-    fn end(&mut self) -> Memory {
-        (self.begun_at, self.grown) = (None, None);
-        std::mem::take(&mut self.memory)
-    }
-
-    /// Whether it holds memory of the node's and has not grown for too long, by its client's fault.
-    fn has_stalled(&self, now: Instant, limits: &Limits) -> bool {
-        self.memory.bytes > OWN
-            && self.waits_since.is_none()
-            && self.grown.is_some_and(|(at, _)| now.ms_since(at) > limits.stalled_ms_max)
     }
 }

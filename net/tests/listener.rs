@@ -681,7 +681,8 @@ fn what_needs_no_memory_any_more_gives_it_back() {
 /// Requests that are sent for the most part and then no further take neither small requests' time nor, for long, large ones'.
 #[test]
 fn frames_that_stop_growing_silence_nobody() {
-    let limits = Limits { request_memory_max: 8 << 20, stalled_ms_max: 1_000, ..Limits::default() };
+    let pipeline = PipelineConfig { stalled_ms_max: 1_000, ..PipelineConfig::default() };
+    let limits = Limits { request_memory_max: 8 << 20, ..pipelines(pipeline) };
     let server = Server::start(limits);
     let hogs: Vec<TcpStream> = (0..8)
         .map(|_| {
