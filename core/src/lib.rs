@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Each machine has one face, see [`Machine`]: `step(now, Input, &mut Outputs)`, one deadline with its reason, and a
-//! read-only view. A driver (`net` with sockets, files and clocks; `sim` with none of them) waits for the first of
+//! read-only [`View`]. A driver (`net` with sockets, files and clocks; `sim` with none of them) waits for the first of
 //! message, disk result, request and deadline, reads the clock once, steps, and does at once whatever came out.
 //!
 //! There is no clock, file, socket, thread, async or entropy here: `clippy.toml` holds that line.

@@ -11,7 +11,9 @@ use milena_wire::{Request, Response};
 
 use crate::disk::{Command, Outcome};
 use crate::local::LocalMessage;
+use crate::metadata::MetadataView;
 use crate::peer::PeerMessage;
+use crate::shard::ShardView;
 use crate::trace::Event;
 use crate::{ClientId, Instant, NodeId, Now, OpId};
 
@@ -230,8 +232,22 @@ pub trait Machine {
     /// The one deadline, and why; none where nothing is waited for.
     fn next_timeout(&self) -> Option<(Instant, Timer)>;
 
+    /// What it shows of itself between two steps.
+    fn view(&self) -> View<'_>;
+
     /// Costly assertions, for the simulator.
     fn check_invariants(&self);
+}
+
+/// What a machine shows of itself: for metrics, checkers and whether a node is ready. It is read between two steps, and costs
+/// what is asked of it.
+pub enum View<'a> {
+    /// When it has nothing to show yet: it recovers the disk.
+    Nothing,
+    /// When it keeps the metadata.
+    Metadata(MetadataView<'a>),
+    /// When it owns partitions.
+    Shard(ShardView<'a>),
 }
 
 /// Why a machine wants to be called again.

@@ -8,7 +8,7 @@ use rand_core::{Rng, SeedableRng};
 use crate::metadata::Metadata;
 use crate::shard::Shard;
 use crate::storage::{Recovery, Superblock};
-use crate::{Config, Input, Instant, Machine, Now, Outputs, Timer};
+use crate::{Config, Input, Instant, Machine, Now, Outputs, Timer, View};
 
 /// A node whose disk is being recovered. Disk operations that it puts out are its own; once [`Boot::take`] has given the
 /// machines, theirs begin.
@@ -69,6 +69,10 @@ impl Machine for Boot {
 
     fn next_timeout(&self) -> Option<(Instant, Timer)> {
         self.recovery.next_timeout()
+    }
+
+    fn view(&self) -> View<'_> {
+        View::Nothing
     }
 
     fn check_invariants(&self) {}

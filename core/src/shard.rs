@@ -8,20 +8,50 @@
 //! What it does not do: metadata (it learns that from Metadata), consensus (the replicas do), and order among the
 //! answers of one connection (the driver keeps that).
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::local::LocalMessage;
 use crate::partitions::Partitions;
 use crate::peer::PeerMessage;
-use crate::replica::ReplicaView;
+use crate::replica::{PartitionView, ReplicaView};
 use crate::requests::{Asked, Caller, Origin, Requests};
 use crate::storage::{Store, Superblock};
-use crate::{Config, Input, Instant, Machine, Now, Outputs, Place, Timer};
+use crate::{Config, Input, Instant, LogId, Machine, Now, Outputs, Place, Timer, View};
 
 /// The owner of a share of the partitions.
 pub struct Shard {
     partitions: Partitions,
     requests: Requests,
+}
+
+/// What a shard shows of itself.
+#[derive(Clone, Copy)]
+pub struct ShardView<'a> {
+    partitions: &'a Partitions,
+}
+
+impl<'a> ShardView<'a> {
+    /// Which of the node's shards it is.
+    pub fn index(self) -> u16 {
+        self.partitions.index()
+    }
+
+    /// Every replica, for checkers.
+    pub fn replicas(self) -> impl Iterator<Item = ReplicaView> + use<'a> {
+        self.partitions.replicas()
+    }
+
+    /// The partitions that the metadata has put here, in order, from behind a given one on: whoever wants all of many takes
+    /// a few at a time, and lets the machine step in between.
+    pub fn partitions(self, after: Option<LogId>) -> impl Iterator<Item = PartitionView> + use<'a> {
+        self.partitions.shown(after.map_or(Bound::Unbounded, Bound::Excluded))
+    }
+
+    /// Its storage engine.
+    pub fn store(self) -> &'a Store {
+        self.partitions.store()
+    }
 }
 
 impl Shard {
@@ -37,14 +67,9 @@ impl Shard {
         Shard { partitions: Partitions::new(config, index, superblock, store), requests }
     }
 
-    /// Every replica, for checkers and status.
-    pub fn view(&self) -> impl Iterator<Item = ReplicaView> {
-        self.partitions.view()
-    }
-
-    /// The store, for checkers and status.
-    pub fn store(&self) -> &Store {
-        self.partitions.store()
+    /// What it shows of itself, as [`Machine::view`].
+    pub fn view(&self) -> ShardView<'_> {
+        ShardView { partitions: &self.partitions }
     }
 
     fn on_local(&mut self, from: Place, message: LocalMessage, out: &mut Outputs) {
@@ -159,6 +184,10 @@ impl Machine for Shard {
     fn next_timeout(&self) -> Option<(Instant, Timer)> {
         let store = self.partitions.store().next_timeout();
         self.partitions.next_due().into_iter().chain(self.requests.next_due()).chain(store).min()
+    }
+
+    fn view(&self) -> View<'_> {
+        View::Shard(Shard::view(self))
     }
 
     fn check_invariants(&self) {

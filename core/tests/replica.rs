@@ -432,7 +432,7 @@ impl World {
     }
 
     fn view(&self, id: i32) -> ReplicaView {
-        self.nodes[&id].shard.view().next().expect("a replica")
+        self.nodes[&id].shard.view().replicas().next().expect("a replica")
     }
 
     /// All replicas hold the same and the leader knows it.
@@ -448,7 +448,7 @@ impl World {
 
     /// The ends of all epochs, by which equal logs are told.
     fn records(&self, id: i32) -> Vec<Option<i32>> {
-        let log = self.nodes[&id].shard.store().log(LOG).expect("a log");
+        let log = self.nodes[&id].shard.view().store().log(LOG).expect("a log");
         (0..log.end()).map(|offset| log.epoch_at(offset)).collect()
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use milena_core::addresses::Process;
 use milena_core::config::PipelineConfig;
 use milena_core::{
-    ClientId, Config, Incarnation, Input, Machine, NodeId, Now, Output, Outputs, Place, Timer,
+    ClientId, Config, Incarnation, Input, Machine, NodeId, Now, Output, Outputs, Place, Timer, View,
 };
 use milena_net::client::Connection;
 use milena_net::files::{Files, Unsynced};
@@ -99,6 +99,10 @@ impl Machine for Backwards {
 
     fn next_timeout(&self) -> Option<(milena_core::Instant, Timer)> {
         self.due.map(|due| (due, Timer::Retry))
+    }
+
+    fn view(&self) -> View<'_> {
+        View::Nothing
     }
 
     fn check_invariants(&self) {}

@@ -2,7 +2,6 @@
 //! (liveness), and everything acknowledged is read once more.
 
 use milena_core::quorum::RoleName;
-use milena_core::shard::Shard;
 use milena_core::{LogId, Machine, TopicId};
 use milena_wire::Uuid;
 
@@ -181,7 +180,7 @@ impl Cluster {
             look.deaf = several && deaf && sim.paused_until <= self.now;
             let quorum = metadata.view().quorum.view();
             look.leads = (quorum.role == RoleName::Leader).then_some(quorum.term);
-            let views = shards.iter().flat_map(Shard::view);
+            let views = shards.iter().flat_map(|shard| shard.view().replicas());
             let waits = views.filter(|view| view.leading && view.maximal_isr != view.isr);
             look.proposals = waits.map(|view| (view.log, view.partition_epoch)).collect();
         }
@@ -201,7 +200,7 @@ impl Cluster {
     fn replicas_agree(&mut self) -> Checked {
         for (node, sim) in self.nodes.iter().enumerate() {
             let State::Up { shards, .. } = &sim.state else { continue };
-            for replica in shards.iter().flat_map(|shard| shard.view()) {
+            for replica in shards.iter().flat_map(|shard| shard.view().replicas()) {
                 self.checks.agrees_below(node, replica.log, replica.high_watermark)?;
             }
         }
@@ -366,7 +365,7 @@ impl Cluster {
     fn undecided(&self) -> Option<String> {
         self.nodes.iter().enumerate().find_map(|(node, sim)| {
             let State::Up { shards, .. } = &sim.state else { return None };
-            let mut views = shards.iter().flat_map(Shard::view);
+            let mut views = shards.iter().flat_map(|shard| shard.view().replicas());
             let waits = views.find(|view| view.leading && view.maximal_isr != view.isr)?;
             Some(format!(
                 "node {} waits for an answer to {:?} as in-sync set of {:?}, which is {:?}",

@@ -36,7 +36,7 @@ use crate::storage::{Store, StoreEvent, Superblock};
 use crate::trace::{Event, Mark};
 use crate::{
     BrokerEpoch, Config, EARLY_MS, Epoch, Halt, Input, Instant, LogId, LogLevel, Machine, NodeId,
-    Now, Offset, Outputs, Place, Timer, TopicId,
+    Now, Offset, Outputs, Place, Timer, TopicId, View,
 };
 
 /// A broker that is to stop gives the quorum so many election timeouts to find another leader: one election, lost once.
@@ -82,7 +82,7 @@ struct Seen {
     registration: Option<(BrokerEpoch, bool)>,
 }
 
-/// What checkers, metrics and the status command may see.
+/// What the machine shows of itself.
 #[derive(Debug)]
 pub struct MetadataView<'a> {
     /// What is applied.
@@ -97,6 +97,10 @@ pub struct MetadataView<'a> {
     pub administering: usize,
     /// The registration under which this broker serves.
     pub serving: Option<BrokerEpoch>,
+    /// Whether this node is to stop in good order.
+    pub stopping: bool,
+    /// The storage engine.
+    pub store: &'a Store,
 }
 
 impl Metadata {
@@ -135,7 +139,7 @@ impl Metadata {
         }
     }
 
-    /// What it knows and is about.
+    /// What it knows and is about, as [`Machine::view`].
     pub fn view(&self) -> MetadataView<'_> {
         MetadataView {
             image: &self.image,
@@ -144,17 +148,14 @@ impl Metadata {
             queue: self.active.as_ref().map_or(0, Active::waiting),
             administering: self.admin.len(),
             serving: self.broker.as_ref().and_then(Lifecycle::serving),
+            stopping: self.departure.is_some(),
+            store: &self.store,
         }
     }
 
     /// The cluster that this node's disk belongs to, before anything is started: what its peers are to be of as well.
     pub fn cluster_on_disk(&self) -> Option<u128> {
         quorum::cluster(self.store.log(LogId::METADATA)?.state())
-    }
-
-    /// The storage engine, for checkers.
-    pub fn store(&self) -> &Store {
-        &self.store
     }
 
     fn start(&mut self, now: Now, out: &mut Outputs) {
@@ -686,6 +687,10 @@ impl Machine for Metadata {
         ];
         let own = own.into_iter().filter_map(|(at, timer)| Some((at?, timer)));
         own.chain(self.quorum.next_timeout()).chain(self.store.next_timeout()).min()
+    }
+
+    fn view(&self) -> View<'_> {
+        View::Metadata(Metadata::view(self))
     }
 
     fn check_invariants(&self) {

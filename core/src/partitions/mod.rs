@@ -21,6 +21,7 @@ mod roomless;
 mod waits;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ use milena_wire::ErrorCode;
 use crate::disk::Outcome;
 use crate::image::Image;
 use crate::replica::message::{Push, ReplicaMessage};
-use crate::replica::{Context, Host, Replica, ReplicaView, Unavailable};
+use crate::replica::{Context, Host, PartitionView, Replica, ReplicaView, Unavailable};
 use crate::storage::{Log, Store, StoreEvent, Superblock, Ticket};
 use crate::timers::Timers;
 use crate::{Config, Epoch, Instant, LogId, NodeId, Now, Offset, OpId, Outputs, Timer};
@@ -110,9 +111,15 @@ impl Partitions {
         }
     }
 
-    /// Every replica, for checkers and status.
-    pub fn view(&self) -> impl Iterator<Item = ReplicaView> {
+    /// Every replica, for checkers.
+    pub fn replicas(&self) -> impl Iterator<Item = ReplicaView> {
         self.replicas.values().map(|replica| replica.view(&self.host))
+    }
+
+    /// Those that the metadata names, from a log on, as operators watch them.
+    pub fn shown(&self, from: Bound<LogId>) -> impl Iterator<Item = PartitionView> {
+        let range = self.replicas.range((from, Bound::Unbounded));
+        range.filter_map(|(_, replica)| replica.shown(&self.host))
     }
 
     /// The store, to look at.

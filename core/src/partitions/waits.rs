@@ -236,6 +236,13 @@ impl Partitions {
         }
     }
 
+    /// Counts what a reader is given.
+    pub fn count_read(&mut self, log: LogId, bytes: usize) {
+        if let Some(replica) = self.replicas.get_mut(&log) {
+            replica.tally.bytes_out += bytes as u64;
+        }
+    }
+
     /// Looks for the first record below an offset that has this time or a later one; the answer is news.
     pub fn find_time(
         &mut self,

@@ -121,6 +121,8 @@ impl Replica {
         let pieces = batch::assign(batch, base, leader.epoch);
         cx.host.store.append(self.log, pieces.into(), cx.now.wall, true, cx.out);
         let next = end(cx);
+        self.tally.records_in += (next - base) as u64;
+        self.tally.bytes_in += batch.len() as u64;
         for progress in leader.followers.values_mut() {
             progress.on_appended(cx.now.mono, next);
         }

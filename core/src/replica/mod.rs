@@ -22,6 +22,7 @@ mod follower;
 mod leader;
 pub mod message;
 mod progress;
+mod view;
 pub mod watermark;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use crate::{
 };
 use follower::Follower;
 use leader::Leader;
+pub use view::{PartitionView, ReplicaView, Tally};
 
 /// What the replicas of a shard share.
 pub struct Host {
@@ -135,38 +137,9 @@ pub struct Replica {
     barrier: Lsn,
     /// When the controller is told of the damage again.
     report_at: Option<Instant>,
+    /// What clients wrote and read, for whoever watches.
+    pub(crate) tally: Tally,
     role: Role,
-}
-
-/// A view of a replica for checkers and status.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ReplicaView {
-    /// The partition.
-    pub log: LogId,
-    /// Whether it leads.
-    pub leading: bool,
-    /// Epoch in which it leads or follows; none while idle.
-    pub leader_epoch: Option<Epoch>,
-    /// Partition epoch that it knows.
-    pub partition_epoch: i32,
-    /// Everything below is committed.
-    pub high_watermark: Offset,
-    /// Log start offset.
-    pub start: Offset,
-    /// Log end offset.
-    pub end: Offset,
-    /// End of what is on stable storage.
-    pub flushed_end: Offset,
-    /// In-sync replicas as committed.
-    pub isr: Vec<NodeId>,
-    /// On a leader, those and any that stand proposed; else as `isr`.
-    pub maximal_isr: Vec<NodeId>,
-    /// Effective `min.insync.replicas`.
-    pub min_isr: u16,
-    /// Whether its data is damaged, or of an ended life.
-    pub damaged: bool,
-    /// The life of the data on this disk.
-    pub incarnation: ReplicaIncarnation,
 }
 
 /// Why a partition cannot be read or written here.
@@ -190,6 +163,7 @@ impl Replica {
             high_watermark: found.map_or(0, Log::start),
             barrier: Lsn(0),
             report_at: None,
+            tally: Tally::default(),
             role: Role::Idle,
         }
     }
@@ -375,34 +349,6 @@ impl Replica {
         if store.log(log).is_some_and(|log| to > log.start()) {
             store.trim(log, to, cx.out);
             cx.out.event(|| crate::trace::Event::Sometimes(crate::trace::Mark::ReplicaRetained));
-        }
-    }
-
-    /// For checkers and status.
-    pub fn view(&self, host: &Host) -> ReplicaView {
-        let log = host.store.log(self.log);
-        let partition = self.partition();
-        let isr = partition.map(|p| p.isr.clone()).unwrap_or_default();
-        let (leading, leader_epoch, maximal_isr) = match &self.role {
-            Role::Idle => (false, None, isr.clone()),
-            Role::Follower(follower) => (false, Some(follower.epoch), isr.clone()),
-            Role::Leader(leader) => (true, Some(leader.epoch), leader.maximal()),
-        };
-        ReplicaView {
-            log: self.log,
-            leading,
-            leader_epoch,
-            partition_epoch: partition.map_or(-1, |p| p.partition_epoch),
-            high_watermark: self.high_watermark,
-            start: log.map_or(0, Log::start),
-            end: log.map_or(0, Log::end),
-            flushed_end: log.map_or(0, Log::flushed_end),
-            isr,
-            maximal_isr,
-            min_isr: partition.map_or(0, |p| p.min_isr),
-            damaged: log.is_some_and(Log::is_damaged)
-                || partition.and_then(|p| p.incarnation(host.config.node)) > self.life,
-            incarnation: self.life.unwrap_or_default(),
         }
     }
 

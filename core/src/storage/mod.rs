@@ -35,6 +35,7 @@ mod replay;
 mod restore;
 mod segment;
 mod superblock;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -44,6 +45,7 @@ use milena_wire::batch::{BatchHeader, HEADER_LEN};
 pub use log::Log;
 pub use recovery::{Recovered, Recovery};
 pub use superblock::Superblock;
+pub use view::StoreView;
 
 use crate::config::StorageConfig;
 use crate::disk::{Command, DiskError, Outcome, Success};

@@ -5,6 +5,7 @@
 mod common;
 mod early;
 mod strange;
+mod views;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -165,7 +166,7 @@ impl Broker1 {
     }
 
     fn logs(&self) -> usize {
-        self.shards.iter().map(|shard| shard.store().logs().len()).sum()
+        self.shards.iter().map(|shard| shard.view().store().logs().len()).sum()
     }
 
     fn step(&mut self, shard: u16, input: Input) {

@@ -399,7 +399,9 @@ impl Parts {
                 let (base, next) = (first.base_offset, item.next);
                 let asked = item.asked.current_leader_epoch;
                 out.event(|| Event::Served { log, base, next, asked });
-                data.records = Some(Records(item.records));
+                let records = Records(item.records);
+                partitions.count_read(log, records.len());
+                data.records = Some(records);
             }
             if let Some(code) = failed {
                 data.error_code = code;
