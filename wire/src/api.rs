@@ -132,6 +132,14 @@ macro_rules! apis {
                 }
             }
 
+            /// Gives each error code of the answer, of the whole and of its parts, also those that say that nothing went
+            /// wrong.
+            pub fn errors(&self, each: &mut dyn FnMut(ErrorCode)) {
+                match self {
+                    $(Response::$name(body) => body.errors(each),)*
+                }
+            }
+
             fn write(&self, out: &mut Encoder) {
                 match self {
                     $(Response::$name(body) => body.encode(out),)*

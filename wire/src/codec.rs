@@ -11,6 +11,7 @@ use std::mem;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::ErrorCode;
 use crate::api_names::ApiName;
 
 /// Memory that any frame may take while it is decoded, in bytes, however short it is.
@@ -81,6 +82,8 @@ pub trait Codec: Sized {
     fn decode(input: &mut Decoder) -> Result<Self, DecodeError>;
     /// The fewest bytes a value can take; bounds how many elements an array may declare.
     fn encoded_size_min(version: i16, flexible: bool) -> usize;
+    /// Gives each error code in the value, also those that say that nothing went wrong. Most types have none.
+    fn errors(&self, _each: &mut dyn FnMut(ErrorCode)) {}
 }
 
 /// A type that has a form for null. The default is that of a struct: a byte, -1 for null and 1 before a value.

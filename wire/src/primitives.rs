@@ -65,6 +65,10 @@ impl Codec for ErrorCode {
         input.i16().map(ErrorCode)
     }
 
+    fn errors(&self, each: &mut dyn FnMut(ErrorCode)) {
+        each(*self);
+    }
+
     fn encoded_size_min(_version: i16, _flexible: bool) -> usize {
         2
     }
@@ -152,6 +156,10 @@ impl<T: Codec> Codec for Vec<T> {
 
     fn decode(input: &mut Decoder) -> Result<Vec<T>, DecodeError> {
         input.elements()?.ok_or(DecodeError::UnexpectedNull)
+    }
+
+    fn errors(&self, each: &mut dyn FnMut(ErrorCode)) {
+        self.iter().for_each(|element| element.errors(each));
     }
 
     fn encoded_size_min(_version: i16, flexible: bool) -> usize {

@@ -267,6 +267,12 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
         quote!(if #test { #sample } else { #default })
     });
     let shapes = fields.iter().map(Field::shape);
+    let errors = fields.iter().map(|Field { name, optional, .. }| match optional {
+        None => quote!(crate::codec::Codec::errors(&self.#name, each)),
+        Some(_) => quote! {
+            self.#name.iter().for_each(|value| crate::codec::Codec::errors(value, each))
+        },
+    });
     let top_level = top_level(input)?.map(|TopLevel { api_key, versions, flexible }| {
         let (first, last, flexible) = (versions.first, versions.last, flexible.first);
         quote! {
@@ -302,6 +308,11 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
                 let mut size = usize::from(flexible);
                 #(#sizes)*
                 size
+            }
+
+            #[allow(unused_variables)]
+            fn errors(&self, each: &mut dyn ::core::ops::FnMut(crate::ErrorCode)) {
+                #(#errors;)*
             }
         }
 
