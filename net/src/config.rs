@@ -24,6 +24,14 @@ pub struct HostPort {
     pub port: u16,
 }
 
+impl HostPort {
+    /// This address and those with the next ports, so many in all, as far as there are ports.
+    pub fn and_next(&self, count: u16) -> impl Iterator<Item = HostPort> + '_ {
+        let ports = (0..count).map_while(|more| self.port.checked_add(more));
+        ports.map(|port| HostPort { host: self.host.clone(), port })
+    }
+}
+
 impl FromStr for HostPort {
     type Err = String;
 
@@ -46,6 +54,13 @@ impl std::fmt::Display for HostPort {
             write!(f, "{}:{}", self.host, self.port)
         }
     }
+}
+
+/// Where an admin listener is to be: a port alone is one of this machine's own.
+pub fn admin_address(text: &str) -> Result<HostPort, String> {
+    let address =
+        if text.contains(':') { text.parse() } else { format!("127.0.0.1:{text}").parse() };
+    address.map_err(|_| "it is HOST:PORT or PORT, as in 127.0.0.1:9644 or 9644".into())
 }
 
 /// One controller in `--cluster`: `ID@HOST:PORT`.
@@ -185,6 +200,10 @@ pub struct Start {
     /// Where Kafka clients are told to come, HOST:PORT; without it, as --kafka
     #[arg(long)]
     pub advertise: Option<HostPort>,
+    /// Where to serve /metrics for Prometheus, /healthz and /readyz over HTTP: HOST:PORT, or PORT of 127.0.0.1 alone, as in
+    /// 9644; without it, nowhere. There is no authentication
+    #[arg(long, value_parser = admin_address)]
+    pub admin: Option<HostPort>,
     /// Name of this node's rack; replicas are spread over racks
     #[arg(long)]
     pub rack: Option<String>,
@@ -301,6 +320,14 @@ impl Start {
                 "{} is to serve both Kafka clients and peers; give --kafka another port",
                 config.peer
             ));
+        }
+        if let Some(admin) = &self.admin {
+            let kafka = self.kafka.as_ref().map(HostPort::to_string);
+            if [kafka.as_ref(), Some(&config.peer)].contains(&Some(&admin.to_string())) {
+                return Err(format!(
+                    "--admin {admin} has another purpose already; give it another port"
+                ));
+            }
         }
         match (&self.kafka, config.broker) {
             (Some(kafka), true) => {
@@ -502,6 +529,12 @@ mod tests {
         }
         for text in ["", "a", "a:", "a:0", "a:65536", ":1", "[]:1"] {
             assert!(text.parse::<HostPort>().is_err(), "{text}");
+        }
+        let admin = |text| admin_address(text).map(|address| address.to_string());
+        assert_eq!(admin("9644").as_deref(), Ok("127.0.0.1:9644"));
+        assert_eq!(admin("[::]:9644").as_deref(), Ok("[::]:9644"));
+        for text in ["", "0", "localhost", "65536", ":1"] {
+            assert!(admin(text).is_err(), "{text}");
         }
         assert!("x@a:1".parse::<Controller>().is_err());
         assert!("-1@a:1".parse::<Controller>().is_err());

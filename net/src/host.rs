@@ -25,6 +25,7 @@ use crate::kafka::{Connections, Counts, Limits};
 use crate::peers::{Hello, Peers};
 use crate::runtime::{self, Bound, Clock, Detached, Notify, TcpListener, mpsc, select};
 use crate::warnings::{self, Kind};
+use crate::watch::{self, Ask};
 
 /// Inputs stepped before the disk and the sockets get their turn.
 const INPUTS_PER_TURN: usize = 512;
@@ -85,6 +86,8 @@ pub enum Mail {
     },
     /// A Kafka client has connected.
     Client(Detached),
+    /// Someone watches.
+    Ask(Ask),
     /// The node stops.
     Stop,
 }
@@ -341,6 +344,12 @@ impl Worker {
                 (Err(error), _) => lost(&self.shared, &error),
                 (_, None) => {}
             },
+            Mail::Ask(ask) => {
+                let machines = self.seats.iter().map(|seat| &*seat.machine as &dyn Machine);
+                let connections = self.connections.as_ref();
+                let traffic = || connections.map(|all| all.traffic()).unwrap_or_default();
+                watch::answer(ask, machines, traffic);
+            }
             Mail::Stop => self.stopping = true,
         }
     }

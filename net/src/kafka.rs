@@ -27,12 +27,14 @@ use milena_core::config::PipelineConfig;
 use milena_core::pipeline::{Pipeline, Totals};
 use milena_core::{ClientContext, ClientId, Input, Instant};
 use milena_wire::{
-    RequestError, Response, decode_request, encode_response, unsupported_api_versions_response,
+    ApiKey, RequestError, Response, decode_request, encode_response,
+    unsupported_api_versions_response,
 };
 use tracing::debug;
 
 use crate::frames::{FrameError, FrameReader, push_frame, write_some};
 use crate::host::Inbox;
+use crate::metrics::Traffic;
 use crate::runtime::{
     self, AbortHandle, Clock, Notify, OwnedReadHalf, OwnedSemaphorePermit, OwnedWriteHalf,
     Semaphore, TcpStream, select,
@@ -108,6 +110,31 @@ impl Counts {
             warnings: Arc::default(),
         }
     }
+
+    /// What is held at the moment.
+    pub fn load(&self, limits: &Limits) -> Load {
+        let (request_memory_max, free) =
+            (limits.request_memory_max, self.request_memory.available_permits());
+        Load {
+            connections: self.connections.load(Ordering::Relaxed),
+            request_memory: request_memory_max.saturating_sub(free),
+            request_memory_max,
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What the Kafka connections of a node hold at the moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// Connections.
+    pub connections: usize,
+    /// Bytes of requests that are not answered, beside a little of each connection.
+    pub request_memory: usize,
+    /// The most that there may be.
+    pub request_memory_max: usize,
+    /// Connections that wait for some of it.
+    pub waiting: usize,
 }
 
 /// The connections of one thread.
@@ -121,6 +148,7 @@ pub struct Connections {
     open: RefCell<BTreeMap<ClientId, Rc<Connection>>>,
     /// What their pipelines come to together.
     totals: Totals,
+    traffic: RefCell<Traffic>,
 }
 
 struct Connection {
@@ -147,8 +175,11 @@ struct Reading {
 
 /// What is kept of a request until it is answered.
 struct Asked {
+    api: ApiKey,
     correlation_id: i32,
     version: i16,
+    /// When it was whole.
+    at: Instant,
     /// Given back by being dropped.
     _memory: Memory,
 }
@@ -169,9 +200,10 @@ impl Connections {
         inbox: Rc<Inbox>,
         machine: usize,
     ) -> Rc<Connections> {
-        let (open, totals) = (RefCell::default(), Totals::default());
+        let (open, totals, traffic) = Default::default();
         let connections =
-            Rc::new(Connections { limits, counts, clock, inbox, machine, open, totals });
+            Connections { limits, counts, clock, inbox, machine, open, totals, traffic };
+        let connections = Rc::new(connections);
         runtime::spawn(connections.clone().sweep());
         connections
     }
@@ -213,9 +245,12 @@ impl Connections {
         let open = self.open.borrow();
         let Some(connection) = open.get(&client) else { return };
         let is_next = connection.pipeline.borrow_mut().answer(id, now, |asked| {
-            let frame = encode_response(asked.correlation_id, asked.version, &response?);
-            let bytes = frame.iter().map(Bytes::len).sum();
-            Some((frame, bytes))
+            let encode = |response| encode_response(asked.correlation_id, asked.version, response);
+            let frame = response.as_ref().map(encode);
+            let bytes = frame.iter().flatten().map(Bytes::len).sum();
+            let took = Duration::from_nanos(now.0.saturating_sub(asked.at.0));
+            self.traffic.borrow_mut().answered(asked.api, response.as_ref(), bytes, took);
+            Some((frame?, bytes))
         });
         connection.room.notify_one();
         if is_next {
@@ -244,6 +279,11 @@ impl Connections {
             });
             self.remove(client);
         }
+    }
+
+    /// What this thread has counted since its start.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.borrow().clone()
     }
 
     /// Closes a connection for one of its requests: once those before it are answered; that one and all after it get none.
@@ -378,6 +418,9 @@ impl Connections {
                 let response = Response::ApiVersions(unsupported_api_versions_response());
                 let answer = encode_response(correlation_id, 0, &response);
                 let bytes = answer.iter().map(Bytes::len).sum();
+                let mut traffic = self.traffic.borrow_mut();
+                traffic.asked(ApiKey::ApiVersions, request_bytes);
+                traffic.answered(ApiKey::ApiVersions, Some(&response), bytes, Duration::ZERO);
                 pipeline.ask_answered(answer, bytes, self.clock.mono());
                 connection.answered.notify_one();
                 return Ok(());
@@ -392,7 +435,10 @@ impl Connections {
         // A fetch may wait for as long as its client says, and keeps nothing of its frame.
         let fetch = self.totals.bound(&mut request, &self.limits.pipeline);
         let memory = if fetch.is_some() { Memory::default() } else { memory };
-        let asked = Asked { correlation_id: header.correlation_id, version, _memory: memory };
+        let (api, at) = (request.api_key(), self.clock.mono());
+        self.traffic.borrow_mut().asked(api, request_bytes);
+        let correlation_id = header.correlation_id;
+        let asked = Asked { api, correlation_id, version, at, _memory: memory };
         let (client, id) = (connection.id, pipeline.next_id());
         pipeline.ask(asked, request_bytes, fetch);
         let context = context.clone();

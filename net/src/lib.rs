@@ -6,6 +6,7 @@
 //! peers answer to the host, which steps the machine again, and the answer goes to the slot and out.
 
 pub mod accept;
+pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -13,7 +14,9 @@ pub mod files;
 pub mod frames;
 pub mod host;
 pub mod kafka;
+pub mod metrics;
 pub mod node;
 pub mod peers;
 pub mod runtime;
 pub mod warnings;
+pub mod watch;

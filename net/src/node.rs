@@ -18,6 +18,7 @@ use crate::host::{self, First, Mail, Mailbox, Placed, Shared};
 use crate::kafka::{Counts, Limits};
 use crate::peers::Hello;
 use crate::runtime::{self, Bound, Clock, Thread, entropy, mpsc};
+use crate::watch::Watch;
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -73,9 +74,8 @@ pub fn halt_line(halt: &Halt) -> &str {
 
 /// A node that runs.
 pub struct Running {
+    watch: Watch,
     serving: Arc<AtomicBool>,
-    files: Arc<Files>,
-    mailboxes: Vec<Mailbox>,
     threads: Vec<Thread>,
     ended: mpsc::UnboundedReceiver<Option<Halt>>,
 }
@@ -113,14 +113,24 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         machines.iter().map(|_| mpsc::unbounded_channel()).unzip();
     let serving = Arc::new(AtomicBool::new(false));
     let (ended_sender, ended) = mpsc::unbounded_channel();
+    let counts = Arc::new(Counts::new(&limits));
+    let watch = Watch {
+        node: config.node,
+        broker: config.broker,
+        clock,
+        mailboxes: mailboxes.clone(),
+        files: files.clone(),
+        counts: counts.clone(),
+        limits: limits.clone(),
+    };
     let shared = Shared {
         node: config.node,
         clock,
-        files: files.clone(),
+        files,
         places,
-        mailboxes: mailboxes.clone(),
+        mailboxes,
         shards,
-        counts: Arc::new(Counts::new(&limits)),
+        counts,
         limits,
         serving: serving.clone(),
         halted: Arc::new(AtomicBool::new(false)),
@@ -145,7 +155,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         threads
             .push(Thread::start(name, move || host::work(index, shared, machines, mail, first))?);
     }
-    Ok(Running { serving, files, mailboxes, threads, ended })
+    Ok(Running { watch, serving, threads, ended })
 }
 
 impl Running {
@@ -162,14 +172,20 @@ impl Running {
 
     /// How many files it synced.
     pub fn syncs(&self) -> u64 {
-        self.files.syncs()
+        let times = self.watch.sync_times();
+        times.journals.count() + times.segments.count()
+    }
+
+    /// Lets others watch it.
+    pub fn watch(&self) -> Watch {
+        self.watch.clone()
     }
 
     /// Stops it in good order: first others take over what it leads, for a few seconds at most.
     pub fn stop_in_good_order(self) {
         let (to, from) = (Place::Metadata, Place::Metadata);
         // One that has ended already needs no asking.
-        let _ = self.mailboxes[0].send(Mail::Local { to, from, message: LocalMessage::Stop });
+        let _ = self.watch.mailboxes[0].send(Mail::Local { to, from, message: LocalMessage::Stop });
         self.join();
     }
 
@@ -181,7 +197,7 @@ impl Running {
 
     /// Tells it to stop and does not wait for it.
     pub fn begin_to_stop(&self) {
-        for mailbox in &self.mailboxes {
+        for mailbox in &self.watch.mailboxes {
             // One that has ended already needs no asking.
             let _ = mailbox.send(Mail::Stop);
         }
@@ -194,7 +210,8 @@ impl Running {
     }
 }
 
-fn listen(address: &str, whom: &'static str, flag: &str) -> Result<Bound, StartError> {
+/// Takes a port, or says what is in the way and which flag chooses another.
+pub fn listen(address: &str, whom: &'static str, flag: &str) -> Result<Bound, StartError> {
     runtime::bind(address).map_err(|error| {
         let remedy = match error.kind() {
             io::ErrorKind::AddrInUse => {

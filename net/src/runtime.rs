@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use milena_core::{Instant, Now};
 
+pub use hyper_util::rt::{TokioIo as HttpIo, TokioTimer as HttpTimer};
 pub use tokio::io::{AsyncReadExt, AsyncWriteExt};
 pub use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 pub use tokio::net::{TcpListener, TcpStream};

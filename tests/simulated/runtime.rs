@@ -13,7 +13,7 @@ use super::{TcpListener, TcpStream, wall};
 
 pub use tokio::io::{AsyncReadExt, AsyncWriteExt};
 pub use tokio::select;
-pub use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+pub use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 pub use tokio::task::AbortHandle;
 
 /// How long the simulated disk takes for what it is given at once.

@@ -98,10 +98,12 @@ impl Node {
         self.environment.push((name.into(), value.into()));
     }
 
-    /// Sets a flag that it was started with to another value, from the next start on.
+    /// Gives a flag this value from the next start on.
     pub fn set_flag(&mut self, name: &str, value: &str) {
-        let place = self.arguments.iter().position(|argument| argument == name);
-        self.arguments[place.expect("it was started with that flag") + 1] = value.into();
+        match self.arguments.iter().position(|argument| argument == name) {
+            Some(place) => self.arguments[place + 1] = value.into(),
+            None => self.arguments.extend([name.into(), value.into()]),
+        }
     }
 
     /// The value of a flag that it is started with.

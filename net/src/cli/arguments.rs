@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::template::Template;
-use crate::config::{HostPort, Start, Tuning};
+use crate::config::{HostPort, Start, Tuning, admin_address};
 
 /// A broker that speaks the Apache Kafka protocol and keeps every acknowledged record
 #[derive(Debug, Parser)]
@@ -62,6 +62,10 @@ pub struct Dev {
     /// minus 10000 where that is above 65535
     #[arg(long, default_value_t = 9092, value_parser = clap::value_parser!(u16).range(1..=65_000))]
     pub port: u16,
+    /// Where the first node serves /metrics, /healthz and /readyz over HTTP, as --admin of milena start; the others count on from
+    /// its port. Without it, nowhere
+    #[arg(long, value_parser = admin_address)]
+    pub admin: Option<HostPort>,
     /// Nodes, each broker and controller
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub nodes: u16,

@@ -8,12 +8,13 @@ use milena_core::{Halt, NodeId};
 
 use super::arguments::Dev;
 use super::{Failure, count};
+use crate::admin;
 use crate::client::Client;
-use crate::config::{self, Start, Tuning};
+use crate::config::{self, HostPort, Start, Tuning};
 use crate::files::Unsynced;
 use crate::kafka::Limits;
 use crate::node::{self, Running, Settings, StartError};
-use crate::runtime::{self, select};
+use crate::runtime::{self, Bound, select};
 
 /// Runs one node.
 pub fn start(start: &Start) -> Result<(), Failure> {
@@ -21,6 +22,7 @@ pub fn start(start: &Start) -> Result<(), Failure> {
     begin_logging("info")?;
     warn_of_unsynced(settings.unsynced);
     settings.limits = fitting(&start.tuning, 1);
+    let admin = start.admin.as_ref().map(listen_for_admin).transpose()?;
     let id = settings.config.node;
     let what = match (settings.config.broker, settings.config.controller) {
         (true, true) => "broker and controller",
@@ -31,8 +33,10 @@ pub fn start(start: &Start) -> Result<(), Failure> {
         Some(kafka) => format!("Kafka clients on {kafka}, peers on {}", settings.peer_listen),
         None => format!("peers on {}", settings.peer_listen),
     };
+    let watched = start.admin.as_ref().map(|admin| format!(", HTTP on {admin}"));
     let node = node::start(settings).map_err(failure)?;
-    tracing::info!("node {id} runs: {what}, {listens}");
+    admin.map(|bound| serve_admin(bound, &node)).transpose()?;
+    tracing::info!("node {id} runs: {what}, {listens}{}", watched.unwrap_or_default());
     run_to_the_end(vec![(id, node)], || {})
 }
 
@@ -44,6 +48,13 @@ pub fn dev(dev: &Dev) -> Result<(), Failure> {
             "--port plus --nodes goes past 65535; take a lower port".into(),
         ));
     }
+    let admin: Vec<HostPort> =
+        dev.admin.iter().flat_map(|first| first.and_next(dev.nodes)).collect();
+    if dev.admin.is_some() && admin.len() < usize::from(dev.nodes) {
+        return Err(Failure::Usage(
+            "the port of --admin plus --nodes goes past 65535; take a lower port".into(),
+        ));
+    }
     begin_logging("info")?;
     warn_of_unsynced(config::unsynced().map_err(Failure::Usage)?);
     let temporary = dev.ephemeral.then(Temporary::new).transpose()?;
@@ -52,10 +63,14 @@ pub fn dev(dev: &Dev) -> Result<(), Failure> {
     let peer_port = |port: u16| port.checked_add(10_000).unwrap_or_else(|| port - 10_000);
     let kafka: Vec<u16> = (0..dev.nodes).map(|i| dev.port + i).collect();
     let peers: Vec<u16> = kafka.iter().map(|port| peer_port(*port)).collect();
+    let admin = admin.iter().map(listen_for_admin).collect::<Result<Vec<_>, _>>()?;
+    let mut admin = admin.into_iter();
     let mut nodes = Vec::new();
     for settings in cluster(&dev.tuning, data, &kafka, &peers)? {
         let id = settings.config.node;
-        nodes.push((id, node::start(settings).map_err(failure)?));
+        let node = node::start(settings).map_err(failure)?;
+        admin.next().map(|bound| serve_admin(bound, &node)).transpose()?;
+        nodes.push((id, node));
     }
     let serving = nodes.iter().map(|(_, node)| Box::new(node.serving()) as Serving).collect();
     let announce = Announce {
@@ -94,6 +109,26 @@ pub fn cluster(
         }
     });
     Ok(settings.collect())
+}
+
+/// Takes the port of an admin listener.
+fn listen_for_admin(address: &HostPort) -> Result<Bound, Failure> {
+    let bound = node::listen(&address.to_string(), "admin clients", "--admin").map_err(failure)?;
+    if !bound.address().is_ok_and(|bound| bound.ip().is_loopback()) {
+        tracing::warn!(
+            "--admin {address} is reached from other machines too, and asks nobody who they are: they may read the names of topics and how much goes through them"
+        );
+    }
+    Ok(bound)
+}
+
+/// Serves an admin listener beside its node until the process ends.
+fn serve_admin(bound: Bound, node: &Running) -> Result<(), Failure> {
+    let watch = node.watch();
+    let name = format!("n{}-admin", watch.node);
+    runtime::Thread::start(name, move || admin::serve(bound, watch))
+        .map(|_| ())
+        .map_err(|error| Failure::Failed(error.to_string()))
 }
 
 /// Says that this process keeps less than it acknowledges, or less than it could, because a variable meant for tests is set.

@@ -12,12 +12,15 @@ mod open;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::time::Instant;
 
-use milena_core::disk::{Command, DiskError, Outcome};
+use milena_core::disk::{Command, DiskError, FileName, Outcome};
 
 pub use direct::Direct;
 pub use memory::Memory;
+
+use crate::metrics::Histogram;
 
 /// What happens to writes before their sync.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,9 +49,19 @@ impl Unsynced {
 /// One data directory, held by this process alone.
 pub struct Files {
     mode: Mode,
-    syncs: AtomicU64,
+    /// Held for as long as a number takes to be added.
+    sync_times: Mutex<SyncTimes>,
     /// Held for its lock.
     _lock: File,
+}
+
+/// How long files took to be synced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SyncTimes {
+    /// Those of the journals and the superblock, which clients wait for.
+    pub journals: Histogram,
+    /// All others.
+    pub segments: Histogram,
 }
 
 enum Mode {
@@ -92,14 +105,24 @@ impl Files {
                 Mode::Memory(Memory::open(direct, false).map_err(fail)?)
             }
         };
-        Ok(Files { mode, syncs: AtomicU64::new(0), _lock: lock })
+        Ok(Files { mode, sync_times: Mutex::default(), _lock: lock })
     }
 
     /// Carries out one command on the calling thread.
     pub fn execute(&self, command: &Command) -> Outcome {
-        if matches!(command, Command::Sync { .. }) {
-            self.syncs.fetch_add(1, Ordering::Relaxed);
+        let Command::Sync { file } = command else { return self.carry_out(command) };
+        let began = Instant::now();
+        let outcome = self.carry_out(command);
+        let took = began.elapsed();
+        let mut times = self.sync_times.lock().expect("adding a number does not panic");
+        match file {
+            FileName::Journal { .. } | FileName::Superblock { .. } => times.journals.record(took),
+            _ => times.segments.record(took),
         }
+        outcome
+    }
+
+    fn carry_out(&self, command: &Command) -> Outcome {
         match &self.mode {
             Mode::Direct(direct) => direct.execute(command),
             Mode::Memory(memory) => memory.execute(command),
@@ -115,9 +138,9 @@ impl Files {
         }
     }
 
-    /// How many files were synced since it was opened.
-    pub fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::Relaxed)
+    /// How long syncs took since it was opened.
+    pub fn sync_times(&self) -> SyncTimes {
+        *self.sync_times.lock().expect("adding a number does not panic")
     }
 }
 

@@ -11,6 +11,8 @@ pub mod frames;
 pub mod host;
 #[path = "../../../net/src/kafka.rs"]
 pub mod kafka;
+#[path = "../../../net/src/metrics.rs"]
+pub mod metrics;
 #[path = "../../../net/src/node.rs"]
 pub mod node;
 #[path = "../../../net/src/peers.rs"]
@@ -18,3 +20,5 @@ pub mod peers;
 pub mod runtime;
 #[path = "../../../net/src/warnings.rs"]
 pub mod warnings;
+#[path = "../../../net/src/watch.rs"]
+pub mod watch;
