@@ -229,8 +229,13 @@ fn copy_sources(from: &Path, to: &Path) -> anyhow::Result<()> {
     }
     for entry in fs::read_dir(to)? {
         let entry = entry?;
-        if !names.contains(&entry.file_name()) && entry.file_type()?.is_file() {
-            // What an earlier patch added.
+        if names.contains(&entry.file_name()) {
+            continue;
+        }
+        // What an earlier patch added, or was here when an earlier one was planted.
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
             fs::remove_file(entry.path())?;
         }
     }
