@@ -138,6 +138,11 @@ impl Totals {
         let asked = usize::try_from(fetch.max_bytes).unwrap_or(0);
         Some(asked.min(config.unsent_bytes_max))
     }
+
+    /// Bytes of answers that clients have not taken.
+    pub fn unsent_bytes(&self) -> usize {
+        self.0.unsent_bytes.get()
+    }
 }
 
 impl Share {

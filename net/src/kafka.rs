@@ -120,6 +120,7 @@ impl Counts {
             request_memory: request_memory_max.saturating_sub(free),
             request_memory_max,
             waiting: self.waiting.load(Ordering::Relaxed),
+            untaken_bytes_max: limits.pipeline.shard_unsent_bytes_max,
         }
     }
 }
@@ -135,6 +136,8 @@ pub struct Load {
     pub request_memory_max: usize,
     /// Connections that wait for some of it.
     pub waiting: usize,
+    /// The most bytes of answers that the clients of a shard may leave untaken.
+    pub untaken_bytes_max: usize,
 }
 
 /// The connections of one thread.
@@ -281,9 +284,10 @@ impl Connections {
         }
     }
 
-    /// What this thread has counted since its start.
+    /// What this thread has counted since its start, and what it holds now.
     pub fn traffic(&self) -> Traffic {
-        self.traffic.borrow().clone()
+        let untaken_bytes = self.totals.unsent_bytes();
+        Traffic { untaken_bytes, ..self.traffic.borrow().clone() }
     }
 
     /// Closes a connection for one of its requests: once those before it are answered; that one and all after it get none.

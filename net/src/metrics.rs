@@ -58,6 +58,8 @@ impl Histogram {
 pub struct Traffic {
     /// By API; those that were asked for.
     pub apis: BTreeMap<ApiKey, ApiTraffic>,
+    /// Bytes of answers that clients have not taken, at the moment.
+    pub untaken_bytes: usize,
 }
 
 /// The requests of one API.
@@ -102,6 +104,7 @@ impl Traffic {
 
     /// Adds another's counts.
     pub fn add(&mut self, other: &Traffic) {
+        self.untaken_bytes += other.untaken_bytes;
         for (api, other) in &other.apis {
             let own = self.apis.entry(*api).or_default();
             own.requests += other.requests;

@@ -107,6 +107,7 @@ impl Collector for Scrape {
         out.requests(&traffic)?;
         out.stores(self)?;
         out.connections(&self.load)?;
+        out.untaken(self)?;
         out.syncs(&self.sync_times)?;
         out.workers(self)?;
         out.process(&self.process)
@@ -187,7 +188,7 @@ impl Out<'_> {
         }
         let fenced = image.brokers.values().filter(|broker| broker.fenced).count();
         let counts = [
-            ("activecontrollercount", "The active controller", 1),
+            ("activecontrollercount", "Active controllers", 1),
             ("activebrokercount", "Brokers in service", image.brokers.len() - fenced),
             ("fencedbrokercount", "Registered brokers out of service", fenced),
             ("globaltopiccount", "Topics of the cluster", image.topics.len()),
@@ -384,6 +385,18 @@ impl Out<'_> {
         numbers.into_iter().try_for_each(|(name, help, value)| self.gauge((name, help), value))
     }
 
+    /// Answers that clients have not taken, by shard, as their bound is.
+    fn untaken(&mut self, scrape: &Scrape) -> fmt::Result {
+        let reports = || scrape.workers.iter().flatten().map(|(report, _)| report);
+        let shards = || reports().filter_map(|report| Some((report.shard?.0, report)));
+        let bytes = shards().map(|(shard, of)| ([("shard", shard)], of.traffic.untaken_bytes));
+        let help = "Bytes of answers that clients have not taken";
+        self.gauges(("milena_response_memory_bytes", help), bytes)?;
+        let most = shards().map(|(shard, _)| ([("shard", shard)], scrape.load.untaken_bytes_max));
+        let help = "Beyond so many of them connections are closed";
+        self.gauges(("milena_response_memory_bytes_max", help), most)
+    }
+
     fn syncs(&mut self, times: &SyncTimes) -> fmt::Result {
         let help = "How long the disk took to sync a file: of a journal, for which clients wait, or another";
         let values =
@@ -507,6 +520,7 @@ mod tests {
         };
         let mut traffic = Traffic::default();
         traffic.asked(ApiKey::Fetch, 50);
+        traffic.untaken_bytes = 22;
         let failed = milena_wire::messages::FetchResponse {
             error_code: ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR,
             ..Default::default()
@@ -530,7 +544,13 @@ mod tests {
         Scrape {
             node: NodeId(1),
             workers: vec![Some((report, views.collect())), None],
-            load: Load { connections: 2, request_memory: 11, request_memory_max: 111, waiting: 0 },
+            load: Load {
+                connections: 2,
+                request_memory: 11,
+                request_memory_max: 111,
+                waiting: 0,
+                untaken_bytes_max: 222,
+            },
             sync_times,
             process: Process { open_files: Some(20), ..Process::default() },
         }
@@ -564,6 +584,8 @@ mod tests {
             "milena_store_journal_bytes{shard=\"metadata\"} 7",
             "milena_store_journal_bytes_max{shard=\"0\"} 70",
             "milena_request_memory_bytes 11",
+            "milena_response_memory_bytes{shard=\"0\"} 22",
+            "milena_response_memory_bytes_max{shard=\"0\"} 222",
             "milena_worker_up{worker=\"0\"} 1",
             "milena_worker_up{worker=\"1\"} 0",
             "process_open_fds 20",
