@@ -1,26 +1,16 @@
 //! Requests and responses as enums, and their frames.
 //!
-//! One row of `apis!` makes an API known: its key, its range of versions (from the types), encoding and decoding. A
-//! frame here is what stands between two length prefixes: a header, then a body whose form the header's version fixes.
+//! One row of `each_api!`, beside the messages, makes an API known: its key, its range of versions (from the types),
+//! encoding and decoding. A frame here is what stands between two length prefixes: a header, then a body whose form the
+//! header's version fixes.
 
 use bytes::Bytes;
 
+use crate::ErrorCode;
 use crate::api_names::ApiName;
-
-use crate::{
-    ErrorCode,
-    codec::{Codec, DecodeError, Decoder, Encoder, TopLevel},
-    messages::{
-        ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-        DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest, DescribeClusterResponse,
-        DescribeConfigsRequest, DescribeConfigsResponse, DescribeQuorumRequest,
-        DescribeQuorumResponse, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
-        FetchRequest, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse,
-        ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
-        OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse,
-        api_versions::ApiVersion,
-    },
-};
+use crate::codec::{Codec, DecodeError, Decoder, Encoder, TopLevel};
+use crate::messages::api_versions::ApiVersion;
+use crate::messages::*;
 
 /// Client libraries take the codecs a broker knows from the range of Produce, so Kafka advertises it from version 0
 /// although it refuses 0 to 2.
@@ -177,22 +167,7 @@ macro_rules! apis {
     };
 }
 
-// The numbers are Kafka's and frozen.
-apis! {
-    Produce = 0 (ProduceRequest, ProduceResponse),
-    Fetch = 1 (FetchRequest, FetchResponse),
-    ListOffsets = 2 (ListOffsetsRequest, ListOffsetsResponse),
-    Metadata = 3 (MetadataRequest, MetadataResponse),
-    FindCoordinator = 10 (FindCoordinatorRequest, FindCoordinatorResponse),
-    ApiVersions = 18 (ApiVersionsRequest, ApiVersionsResponse),
-    CreateTopics = 19 (CreateTopicsRequest, CreateTopicsResponse),
-    DeleteTopics = 20 (DeleteTopicsRequest, DeleteTopicsResponse),
-    OffsetForLeaderEpoch = 23 (OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse),
-    DescribeConfigs = 32 (DescribeConfigsRequest, DescribeConfigsResponse),
-    DescribeQuorum = 55 (DescribeQuorumRequest, DescribeQuorumResponse),
-    DescribeCluster = 60 (DescribeClusterRequest, DescribeClusterResponse),
-    DescribeTopicPartitions = 75 (DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse),
-}
+each_api!(apis);
 
 impl ApiKey {
     /// Whether `version` can be encoded and decoded.

@@ -37,5 +37,27 @@ pub use metadata::{MetadataRequest, MetadataResponse};
 pub use offset_for_leader_epoch::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
 pub use produce::{ProduceRequest, ProduceResponse};
 
+/// Gives the table of APIs to a macro. The numbers are Kafka's and frozen.
+macro_rules! each_api {
+    ($then:ident) => {
+        $then! {
+            Produce = 0 (ProduceRequest, ProduceResponse),
+            Fetch = 1 (FetchRequest, FetchResponse),
+            ListOffsets = 2 (ListOffsetsRequest, ListOffsetsResponse),
+            Metadata = 3 (MetadataRequest, MetadataResponse),
+            FindCoordinator = 10 (FindCoordinatorRequest, FindCoordinatorResponse),
+            ApiVersions = 18 (ApiVersionsRequest, ApiVersionsResponse),
+            CreateTopics = 19 (CreateTopicsRequest, CreateTopicsResponse),
+            DeleteTopics = 20 (DeleteTopicsRequest, DeleteTopicsResponse),
+            OffsetForLeaderEpoch = 23 (OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse),
+            DescribeConfigs = 32 (DescribeConfigsRequest, DescribeConfigsResponse),
+            DescribeQuorum = 55 (DescribeQuorumRequest, DescribeQuorumResponse),
+            DescribeCluster = 60 (DescribeClusterRequest, DescribeClusterResponse),
+            DescribeTopicPartitions = 75 (DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse),
+        }
+    };
+}
+pub(crate) use each_api;
+
 /// The value of an "authorized operations" field when the client did not ask for it.
 pub const AUTHORIZED_OPERATIONS_OMITTED: i32 = i32::MIN;

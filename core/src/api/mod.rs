@@ -11,16 +11,11 @@ mod partitions;
 mod quorum;
 mod versions;
 
-pub use cluster::describe_cluster;
-pub use configs::describe_configs;
-pub use metadata::metadata;
-pub use partitions::describe_topic_partitions;
 pub use quorum::describe_quorum;
-pub use versions::{api_versions, find_coordinator};
 
 use std::collections::BTreeSet;
 
-use milena_wire::{ErrorCode, Uuid};
+use milena_wire::{ErrorCode, Request, Response, Uuid};
 
 use crate::image::{Image, Partition};
 use crate::{Config, NodeId, TopicId};
@@ -29,6 +24,25 @@ use crate::{Config, NodeId, TopicId};
 const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 /// What everyone may do with the cluster.
 const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
+
+/// The answer to a request that needs nothing but the image.
+///
+/// # Panics
+///
+/// Where it needs more.
+pub fn answer(image: &Image, config: &Config, request: &Request, version: i16) -> Response {
+    match request {
+        Request::Metadata(r) => metadata::metadata(image, config, r, version).into(),
+        Request::FindCoordinator(r) => versions::find_coordinator(r, version).into(),
+        Request::ApiVersions(r) => versions::api_versions(image, config, r, version).into(),
+        Request::DescribeConfigs(r) => configs::describe_configs(image, config, r).into(),
+        Request::DescribeCluster(r) => cluster::describe_cluster(image, config, r).into(),
+        Request::DescribeTopicPartitions(r) => {
+            partitions::describe_topic_partitions(image, r).into()
+        }
+        other => unreachable!("{:?} needs more than the image", other.api_key()),
+    }
+}
 
 /// A broker in service for what clients ask of "the controller"; every broker takes those requests to the active one.
 fn controller_id(image: &Image, config: &Config) -> i32 {

@@ -22,6 +22,11 @@ use milena_wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
 use milena_wire::{Request, Response};
 
 use super::admin::{admin_request, admin_response};
+use super::cluster::describe_cluster;
+use super::configs::describe_configs;
+use super::metadata::metadata;
+use super::partitions::describe_topic_partitions;
+use super::versions::{api_versions, find_coordinator};
 use super::*;
 use crate::Refusal;
 use crate::controller::message::{AdminRequest, TopicReference, TopicSummary};

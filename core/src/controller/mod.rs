@@ -5,6 +5,7 @@
 //! [`crate::metadata`]. Every change of a partition goes through one function, [`partition_change`], whose result is
 //! asserted to be a sane one: KIP-966 is in that file and nowhere else.
 
+mod admin;
 mod alter_partition;
 mod broker;
 mod damaged;
@@ -13,12 +14,13 @@ mod partition_change;
 mod preferred;
 mod topics;
 
+pub use admin::{Topics, administer};
 pub use alter_partition::alter_partition;
 pub use broker::{Leaving, confirm, fence, leave, register};
 pub use damaged::damaged;
 pub use partition_change::{Change, partition_change};
 pub use preferred::{Preferred, give_back};
-pub use topics::{awaits_brokers, create_topic, delete_topic, is_topic_name, named_twice};
+pub use topics::is_topic_name;
 
 #[cfg(test)]
 pub(crate) mod tests;

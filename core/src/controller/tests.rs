@@ -6,6 +6,7 @@ use milena_wire::ErrorCode;
 use proptest::prelude::*;
 
 use super::message::{Damage, NewTopic, Registration, TopicReference};
+use super::topics::{create_topic, delete_topic, named_twice};
 use super::*;
 use crate::image::{Image, Partition, Record};
 use crate::local::{AlterPartition, Member};

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use milena_wire::ErrorCode;
 use milena_wire::messages::describe_quorum::METADATA_TOPIC;
 
+use super::admin::Topics;
 use super::message::{NewTopic, TopicReference, TopicSummary};
 use super::partition_change::assert_sane;
 use crate::image::settings::{TopicSettings, check_topic_configs};
 use crate::image::{Image, Partition, Record, Topic};
-use crate::{Config, LogId, NodeId, Refusal, ReplicaIncarnation};
+use crate::{Config, LogId, NodeId, Offset, Refusal, ReplicaIncarnation};
 
 /// Longest name of a topic, bytes.
 const NAME_BYTES_MAX: usize = 249;
@@ -20,7 +21,7 @@ const REPLICATION_FACTOR_DEFAULT: usize = 3;
 
 /// Whether topics are to be placed on more brokers than are in service, while others are known of that may come: those that
 /// were registered once, and the controllers of a configuration where controllers are brokers.
-pub fn awaits_brokers(image: &Image, config: &Config, topics: &[NewTopic]) -> bool {
+pub(super) fn awaits_brokers(image: &Image, config: &Config, topics: &[NewTopic]) -> bool {
     let in_service = image.brokers.values().filter(|broker| !broker.fenced).count();
     let listed = if config.broker { config.controllers.len() } else { 0 };
     let known = image.brokers.len().max(listed);
@@ -31,6 +32,70 @@ pub fn awaits_brokers(image: &Image, config: &Config, topics: &[NewTopic]) -> bo
     topics.iter().any(|topic| topic.assignments.is_empty() && is_short(topic))
 }
 
+/// Makes topics, one after the other on the draft. A name that is there twice is refused, and so is what goes past the
+/// partitions that one request may make.
+pub(super) fn create_topics(
+    draft: &mut Image,
+    config: &Config,
+    offset: Offset,
+    asked: &[NewTopic],
+    placement: &mut usize,
+    stopping: impl Fn(NodeId) -> bool,
+) -> (Vec<Record>, Topics) {
+    let mut left = config.replication.partitions_max as usize;
+    let mut named: BTreeMap<&str, usize> = BTreeMap::new();
+    for topic in asked {
+        *named.entry(&topic.name).or_default() += 1;
+    }
+    let mut all = Vec::new();
+    let mut create = |topic: &NewTopic| {
+        if named[&*topic.name] > 1 {
+            let message = "the request names this topic twice";
+            return Err(Refusal::new(ErrorCode::INVALID_REQUEST, message));
+        }
+        if topic.partitions.unwrap_or(1).max(1) as usize > left {
+            // Not even planned: a request names as many topics as fit in it.
+            return Err(beyond(config));
+        }
+        let (records, made) = create_topic(draft, config, topic, *placement, &stopping)?;
+        left = left.saturating_sub(made.partitions.max(1) as usize);
+        *placement = placement.wrapping_add(1);
+        draft.draft(offset, &records);
+        all.extend(records);
+        Ok(made)
+    };
+    let topics = asked.iter().map(&mut create).collect();
+    (all, topics)
+}
+
+/// For what goes past the partitions that one request may make.
+fn beyond(config: &Config) -> Refusal {
+    let most = config.replication.partitions_max;
+    let message = format!("a request makes at most {most} partitions");
+    Refusal::new(ErrorCode::INVALID_PARTITIONS, message)
+}
+
+/// Deletes topics. All are read before any goes: a name and an identity may mean the same topic.
+pub(super) fn delete_topics(
+    draft: &mut Image,
+    offset: Offset,
+    asked: &[TopicReference],
+) -> (Vec<Record>, Topics) {
+    let ambiguous = named_twice(draft, asked);
+    let mut all = Vec::new();
+    let mut delete = |(topic, ambiguous): (&TopicReference, Option<Refusal>)| {
+        let (record, gone) = match ambiguous {
+            Some(refusal) => return Err(refusal),
+            None => delete_topic(draft, topic)?,
+        };
+        draft.draft(offset, std::slice::from_ref(&record));
+        all.push(record);
+        Ok(gone)
+    };
+    let topics = asked.iter().zip(ambiguous).map(&mut delete).collect();
+    (all, topics)
+}
+
 /// The records that make a topic, and what it will be. `start` rotates from one topic to the next, so that not all first
 /// partitions are led by the same broker. A topic of the same identity is there already: no records. Who is `stopping` gets no
 /// replica unless the client names it, and then not in sync.
@@ -38,7 +103,7 @@ pub fn awaits_brokers(image: &Image, config: &Config, topics: &[NewTopic]) -> bo
 /// # Errors
 ///
 /// By Kafka's codes for CreateTopics.
-pub fn create_topic(
+pub(super) fn create_topic(
     image: &Image,
     config: &Config,
     topic: &NewTopic,
@@ -73,7 +138,7 @@ pub fn create_topic(
 }
 
 /// Of each topic that is to be deleted, why not, where another of the same request means the same one.
-pub fn named_twice(image: &Image, asked: &[TopicReference]) -> Vec<Option<Refusal>> {
+pub(super) fn named_twice(image: &Image, asked: &[TopicReference]) -> Vec<Option<Refusal>> {
     let meant = |topic: &TopicReference| match topic {
         TopicReference::Name(name) => image.names.get(name).copied(),
         TopicReference::Id(id) => Some(*id),
@@ -92,7 +157,7 @@ pub fn named_twice(image: &Image, asked: &[TopicReference]) -> Vec<Option<Refusa
 /// # Errors
 ///
 /// Where there is no such topic.
-pub fn delete_topic(
+pub(super) fn delete_topic(
     image: &Image,
     topic: &TopicReference,
 ) -> Result<(Record, TopicSummary), Refusal> {

@@ -4,9 +4,8 @@
 //! that entry is not committed nothing else is decided, so that every decision rests on committed metadata and on the
 //! entry that it is part of. Answers wait for the commit. With the leadership all this is lost; whoever asked asks again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use milena_wire::ErrorCode;
 
 use crate::controller::message::{AdminRequest, ControllerMessage, Damage, Registration};
 use crate::controller::{self, Preferred};
@@ -99,6 +98,10 @@ impl Stopping {
     fn contains(&self, image: &Image, node: NodeId) -> bool {
         let known = image.brokers.get(&node).map(|broker| broker.epoch);
         known.is_some_and(|epoch| self.0.get(&node) == Some(&epoch))
+    }
+
+    fn all(&self, image: &Image) -> BTreeSet<NodeId> {
+        self.0.keys().copied().filter(|node| self.contains(image, *node)).collect()
     }
 }
 
@@ -405,71 +408,18 @@ impl Active {
                     decided.sometimes.push(Mark::ControllerGivenBack);
                 }
             }
-            Ask::Administer {
-                from,
-                epoch,
-                id,
-                request: AdminRequest::CreateTopics { topics, validate_only },
-            } if now < self.early_until && controller::awaits_brokers(draft, config, &topics) => {
-                let request = AdminRequest::CreateTopics { topics, validate_only };
+            Ask::Administer { from, epoch, id, request }
+                if now < self.early_until && request.awaits_brokers(draft, config) =>
+            {
                 self.early.push(Ask::Administer { from, epoch, id, request });
             }
             Ask::Administer { from, epoch, id, request } => {
-                let mut topics = Vec::new();
-                match request {
-                    AdminRequest::CreateTopics { topics: asked, validate_only } => {
-                        // Checked against one another even where they are only to be validated.
-                        let mut scratch = validate_only.then(|| draft.clone());
-                        let mut left = config.replication.partitions_max as usize;
-                        let mut named: BTreeMap<&str, usize> = BTreeMap::new();
-                        for topic in &asked {
-                            *named.entry(&topic.name).or_default() += 1;
-                        }
-                        for topic in &asked {
-                            if named[&*topic.name] > 1 {
-                                let message = "the request names this topic twice";
-                                let code = ErrorCode::INVALID_REQUEST;
-                                topics.push(Err(Refusal::new(code, message)));
-                                continue;
-                            }
-                            if topic.partitions.unwrap_or(1).max(1) as usize > left {
-                                // Not even planned: a request names as many topics as fit in it.
-                                topics.push(Err(beyond(config)));
-                                continue;
-                            }
-                            let base: &Image = scratch.as_ref().unwrap_or(draft);
-                            let is_stopping = |node| self.stopping.contains(base, node);
-                            let start = self.placement;
-                            let made =
-                                controller::create_topic(base, config, topic, start, is_stopping);
-                            if let Ok((_, summary)) = &made {
-                                left = left.saturating_sub(summary.partitions.max(1) as usize);
-                            }
-                            topics.push(made.map(|(records, summary)| {
-                                self.placement = self.placement.wrapping_add(1);
-                                match &mut scratch {
-                                    Some(scratch) => scratch.draft(offset, &records),
-                                    None => take(draft, records),
-                                }
-                                summary
-                            }));
-                        }
-                    }
-                    AdminRequest::DeleteTopics { topics: asked } => {
-                        // All are read before any goes: a name and an identity may mean the same topic.
-                        let ambiguous = controller::named_twice(draft, &asked);
-                        for (topic, ambiguous) in asked.iter().zip(ambiguous) {
-                            let deleted = match ambiguous {
-                                Some(refusal) => Err(refusal),
-                                None => controller::delete_topic(draft, topic),
-                            };
-                            topics.push(deleted.map(|(record, summary)| {
-                                take(draft, vec![record]);
-                                summary
-                            }));
-                        }
-                    }
-                }
+                let stopping = self.stopping.all(draft);
+                let is_stopping = |node| stopping.contains(&node);
+                let placement = &mut self.placement;
+                let (records, topics) =
+                    controller::administer(&request, draft, config, offset, placement, is_stopping);
+                decided.records.extend(records);
                 let end = offset + 1;
                 let answer = ControllerMessage::Administered { epoch, id, end, topics };
                 decided.answers.push((from, answer));
@@ -503,13 +453,6 @@ impl Active {
         }
         decided
     }
-}
-
-/// For what goes past the partitions that one request may make.
-fn beyond(config: &Config) -> Refusal {
-    let most = config.replication.partitions_max;
-    let message = format!("a request makes at most {most} partitions");
-    Refusal::new(ErrorCode::INVALID_PARTITIONS, message)
 }
 
 /// Names what the simulator should have seen now and then.

@@ -9,10 +9,8 @@ use std::collections::BTreeMap;
 
 use milena_wire::{ErrorCode, Request};
 
-use crate::Refusal;
-use crate::controller::message::{
-    AdminRequest, ControllerMessage, NewTopic, TopicReference, TopicSummary,
-};
+use crate::controller::Topics;
+use crate::controller::message::{AdminRequest, ControllerMessage};
 use crate::image::Image;
 use crate::{BrokerEpoch, ClientId, Epoch, Instant, Offset, Place, TopicId};
 
@@ -31,9 +29,6 @@ pub(super) struct Asker {
     /// Number of the request on that connection.
     pub id: u64,
 }
-
-/// What became of each topic of a request, in its order.
-pub(super) type Topics = Vec<Result<TopicSummary, Refusal>>;
 
 /// A request that is answered.
 #[derive(Debug)]
@@ -82,7 +77,7 @@ impl Admin {
     ) -> Option<Done> {
         if self.pending.len() >= PENDING_MAX {
             let code = ErrorCode::THROTTLING_QUOTA_EXCEEDED;
-            let topics = refuse_all(&request, code, "too many requests");
+            let topics = request.refuse(code, "too many requests");
             return Some(Done { asker, request: original, topics });
         }
         let deadline = now.after_ms(timeout_ms);
@@ -137,7 +132,7 @@ impl Admin {
             }
             if now >= pending.deadline {
                 let message = "the controller did not answer in time";
-                let refused = refuse_all(&pending.request, ErrorCode::REQUEST_TIMED_OUT, message);
+                let refused = pending.request.refuse(ErrorCode::REQUEST_TIMED_OUT, message);
                 over.push((*id, pending.answer.take().map_or(refused, |(_, topics)| topics)));
                 continue;
             }
@@ -170,79 +165,12 @@ impl Admin {
     }
 }
 
-impl AdminRequest {
-    /// Gives the topics that are to be made other ids, for another attempt: what the one before made may have been deleted
-    /// since, and an id is never used again.
-    fn draw_again(&mut self, draw: &mut impl FnMut() -> TopicId) {
-        if let AdminRequest::CreateTopics { topics, .. } = self {
-            topics.iter_mut().for_each(|topic| topic.id = draw());
-        }
-    }
-
-    /// Which topics have the names of those to delete. The controller goes by the names, since this broker's metadata may be
-    /// behind; but it is of no use to try again what may have been done, for a later topic may have the name by then.
-    fn meant(&self, image: &Image) -> BTreeMap<String, TopicId> {
-        let AdminRequest::DeleteTopics { topics } = self else { return BTreeMap::new() };
-        let names = topics.iter().filter_map(|topic| match topic {
-            TopicReference::Name(name) => Some(name),
-            TopicReference::Id(_) => None,
-        });
-        names.filter_map(|name| Some((name.clone(), *image.names.get(name)?))).collect()
-    }
-
-    /// How many topics it asks about.
-    fn len(&self) -> usize {
-        match self {
-            AdminRequest::CreateTopics { topics, .. } => topics.len(),
-            AdminRequest::DeleteTopics { topics } => topics.len(),
-        }
-    }
-
-    /// What an attempt has done that can no longer be under way, from metadata that shows all it may have done; none where
-    /// that is surely nothing, so that it may be tried again.
-    fn outcome(&self, image: &Image, meant: &BTreeMap<String, TopicId>) -> Option<Topics> {
-        let unknown = || {
-            let message = "the controller changed meanwhile";
-            Err(Refusal::new(ErrorCode::NOT_CONTROLLER, message))
-        };
-        match self {
-            AdminRequest::CreateTopics { validate_only: true, .. } => None,
-            AdminRequest::CreateTopics { topics, validate_only: false } => {
-                let made = |topic: &NewTopic| image.topics.get(&topic.id);
-                if topics.iter().all(|topic| made(topic).is_none()) {
-                    return None;
-                }
-                let outcome = |topic| {
-                    made(topic).map_or_else(unknown, |made| Ok(TopicSummary::from(&**made)))
-                };
-                Some(topics.iter().map(outcome).collect())
-            }
-            AdminRequest::DeleteTopics { topics } => {
-                let present = |topic: &TopicReference| match topic {
-                    TopicReference::Id(id) => image.topics.contains_key(id),
-                    // Another topic may have the name by now.
-                    TopicReference::Name(name) => {
-                        meant.get(name).is_some_and(|id| image.names.get(name) == Some(id))
-                    }
-                };
-                if topics.iter().all(present) {
-                    return None;
-                }
-                Some(topics.iter().map(|_| unknown()).collect())
-            }
-        }
-    }
-}
-
-/// The same refusal for every topic of a request.
-fn refuse_all(request: &AdminRequest, code: ErrorCode, message: &str) -> Topics {
-    (0..request.len()).map(|_| Err(Refusal::new(code, message))).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use milena_wire::messages::CreateTopicsRequest;
+
+    use super::*;
+    use crate::controller::message::{NewTopic, TopicReference};
 
     fn begun(request: AdminRequest) -> Admin {
         let mut admin = Admin::default();

@@ -4,8 +4,6 @@
 //! Only those that ask about the cluster: what asks a partition's leader is told at once that this broker leads nothing yet. That
 //! sends a client to whoever took over when this broker stopped, and sooner than this one could serve.
 
-use milena_wire::Request;
-
 use super::asked::Asked;
 use crate::image::Partition;
 use crate::partitions::Partitions;
@@ -32,9 +30,9 @@ impl Early {
         self.until.map(|at| (at, Timer::Early))
     }
 
-    /// Whether a request must wait.
-    pub fn must_wait(&self, request: &Request, partitions: &Partitions) -> bool {
-        self.until.is_some() && asks_about_cluster(request) && !knows_enough(partitions)
+    /// Whether a request that asks who is there must wait.
+    pub fn must_wait(&self, partitions: &Partitions) -> bool {
+        self.until.is_some() && !knows_enough(partitions)
     }
 
     /// Keeps a request that must wait.
@@ -82,12 +80,4 @@ fn knows_enough(partitions: &Partitions) -> bool {
 
 fn serves_and_knows(partitions: &Partitions) -> bool {
     partitions.is_serving() && !api::is_unknown(partitions.image())
-}
-
-/// Whether it asks who is there and who leads.
-fn asks_about_cluster(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Metadata(_) | Request::DescribeCluster(_) | Request::DescribeTopicPartitions(_)
-    )
 }

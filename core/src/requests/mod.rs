@@ -21,6 +21,7 @@ mod named;
 mod parts;
 mod scatter;
 mod session;
+mod table;
 
 use std::collections::BTreeMap;
 
@@ -39,6 +40,7 @@ pub(crate) use parts::Origin;
 use parts::{Answer, Parts, fetch, list_offsets, produce};
 use scatter::Owners;
 use session::Sessions;
+use table::{Row, Server};
 
 /// Uncommitted and committed reads, which are the same while there are no transactions.
 const ISOLATION_LEVELS: std::ops::RangeInclusive<i8> = 0..=1;
@@ -77,29 +79,45 @@ impl Requests {
     /// Takes a request of a connection.
     pub fn on_request(&mut self, partitions: &mut Partitions, asked: Asked, out: &mut Outputs) {
         let Caller { client, id, version } = asked.caller;
-        if named::elements(&asked.request) > partitions.config().replication.partitions_max as usize
-        {
+        let Row { server, elements, asks_about_cluster, all_topics } =
+            table::row(&asked.request, version);
+        if elements > partitions.config().replication.partitions_max as usize {
             return close(client, id, "a request names too much", out);
         }
-        if self.gatherings.is_full() && named::is_scattered(&asked.request) {
+        if self.gatherings.is_full() && server == Server::Owners {
             return close(client, id, "too many requests wait", out);
         }
-        if self.early.must_wait(&asked.request, partitions) {
+        if asks_about_cluster && self.early.must_wait(partitions) {
             return self.early.keep(asked);
         }
         let (image, config) = (partitions.image(), partitions.config());
-        if api::is_unknown(image) && named::asks_for_all_topics(&asked.request, version) {
+        if all_topics && api::is_unknown(image) {
             // An empty list would be believed.
             return close(client, id, "this node does not know its cluster's topics yet", out);
         }
-        let Asked { caller, request, context } = asked;
+        match server {
+            Server::Owners => self.on_owners(partitions, asked, out),
+            Server::Image => {
+                out.reply(client, id, api::answer(image, config, &asked.request, version));
+            }
+            Server::Metadata => {
+                let Asked { request, context, .. } = asked;
+                let message = LocalMessage::Administer { client, id, request, context };
+                out.local(Place::Metadata, message);
+            }
+        }
+    }
+
+    /// Cuts a request by the owners of its partitions, once it is sure that it can be.
+    fn on_owners(&mut self, partitions: &mut Partitions, asked: Asked, out: &mut Outputs) {
+        let Asked { caller, request, .. } = asked;
         match request {
             Request::Produce(request) => self.on_produce(partitions, caller, request, out),
             Request::Fetch(request) => self.on_fetch(partitions, caller, request, out),
             Request::ListOffsets(request) => {
                 if !ISOLATION_LEVELS.contains(&request.isolation_level) {
                     let refused = list_offsets::refuse_isolation(request);
-                    return out.reply(client, id, Response::ListOffsets(refused));
+                    return out.reply(caller.client, caller.id, Response::ListOffsets(refused));
                 }
                 let cut = Owners::new(partitions).list_offsets(request);
                 self.scatter(partitions, caller, Whole::ListOffsets, cut, out);
@@ -108,36 +126,7 @@ impl Requests {
                 let cut = Owners::new(partitions).leader_epochs(request);
                 self.scatter(partitions, caller, Whole::OffsetForLeaderEpoch, cut, out);
             }
-            Request::Metadata(request) => {
-                let response = api::metadata(image, config, &request, version);
-                out.reply(client, id, Response::Metadata(response));
-            }
-            Request::FindCoordinator(request) => {
-                let response = api::find_coordinator(&request, version);
-                out.reply(client, id, Response::FindCoordinator(response));
-            }
-            Request::ApiVersions(request) => {
-                let response = api::api_versions(image, config, &request, version);
-                out.reply(client, id, Response::ApiVersions(response));
-            }
-            Request::DescribeConfigs(request) => {
-                let response = api::describe_configs(image, config, &request);
-                out.reply(client, id, Response::DescribeConfigs(response));
-            }
-            Request::DescribeCluster(request) => {
-                let response = api::describe_cluster(image, config, &request);
-                out.reply(client, id, Response::DescribeCluster(response));
-            }
-            Request::DescribeTopicPartitions(request) => {
-                let response = api::describe_topic_partitions(image, &request);
-                out.reply(client, id, Response::DescribeTopicPartitions(response));
-            }
-            request @ (Request::CreateTopics(_)
-            | Request::DeleteTopics(_)
-            | Request::DescribeQuorum(_)) => {
-                let message = LocalMessage::Administer { client, id, request, context };
-                out.local(Place::Metadata, message);
-            }
+            other => unreachable!("{:?} has no partitions", other.api_key()),
         }
     }
 

@@ -1,0 +1,115 @@
+//! What clients ask of the controller: what each request changes and what is said of each of its topics, and what became of
+//! one whose answer may be lost.
+
+use std::collections::BTreeMap;
+
+use milena_wire::ErrorCode;
+
+use super::message::{AdminRequest, NewTopic, TopicReference, TopicSummary};
+use super::topics::{awaits_brokers, create_topics, delete_topics};
+use crate::image::{Image, Record};
+use crate::{Config, NodeId, Offset, Refusal, TopicId};
+
+/// What became of each topic of a request, in its order.
+pub type Topics = Vec<Result<TopicSummary, Refusal>>;
+
+/// Decides a request on a draft, which then shows what it changes, as records of the entry at `offset`. `placement` rotates
+/// from one topic to the next; who is `stopping` gets no replica unless the client names it.
+pub fn administer(
+    request: &AdminRequest,
+    draft: &mut Image,
+    config: &Config,
+    offset: Offset,
+    placement: &mut usize,
+    stopping: impl Fn(NodeId) -> bool,
+) -> (Vec<Record>, Topics) {
+    match request {
+        AdminRequest::CreateTopics { topics, validate_only: false } => {
+            create_topics(draft, config, offset, topics, placement, stopping)
+        }
+        AdminRequest::CreateTopics { topics, validate_only: true } => {
+            // Against one another too.
+            let mut draft = draft.clone();
+            let (_, said) = create_topics(&mut draft, config, offset, topics, placement, stopping);
+            (Vec::new(), said)
+        }
+        AdminRequest::DeleteTopics { topics } => delete_topics(draft, offset, topics),
+    }
+}
+
+impl AdminRequest {
+    /// Gives the topics that are to be made other ids, for another attempt: what the one before made may have been deleted
+    /// since, and an id is never used again.
+    pub fn draw_again(&mut self, draw: &mut impl FnMut() -> TopicId) {
+        if let AdminRequest::CreateTopics { topics, .. } = self {
+            topics.iter_mut().for_each(|topic| topic.id = draw());
+        }
+    }
+
+    /// Which topics have the names of those to delete. The controller goes by the names, since this broker's metadata may be
+    /// behind; but it is of no use to try again what may have been done, for a later topic may have the name by then.
+    pub fn meant(&self, image: &Image) -> BTreeMap<String, TopicId> {
+        let AdminRequest::DeleteTopics { topics } = self else { return BTreeMap::new() };
+        let names = topics.iter().filter_map(|topic| match topic {
+            TopicReference::Name(name) => Some(name),
+            TopicReference::Id(_) => None,
+        });
+        names.filter_map(|name| Some((name.clone(), *image.names.get(name)?))).collect()
+    }
+
+    /// How many topics it asks about.
+    pub fn len(&self) -> usize {
+        match self {
+            AdminRequest::CreateTopics { topics, .. } => topics.len(),
+            AdminRequest::DeleteTopics { topics } => topics.len(),
+        }
+    }
+
+    /// What an attempt has done that can no longer be under way, from metadata that shows all it may have done; none where
+    /// that is surely nothing, so that it may be tried again.
+    pub fn outcome(&self, image: &Image, meant: &BTreeMap<String, TopicId>) -> Option<Topics> {
+        let unknown = || {
+            let message = "the controller changed meanwhile";
+            Err(Refusal::new(ErrorCode::NOT_CONTROLLER, message))
+        };
+        match self {
+            AdminRequest::CreateTopics { validate_only: true, .. } => None,
+            AdminRequest::CreateTopics { topics, validate_only: false } => {
+                let made = |topic: &NewTopic| image.topics.get(&topic.id);
+                if topics.iter().all(|topic| made(topic).is_none()) {
+                    return None;
+                }
+                let outcome = |topic| {
+                    made(topic).map_or_else(unknown, |made| Ok(TopicSummary::from(&**made)))
+                };
+                Some(topics.iter().map(outcome).collect())
+            }
+            AdminRequest::DeleteTopics { topics } => {
+                let present = |topic: &TopicReference| match topic {
+                    TopicReference::Id(id) => image.topics.contains_key(id),
+                    // Another topic may have the name by now.
+                    TopicReference::Name(name) => {
+                        meant.get(name).is_some_and(|id| image.names.get(name) == Some(id))
+                    }
+                };
+                if topics.iter().all(present) {
+                    return None;
+                }
+                Some(topics.iter().map(|_| unknown()).collect())
+            }
+        }
+    }
+
+    /// Whether it is to wait for brokers that may still come.
+    pub fn awaits_brokers(&self, image: &Image, config: &Config) -> bool {
+        match self {
+            AdminRequest::CreateTopics { topics, .. } => awaits_brokers(image, config, topics),
+            AdminRequest::DeleteTopics { .. } => false,
+        }
+    }
+
+    /// The same refusal for every topic.
+    pub fn refuse(&self, code: ErrorCode, message: &str) -> Topics {
+        (0..self.len()).map(|_| Err(Refusal::new(code, message))).collect()
+    }
+}
