@@ -202,7 +202,7 @@ impl Cluster {
     fn node_of(&self, action: &Action) -> Result<Option<usize>, ()> {
         let target = match action {
             Action::Reshard { node, .. } => Some(*node),
-            Action::CreateTopic(_) | Action::DeleteTopic { .. } => None,
+            Action::CreateTopic(_) | Action::DeleteTopic { .. } | Action::GrowTopic { .. } => None,
             Action::Fault(fault) => match fault {
                 Fault::OrderlyStop { node, .. }
                 | Fault::Crash { node, .. }
@@ -333,6 +333,11 @@ impl Cluster {
             Action::DeleteTopic { name } => {
                 let name = name.clone();
                 self.admin(|admin, history| admin.delete(&name, history));
+                true
+            }
+            Action::GrowTopic { name, partitions } => {
+                let (name, partitions) = (name.clone(), *partitions);
+                self.admin(|admin, _| admin.grow(&name, partitions));
                 true
             }
             Action::Reshard { shards, down_ms, .. } => {

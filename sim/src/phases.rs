@@ -258,7 +258,8 @@ impl Cluster {
             Role::Admin(admin) => Some(admin),
             _ => None,
         });
-        admins.try_for_each(|admin| admin.judge(|id| image.topics.contains_key(&TopicId(id.0))))
+        let partitions = |id: Uuid| image.topics.get(&TopicId(id.0)).map(|t| t.partitions.len());
+        admins.try_for_each(|admin| admin.judge(partitions))
     }
 
     /// The first thing that has not come right (L1, L3 to L7, L12); none when everything has. There is no L2: the voters are

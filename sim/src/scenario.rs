@@ -337,13 +337,20 @@ fn topics_come_and_go(setup: &Setup, draw: &mut Stream, entries: &mut Vec<Entry>
     for index in 0..draw.below(3) {
         let at_us = draw.between(span.0, span.1);
         let made = topic(draw, format!("later{index}"), brokers);
-        let name = made.name.clone();
+        let (name, partitions) = (made.name.clone(), made.partitions);
         let entry = |at_us, action| Entry { at_us, action, guards: Vec::new(), patience_us: 0 };
         entries.push(entry(at_us, Action::CreateTopic(made)));
+        let grows = draw.chance(500_000);
+        if grows {
+            let at_us = at_us + draw.between(0, 2_000_000);
+            let partitions = partitions + draw.between(1, 3) as i32;
+            entries.push(entry(at_us, Action::GrowTopic { name: name.clone(), partitions }));
+        }
         if draw.chance(700_000) {
             let gone = at_us + draw.between(200_000, 3_000_000);
             entries.push(entry(gone, Action::DeleteTopic { name: name.clone() }));
-            if draw.chance(500_000) {
+            // A later one of its name may have as many partitions already.
+            if !grows && draw.chance(700_000) {
                 let again = topic(draw, name, brokers);
                 let at_us = gone + draw.between(0, 200_000);
                 entries.push(entry(at_us, Action::CreateTopic(again)));

@@ -403,6 +403,13 @@ pub enum Action {
         /// Its name.
         name: String,
     },
+    /// When a topic gets more partitions.
+    GrowTopic {
+        /// Its name.
+        name: String,
+        /// How many it is to have in all.
+        partitions: i32,
+    },
     /// When a node starts again with another number of shards, in good order otherwise.
     Reshard {
         /// Which.

@@ -26,12 +26,13 @@ fn unheard(cluster: &Cluster, arguments: &[&str], input: &str) -> Result<Output>
 #[test]
 fn a_command_that_nobody_listens_to_ends_quietly() -> Result<()> {
     let cluster = Cluster::start(1, &[])?;
-    let commands: [(&[&str], &str); 8] = [
+    let commands: [(&[&str], &str); 9] = [
         (&["topic", "create", "t", "--partitions", "2", "--replication-factor", "1"], ""),
         (&["topic", "list"], ""),
         (&["topic", "describe", "t"], ""),
         (&["produce", "t"], "a\nb\n"),
         (&["consume", "t"], ""),
+        (&["topic", "alter", "t", "--partitions", "3"], ""),
         (&["cluster", "status"], ""),
         (&["topic", "delete", "t"], ""),
         (&["--help"], ""),
@@ -237,9 +238,35 @@ fn produce_says_which_line_failed_and_how_many_were_acknowledged() -> Result<()>
     let (code, said, _) =
         told(&cluster, &["consume", "t", "--from", "2099-01-01T00:00+01:00"], "")?;
     ensure!((code, &*said) == (0, ""), "{code} {said}");
-    for verb in ["describe", "delete"] {
-        let (code, _, fault) = told(&cluster, &["topic", verb, "nope"], "")?;
+    for verb in [&["describe", "nope"][..], &["delete", "nope"], &["alter", "nope", "-p", "9"]] {
+        let (code, _, fault) = told(&cluster, &[&["topic"], verb].concat(), "")?;
         ensure!(code == 1 && fault.contains("there is no such topic"), "{code} {fault}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_topic_grows_and_is_written_to_and_read_as_a_whole() -> Result<()> {
+    let cluster = Cluster::start(3, &[])?;
+    cluster.must(&["topic", "create", "t", "-p", "1", "-r", "3"])?;
+    let (code, ..) = told(&cluster, &["produce", "t"], "first\n")?;
+    ensure!(code == 0, "{code}");
+    let (code, said, fault) = told(&cluster, &["topic", "alter", "t", "--partitions", "4"], "")?;
+    ensure!((code, &*said) == (0, "topic t has 4 partitions now\n"), "{code} {said} {fault}");
+    for partition in ["1", "2", "3"] {
+        let arguments = ["produce", "t", "--partition", partition];
+        let (code, _, fault) = told(&cluster, &arguments, &format!("to {partition}\n"))?;
+        ensure!(code == 0, "{code} {fault}");
+    }
+    let (_, said, _) = told(&cluster, &["consume", "t"], "")?;
+    let mut lines: Vec<&str> = said.lines().collect();
+    lines.sort_unstable();
+    ensure!(lines == ["first", "to 1", "to 2", "to 3"], "{said}");
+    for fewer in ["4", "3"] {
+        let arguments = ["topic", "alter", "t", "--partitions", fewer];
+        let (code, _, fault) = told(&cluster, &arguments, "")?;
+        let why = format!("topic t has 4 partitions, and {fewer} are no more");
+        ensure!(code == 1 && fault.contains(&why), "{code} {fault}");
     }
     Ok(())
 }

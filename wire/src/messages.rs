@@ -8,6 +8,7 @@
 #![allow(missing_docs)]
 
 pub mod api_versions;
+pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_topics;
 pub mod describe_cluster;
@@ -16,12 +17,14 @@ pub mod describe_quorum;
 pub mod describe_topic_partitions;
 pub mod fetch;
 pub mod find_coordinator;
+pub mod list_config_resources;
 pub mod list_offsets;
 pub mod metadata;
 pub mod offset_for_leader_epoch;
 pub mod produce;
 
 pub use api_versions::{ApiVersionsRequest, ApiVersionsResponse};
+pub use create_partitions::{CreatePartitionsRequest, CreatePartitionsResponse};
 pub use create_topics::{CreateTopicsRequest, CreateTopicsResponse};
 pub use delete_topics::{DeleteTopicsRequest, DeleteTopicsResponse};
 pub use describe_cluster::{DescribeClusterRequest, DescribeClusterResponse};
@@ -32,6 +35,7 @@ pub use describe_topic_partitions::{
 };
 pub use fetch::{FetchRequest, FetchResponse};
 pub use find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse};
+pub use list_config_resources::{ListConfigResourcesRequest, ListConfigResourcesResponse};
 pub use list_offsets::{ListOffsetsRequest, ListOffsetsResponse};
 pub use metadata::{MetadataRequest, MetadataResponse};
 pub use offset_for_leader_epoch::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
@@ -51,8 +55,10 @@ macro_rules! each_api {
             DeleteTopics = 20 (DeleteTopicsRequest, DeleteTopicsResponse),
             OffsetForLeaderEpoch = 23 (OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse),
             DescribeConfigs = 32 (DescribeConfigsRequest, DescribeConfigsResponse),
+            CreatePartitions = 37 (CreatePartitionsRequest, CreatePartitionsResponse),
             DescribeQuorum = 55 (DescribeQuorumRequest, DescribeQuorumResponse),
             DescribeCluster = 60 (DescribeClusterRequest, DescribeClusterResponse),
+            ListConfigResources = 74 (ListConfigResourcesRequest, ListConfigResourcesResponse),
             DescribeTopicPartitions = 75 (DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse),
         }
     };

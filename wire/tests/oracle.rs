@@ -76,8 +76,10 @@ oracle! {
     DeleteTopics DeleteTopicsRequest DeleteTopicsResponse,
     OffsetForLeaderEpoch OffsetForLeaderEpochRequest OffsetForLeaderEpochResponse,
     DescribeConfigs DescribeConfigsRequest DescribeConfigsResponse,
+    CreatePartitions CreatePartitionsRequest CreatePartitionsResponse,
     DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse,
     DescribeCluster DescribeClusterRequest DescribeClusterResponse,
+    ListConfigResources ListConfigResourcesRequest ListConfigResourcesResponse,
     DescribeTopicPartitions DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse,
 }
 

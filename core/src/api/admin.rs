@@ -1,7 +1,11 @@
-//! CreateTopics and DeleteTopics, from Kafka's form into the controller's and back.
+//! CreateTopics, DeleteTopics and CreatePartitions, from Kafka's form into the controller's and back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use milena_wire::messages::create_partitions::{
+    CreatePartitionsAssignment, CreatePartitionsRequest, CreatePartitionsResponse,
+    CreatePartitionsTopic, CreatePartitionsTopicResult,
+};
 use milena_wire::messages::create_topics::{
     CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest,
     CreateTopicsResponse,
@@ -13,7 +17,9 @@ use milena_wire::{ErrorCode, Request, Response, Uuid};
 
 use super::configs::{SOURCE_DEFAULT, SOURCE_TOPIC};
 use crate::Refusal;
-use crate::controller::message::{AdminRequest, NewTopic, TopicReference, TopicSummary};
+use crate::controller::message::{
+    AdminRequest, NewPartitions, NewTopic, TopicReference, TopicSummary,
+};
 use crate::image::settings::TOPIC_CONFIGS;
 use crate::{Config, NodeId, TopicId};
 
@@ -34,6 +40,7 @@ pub fn admin_request(
     let (request, timeout_ms) = match request {
         Request::CreateTopics(request) => (create(request, draw), request.timeout_ms),
         Request::DeleteTopics(request) => (delete(request), request.timeout_ms),
+        Request::CreatePartitions(request) => (grow(request), request.timeout_ms),
         _ => return None,
     };
     Some((request, timeout_ms.clamp(TIMEOUT_MS_MIN, TIMEOUT_MS_MAX) as u64))
@@ -75,6 +82,16 @@ pub fn admin_response(
             DeleteTopicsResponse {
                 throttle_time_ms: 0,
                 responses: results.map(|(asked, gone)| deleted(asked, gone)).collect(),
+            }
+            .into()
+        }
+        Request::CreatePartitions(request) => {
+            let mut seen = BTreeSet::new();
+            let results = request.topics.iter().zip(topics);
+            let results = results.filter(|(asked, _)| seen.insert(&asked.name));
+            CreatePartitionsResponse {
+                throttle_time_ms: 0,
+                results: results.map(|(asked, grown)| grew(asked, grown)).collect(),
             }
             .into()
         }
@@ -141,6 +158,36 @@ fn created(
         },
         Err(Refusal { code, message }) => {
             CreatableTopicResult { error_code: code, error_message: Some(message), ..refused }
+        }
+    }
+}
+
+fn grow(request: &CreatePartitionsRequest) -> AdminRequest {
+    let topics = request.topics.iter().map(|topic| NewPartitions {
+        topic: topic.name.clone(),
+        count: topic.count,
+        assignments: topic.assignments.as_ref().map(|all| {
+            let ids = |one: &CreatePartitionsAssignment| {
+                one.broker_ids.iter().copied().map(NodeId).collect()
+            };
+            all.iter().map(ids).collect()
+        }),
+    });
+    let (topics, validate_only) = (topics.collect(), request.validate_only);
+    AdminRequest::CreatePartitions { topics, validate_only }
+}
+
+fn grew(
+    asked: &CreatePartitionsTopic,
+    grown: Result<TopicSummary, Refusal>,
+) -> CreatePartitionsTopicResult {
+    let name = asked.name.clone();
+    match grown {
+        Ok(_) => {
+            CreatePartitionsTopicResult { name, error_code: ErrorCode::NONE, error_message: None }
+        }
+        Err(Refusal { code, message }) => {
+            CreatePartitionsTopicResult { name, error_code: code, error_message: Some(message) }
         }
     }
 }

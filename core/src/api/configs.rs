@@ -24,7 +24,7 @@ const SOURCE_BROKER: i8 = 4;
 pub(super) const SOURCE_DEFAULT: i8 = 5;
 
 /// What configurations can be of. A request that names anything else is refused as a whole, as by Apache Kafka.
-const RESOURCE_TYPES: [i8; 5] = [
+pub(super) const RESOURCE_TYPES: [i8; 5] = [
     RESOURCE_TYPE_TOPIC,
     RESOURCE_TYPE_BROKER,
     RESOURCE_TYPE_BROKER_LOGGER,

@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod cluster;
+mod config_resources;
 mod configs;
 mod metadata;
 mod partitions;
@@ -36,6 +37,9 @@ pub fn answer(image: &Image, config: &Config, request: &Request, version: i16) -
         Request::FindCoordinator(r) => versions::find_coordinator(r, version).into(),
         Request::ApiVersions(r) => versions::api_versions(image, config, r, version).into(),
         Request::DescribeConfigs(r) => configs::describe_configs(image, config, r).into(),
+        Request::ListConfigResources(r) => {
+            config_resources::list_config_resources(image, r, version).into()
+        }
         Request::DescribeCluster(r) => cluster::describe_cluster(image, config, r).into(),
         Request::DescribeTopicPartitions(r) => {
             partitions::describe_topic_partitions(image, r).into()

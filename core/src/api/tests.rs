@@ -18,11 +18,13 @@ use milena_wire::messages::describe_topic_partitions::{
     Cursor, DescribeTopicPartitionsRequest, TopicRequest,
 };
 use milena_wire::messages::find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse};
+use milena_wire::messages::list_config_resources::ListConfigResourcesRequest;
 use milena_wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
 use milena_wire::{Request, Response};
 
 use super::admin::{admin_request, admin_response};
 use super::cluster::describe_cluster;
+use super::config_resources::list_config_resources;
 use super::configs::describe_configs;
 use super::metadata::metadata;
 use super::partitions::describe_topic_partitions;
@@ -593,4 +595,25 @@ fn a_cursor_that_no_page_has_given_is_refused() {
     assert_eq!(ask(&["a"], "b", 0), [ErrorCode::INVALID_REQUEST]);
     assert_eq!(ask(&["a", "b", "a"], "b", -1), [ErrorCode::INVALID_REQUEST; 3]);
     assert_eq!(ask(&[], "b", -1), []);
+}
+
+#[test]
+fn resources_with_configurations_are_listed_by_type() {
+    let image = image();
+    let ask = |resource_types: &[i8], version| {
+        let request = ListConfigResourcesRequest { resource_types: resource_types.to_vec() };
+        let answer = list_config_resources(&image, &request, version);
+        let all = answer.config_resources.into_iter();
+        let named: Vec<_> = all.map(|one| (one.resource_type, one.resource_name)).collect();
+        (answer.error_code, named)
+    };
+    let topics: Vec<_> = image.names.keys().map(|name| (2, name.clone())).collect();
+    let brokers = |kind| ["1", "2", "3"].map(|node: &str| (kind, node.to_owned())).to_vec();
+    let none = ErrorCode::NONE;
+    assert_eq!(ask(&[2, 2], 1), (none, topics.clone()));
+    assert_eq!(ask(&[4], 1), (none, brokers(4)), "those out of service too");
+    assert_eq!(ask(&[16, 32], 1), (none, vec![]));
+    assert_eq!(ask(&[], 1), (none, [topics, brokers(4), brokers(8)].concat()));
+    assert_eq!(ask(&[2, 1], 1), (ErrorCode::UNSUPPORTED_VERSION, vec![]));
+    assert_eq!(ask(&[], 0), (none, vec![]), "nobody subscribes to clients' metrics");
 }

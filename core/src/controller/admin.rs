@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use milena_wire::ErrorCode;
 
-use super::message::{AdminRequest, NewTopic, TopicReference, TopicSummary};
-use super::topics::{awaits_brokers, create_topics, delete_topics};
-use crate::image::{Image, Record};
+use super::message::{AdminRequest, NewPartitions, NewTopic, TopicReference, TopicSummary};
+use super::topics::{awaits_brokers, create_partitions, create_topics, delete_topics};
+use crate::image::{Image, Record, Topic};
 use crate::{Config, NodeId, Offset, Refusal, TopicId};
 
 /// What became of each topic of a request, in its order.
@@ -34,6 +34,15 @@ pub fn administer(
             (Vec::new(), said)
         }
         AdminRequest::DeleteTopics { topics } => delete_topics(draft, offset, topics),
+        AdminRequest::CreatePartitions { topics, validate_only: false } => {
+            create_partitions(draft, config, offset, topics, placement, stopping)
+        }
+        AdminRequest::CreatePartitions { topics, validate_only: true } => {
+            let mut draft = draft.clone();
+            let (_, said) =
+                create_partitions(&mut draft, config, offset, topics, placement, stopping);
+            (Vec::new(), said)
+        }
     }
 }
 
@@ -46,15 +55,24 @@ impl AdminRequest {
         }
     }
 
-    /// Which topics have the names of those to delete. The controller goes by the names, since this broker's metadata may be
-    /// behind; but it is of no use to try again what may have been done, for a later topic may have the name by then.
+    /// Which topics have the names that it gives. The controller goes by the names, since this broker's metadata may be behind;
+    /// but it is of no use to try again what may have been done, for a later topic may have the name by then.
     pub fn meant(&self, image: &Image) -> BTreeMap<String, TopicId> {
-        let AdminRequest::DeleteTopics { topics } = self else { return BTreeMap::new() };
-        let names = topics.iter().filter_map(|topic| match topic {
-            TopicReference::Name(name) => Some(name),
-            TopicReference::Id(_) => None,
-        });
-        names.filter_map(|name| Some((name.clone(), *image.names.get(name)?))).collect()
+        let names: Vec<&String> = match self {
+            AdminRequest::CreateTopics { .. } => Vec::new(),
+            AdminRequest::DeleteTopics { topics } => {
+                let name = |topic| match topic {
+                    &TopicReference::Name(ref name) => Some(name),
+                    TopicReference::Id(_) => None,
+                };
+                topics.iter().filter_map(name).collect()
+            }
+            AdminRequest::CreatePartitions { topics, .. } => {
+                topics.iter().map(|topic| &topic.topic).collect()
+            }
+        };
+        let known = |name: &String| Some((name.clone(), *image.names.get(name)?));
+        names.into_iter().filter_map(known).collect()
     }
 
     /// How many topics it asks about.
@@ -62,6 +80,7 @@ impl AdminRequest {
         match self {
             AdminRequest::CreateTopics { topics, .. } => topics.len(),
             AdminRequest::DeleteTopics { topics } => topics.len(),
+            AdminRequest::CreatePartitions { topics, .. } => topics.len(),
         }
     }
 
@@ -73,7 +92,8 @@ impl AdminRequest {
             Err(Refusal::new(ErrorCode::NOT_CONTROLLER, message))
         };
         match self {
-            AdminRequest::CreateTopics { validate_only: true, .. } => None,
+            AdminRequest::CreateTopics { validate_only: true, .. }
+            | AdminRequest::CreatePartitions { validate_only: true, .. } => None,
             AdminRequest::CreateTopics { topics, validate_only: false } => {
                 let made = |topic: &NewTopic| image.topics.get(&topic.id);
                 if topics.iter().all(|topic| made(topic).is_none()) {
@@ -97,6 +117,26 @@ impl AdminRequest {
                 }
                 Some(topics.iter().map(|_| unknown()).collect())
             }
+            AdminRequest::CreatePartitions { topics, validate_only: false } => {
+                // Another topic may have the name by now.
+                let still = |asked: &NewPartitions| {
+                    let topic = image.topic(&asked.topic)?;
+                    (meant.get(&asked.topic) == Some(&topic.id)).then_some(topic)
+                };
+                let has = |topic: &Topic| topic.partitions.len() as i64;
+                let is_undone =
+                    |asked| still(asked).is_some_and(|topic| has(topic) < i64::from(asked.count));
+                if topics.iter().all(is_undone) {
+                    return None;
+                }
+                let outcome = |asked: &NewPartitions| match still(asked) {
+                    Some(topic) if has(topic) == i64::from(asked.count) => {
+                        Ok(TopicSummary::from(&**topic))
+                    }
+                    _ => unknown(),
+                };
+                Some(topics.iter().map(outcome).collect())
+            }
         }
     }
 
@@ -104,7 +144,7 @@ impl AdminRequest {
     pub fn awaits_brokers(&self, image: &Image, config: &Config) -> bool {
         match self {
             AdminRequest::CreateTopics { topics, .. } => awaits_brokers(image, config, topics),
-            AdminRequest::DeleteTopics { .. } => false,
+            AdminRequest::DeleteTopics { .. } | AdminRequest::CreatePartitions { .. } => false,
         }
     }
 

@@ -142,6 +142,13 @@ pub enum AdminRequest {
         /// Which.
         topics: Vec<TopicReference>,
     },
+    /// To give topics more partitions.
+    CreatePartitions {
+        /// Which, and how many.
+        topics: Vec<NewPartitions>,
+        /// Only to say whether they could be made.
+        validate_only: bool,
+    },
 }
 
 /// A topic to be made.
@@ -159,6 +166,17 @@ pub struct NewTopic {
     pub assignments: Vec<(i32, Vec<NodeId>)>,
     /// Its own configurations; a value of none is refused.
     pub configs: Vec<(String, Option<String>)>,
+}
+
+/// What a topic is to have instead of what it has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewPartitions {
+    /// Name of the topic.
+    pub topic: String,
+    /// How many partitions it is to have in all.
+    pub count: i32,
+    /// The replicas of each new partition in turn, where the client chose them.
+    pub assignments: Option<Vec<Vec<NodeId>>>,
 }
 
 /// How a client names a topic.

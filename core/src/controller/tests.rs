@@ -1,11 +1,11 @@
 //! The controller's rules one by one, and random sequences of them beside a naive picture of who holds which record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use milena_wire::ErrorCode;
 use proptest::prelude::*;
 
-use super::message::{Damage, NewTopic, Registration, TopicReference};
+use super::message::{AdminRequest, Damage, NewPartitions, NewTopic, Registration, TopicReference};
 use super::topics::{create_topic, delete_topic, named_twice};
 use super::*;
 use crate::image::{Image, Partition, Record};
@@ -532,6 +532,95 @@ fn a_topic_that_a_request_means_twice_stays() {
     let twice = Some(ErrorCode::INVALID_REQUEST);
     assert_eq!(refused, [twice, twice, None, None], "under its name and under its id");
     assert_eq!(named_twice(&cluster.image, &[id]), [None]);
+}
+
+/// Has topics of a cluster grow, and says of each how many partitions it has then or why it does not.
+fn grow(
+    cluster: &mut Cluster,
+    topics: Vec<NewPartitions>,
+    validate_only: bool,
+) -> Vec<Result<i32, ErrorCode>> {
+    let request = AdminRequest::CreatePartitions { topics, validate_only };
+    let (mut draft, end, mut placement) = (cluster.image.clone(), cluster.image.end, 0);
+    let (records, topics) =
+        administer(&request, &mut draft, &config(), end, &mut placement, nobody);
+    cluster.commit(records);
+    assert_eq!(draft.topics, cluster.image.topics, "the draft shows what the records do");
+    topics
+        .into_iter()
+        .map(|topic| topic.map(|topic| topic.partitions).map_err(|refusal| refusal.code))
+        .collect()
+}
+
+fn more(topic: &str, count: i32) -> NewPartitions {
+    NewPartitions { topic: topic.into(), count, assignments: None }
+}
+
+#[test]
+fn a_topic_grows_and_its_partitions_stay() {
+    let mut cluster = Cluster::with_topic(3, 2, 2);
+    let first = cluster.partition().clone();
+    assert_eq!(grow(&mut cluster, vec![more("t", 4)], true), [Ok(4)]);
+    assert_eq!(cluster.image.topics[&TOPIC].partitions.len(), 1, "that was only asked");
+    assert_eq!(grow(&mut cluster, vec![more("t", 4)], false), [Ok(4)]);
+    let partitions = cluster.image.topics[&TOPIC].partitions.clone();
+    assert_eq!((partitions.len(), &partitions[0]), (4, &first));
+    for partition in &partitions[1..] {
+        assert_eq!((partition.replicas.len(), partition.min_isr), (2, 2), "as its first");
+        assert!(partition.leader.is_some());
+    }
+    let leaders: BTreeSet<_> = partitions[1..].iter().map(|one| one.leader).collect();
+    assert_eq!(leaders.len(), 3, "each broker leads one");
+
+    let chosen = |lists: &[&[i32]], count| NewPartitions {
+        assignments: Some(lists.iter().map(|list| nodes(list)).collect()),
+        ..more("t", count)
+    };
+    assert_eq!(grow(&mut cluster, vec![chosen(&[&[3, 1]], 5)], false), [Ok(5)]);
+    let last = &cluster.image.topics[&TOPIC].partitions[4];
+    assert_eq!((&last.replicas, last.leader), (&nodes(&[3, 1]), Some(NodeId(3))));
+
+    for wrong in [&[&[1, 1][..]][..], &[&[1][..]], &[&[1, 8][..]], &[&[1, 2][..], &[2, 3][..]], &[]]
+    {
+        let refused = grow(&mut cluster, vec![chosen(wrong, 6)], false);
+        assert_eq!(refused, [Err(ErrorCode::INVALID_REPLICA_ASSIGNMENT)], "{wrong:?}");
+    }
+    for count in [-1, 0, 1, 5, 10_001, i32::MAX] {
+        let refused = grow(&mut cluster, vec![more("t", count)], false);
+        assert_eq!(refused, [Err(ErrorCode::INVALID_PARTITIONS)], "{count}");
+    }
+    let twice = grow(&mut cluster, vec![more("t", 6), more("u", 2), more("t", 7)], false);
+    let refused = Err(ErrorCode::INVALID_REQUEST);
+    assert_eq!(twice, [refused, Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION), refused]);
+    for node in [2, 3] {
+        cluster.commit(fence(&cluster.image, NodeId(node)));
+    }
+    let alone = grow(&mut cluster, vec![more("t", 6)], false);
+    assert_eq!(alone, [Err(ErrorCode::INVALID_REPLICATION_FACTOR)]);
+    assert_eq!(cluster.image.topics[&TOPIC].partitions.len(), 5);
+}
+
+/// The answer to it may have been lost, with the controller that gave it.
+#[test]
+fn what_became_of_a_growth_is_seen_in_the_metadata() {
+    let mut cluster = Cluster::with_topic(1, 1, 1);
+    let asked = |count| AdminRequest::CreatePartitions {
+        topics: vec![more("t", count)],
+        validate_only: false,
+    };
+    let meant = asked(3).meant(&cluster.image);
+    assert_eq!(asked(3).outcome(&cluster.image, &meant), None, "to be tried again");
+    grow(&mut cluster, vec![more("t", 3)], false);
+    let outcome = |cluster: &Cluster, count, meant| {
+        let topics = asked(count).outcome(&cluster.image, meant).expect("it cannot be undone");
+        topics.into_iter().map(|t| t.map(|t| t.partitions).map_err(|r| r.code)).next()
+    };
+    assert_eq!(outcome(&cluster, 3, &meant), Some(Ok(3)));
+    let in_doubt = Some(Err(ErrorCode::NOT_CONTROLLER));
+    assert_eq!(outcome(&cluster, 2, &meant), in_doubt, "or more was there before");
+    let other = BTreeMap::from([("t".to_owned(), TopicId([77; 16]))]);
+    assert_eq!(outcome(&cluster, 3, &other), in_doubt, "another topic has the name");
+    assert_eq!(outcome(&cluster, 3, &BTreeMap::new()), in_doubt);
 }
 
 #[test]

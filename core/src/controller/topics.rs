@@ -1,4 +1,4 @@
-//! Topics are made and deleted.
+//! Topics are made, grow, and are deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use milena_wire::ErrorCode;
 use milena_wire::messages::describe_quorum::METADATA_TOPIC;
 
 use super::admin::Topics;
-use super::message::{NewTopic, TopicReference, TopicSummary};
+use super::message::{NewPartitions, NewTopic, TopicReference, TopicSummary};
 use super::partition_change::assert_sane;
 use crate::image::settings::{TopicSettings, check_topic_configs};
 use crate::image::{Image, Partition, Record, Topic};
@@ -66,6 +66,94 @@ pub(super) fn create_topics(
     };
     let topics = asked.iter().map(&mut create).collect();
     (all, topics)
+}
+
+/// Gives topics more partitions, one after the other on the draft; a topic that is named twice gets none.
+pub(super) fn create_partitions(
+    draft: &mut Image,
+    config: &Config,
+    offset: Offset,
+    asked: &[NewPartitions],
+    placement: &mut usize,
+    stopping: impl Fn(NodeId) -> bool,
+) -> (Vec<Record>, Topics) {
+    let mut left = config.replication.partitions_max as usize;
+    let mut named: BTreeMap<&str, usize> = BTreeMap::new();
+    for new in asked {
+        *named.entry(&new.topic).or_default() += 1;
+    }
+    let mut all = Vec::new();
+    let mut grow = |new: &NewPartitions| {
+        if named[&*new.topic] > 1 {
+            let message = "the request names this topic twice";
+            return Err(Refusal::new(ErrorCode::INVALID_REQUEST, message));
+        }
+        let records = grow_topic(draft, config, new, (*placement, left), &stopping)?;
+        left -= records.len();
+        *placement = placement.wrapping_add(records.len());
+        draft.draft(offset, &records);
+        all.extend(records);
+        Ok(TopicSummary::from(&**draft.topic(&new.topic).expect("it has just grown")))
+    };
+    let topics = asked.iter().map(&mut grow).collect();
+    (all, topics)
+}
+
+/// The records of a topic's new partitions, as many as `left` at most. They have as many replicas as its first has.
+fn grow_topic(
+    image: &Image,
+    config: &Config,
+    new: &NewPartitions,
+    (start, left): (usize, usize),
+    stopping: impl Fn(NodeId) -> bool,
+) -> Result<Vec<Record>, Refusal> {
+    let stays = |node: NodeId| image.unfenced(node) && !stopping(node);
+    let invalid = |message: String| Err(Refusal::new(ErrorCode::INVALID_PARTITIONS, message));
+    let Some(topic) = image.topic(&new.topic) else {
+        let message = "there is no such topic";
+        return Err(Refusal::new(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, message));
+    };
+    let had = topic.partitions.len();
+    let count = match usize::try_from(new.count) {
+        Ok(count) if count > had => count,
+        _ => {
+            let (name, count) = (&new.topic, new.count);
+            return invalid(format!("topic {name} has {had} partitions, and {count} are no more"));
+        }
+    };
+    if count - had > left || count > config.replication.partitions_max as usize {
+        return Err(beyond(config));
+    }
+    let factor = topic.partitions.first().map_or(0, |first| first.replicas.len());
+    let assignments = match &new.assignments {
+        Some(chosen) if chosen.len() != count - had => {
+            let (more, given) = (count - had, chosen.len());
+            let message = format!("{more} more partitions, and replicas chosen for {given}");
+            return Err(Refusal::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
+        }
+        Some(chosen) => {
+            for (index, replicas) in (had..).zip(chosen) {
+                check_replicas(image, index as i32, replicas, factor)?;
+            }
+            chosen.clone()
+        }
+        None => {
+            let brokers = by_turns_of_racks(image, stays);
+            if brokers.len() < factor {
+                let message =
+                    format!("{factor} replicas each with {} brokers in service", brokers.len());
+                return Err(Refusal::new(ErrorCode::INVALID_REPLICATION_FACTOR, message));
+            }
+            let place = |index| place_replicas(&brokers, factor, start.wrapping_add(index), index);
+            (had..count).map(place).collect()
+        }
+    };
+    let min_isr = TopicSettings::new(&topic.configs, config).min_insync_replicas;
+    let partition = |(index, replicas)| Record::Partition {
+        log: LogId { topic: topic.id, partition: index },
+        partition: new_partition(image, replicas, min_isr, stays),
+    };
+    Ok((had as i32..).zip(assignments).map(partition).collect())
 }
 
 /// For what goes past the partitions that one request may make.
@@ -324,21 +412,34 @@ fn check_assignments(
     }
     let factor = by_index.values().next().map_or(0, |replicas| replicas.len());
     for (index, replicas) in &by_index {
-        let distinct: BTreeSet<_> = replicas.iter().collect();
-        if replicas.is_empty() || distinct.len() != replicas.len() {
-            return invalid(format!("partition {index} needs replicas on different brokers"));
-        }
-        if replicas.len() != factor {
-            return invalid("all partitions have the same number of replicas".into());
-        }
-        if let Some(node) = replicas.iter().find(|node| !image.brokers.contains_key(node)) {
-            return invalid(format!("broker {node} is not registered"));
-        }
-        if !replicas.iter().any(|node| image.unfenced(*node)) {
-            return invalid(format!("no broker of partition {index} is in service"));
-        }
+        check_replicas(image, *index, replicas, factor)?;
     }
     Ok(by_index.into_values().cloned().collect())
+}
+
+/// The client's own choice of one partition's replicas, of which there are to be so many.
+fn check_replicas(
+    image: &Image,
+    index: i32,
+    replicas: &[NodeId],
+    factor: usize,
+) -> Result<(), Refusal> {
+    let invalid =
+        |message: String| Err(Refusal::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
+    let distinct: BTreeSet<_> = replicas.iter().collect();
+    if replicas.is_empty() || distinct.len() != replicas.len() {
+        return invalid(format!("partition {index} needs replicas on different brokers"));
+    }
+    if replicas.len() != factor {
+        return invalid("all partitions have the same number of replicas".into());
+    }
+    if let Some(node) = replicas.iter().find(|node| !image.brokers.contains_key(node)) {
+        return invalid(format!("broker {node} is not registered"));
+    }
+    if !replicas.iter().any(|node| image.unfenced(*node)) {
+        return invalid(format!("no broker of partition {index} is in service"));
+    }
+    Ok(())
 }
 
 /// A partition without a record: everyone who stays is in sync, or where nobody does, everyone in service.

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-
 use crate::controller::message::{AdminRequest, ControllerMessage, Damage, Registration};
 use crate::controller::{self, Preferred};
 use crate::image::{Image, Record};

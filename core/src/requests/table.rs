@@ -58,10 +58,16 @@ pub(super) fn row(request: &Request, version: i16) -> Row {
             ..Image.row(r.topics.len())
         },
         Request::DescribeCluster(_) => Row { asks_about_cluster: true, ..Image.row(0) },
+        Request::ListConfigResources(r) => Row {
+            asks_about_cluster: true,
+            all_topics: version > 0,
+            ..Image.row(r.resource_types.len())
+        },
         Request::DescribeConfigs(r) => Image.row(r.resources.len()),
         Request::FindCoordinator(r) => Image.row(r.coordinator_keys.len()),
         Request::ApiVersions(_) => Image.row(0),
         Request::CreateTopics(r) => Metadata.row(r.topics.len()),
+        Request::CreatePartitions(r) => Metadata.row(r.topics.len()),
         Request::DeleteTopics(r) => Metadata.row(r.topics.len() + r.topic_names.len()),
         Request::DescribeQuorum(r) => {
             Metadata.row(r.topics.iter().map(|t| t.partitions.len().max(1)).sum())

@@ -51,6 +51,8 @@ struct Broker1 {
     replies: Vec<(u64, Option<Response>)>,
     closed: Vec<ClientId>,
     requests: u64,
+    /// Requests that went to `Metadata`.
+    passed: usize,
     /// Scatter and gather messages so far.
     scattered: usize,
     /// Whether disk commands wait.
@@ -141,6 +143,7 @@ impl Broker1 {
             replies: Vec::new(),
             closed: Vec::new(),
             requests: 0,
+            passed: 0,
             scattered: 0,
             stalled: false,
             segments_stalled: false,
@@ -192,7 +195,10 @@ impl Broker1 {
                     machine.step(now, Input::Disk { op, outcome }, &mut out);
                 }
                 // There is no controller and no other broker.
-                Output::Local { to: Place::Metadata, .. } | Output::Send { .. } => {}
+                Output::Local { to: Place::Metadata, message } => {
+                    self.passed += usize::from(matches!(message, LocalMessage::Administer { .. }));
+                }
+                Output::Send { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -1,5 +1,8 @@
 //! Requests that mean nothing or little, answered as Apache Kafka answers them.
 
+use milena_wire::ApiKey;
+use milena_wire::sample::Source;
+
 use super::*;
 
 #[test]
@@ -115,4 +118,25 @@ fn what_is_not_for_a_broker_without_logs_is_refused_at_once() {
     let id = broker.produce(9, -1, vec![(0, batch("a"))]);
     let refused = [(0, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, -1)];
     assert_eq!(errors(&broker.produced(id)), refused);
+}
+
+/// Whatever an API, a version and a request of it: this broker answers it, closes the connection, passes it on to the
+/// controller, or waits for a log that it has.
+#[test]
+fn every_request_is_served() {
+    let mut broker = Broker1::new();
+    for (client, (api, version)) in (0..).zip(ApiKey::ALL.iter().flat_map(|api| {
+        let (first, last) = api.versions();
+        (first..=last).flat_map(move |version| [(*api, version); 8])
+    })) {
+        let request = Request::sample(api, &mut Source::new(client), version);
+        let (closed, passed) = (broker.closed.len(), broker.passed);
+        let waits = matches!(&request, Request::Fetch(fetch) if fetch.max_wait_ms > 0);
+        let id = broker.send(client, version, request);
+        let heard = broker.closed.len() > closed || broker.passed > passed || broker.answered(id);
+        assert!(heard || waits, "{api:?} {version} of {client}");
+        broker
+            .step((client % u64::from(SHARDS)) as u16, Input::Hangup { client: ClientId(client) });
+        broker.run();
+    }
 }

@@ -165,6 +165,17 @@ pub enum TopicCommand {
         #[command(flatten)]
         client: ClientOptions,
     },
+    /// Give a topic more partitions. Records with keys written from then on may go to other partitions than before
+    Alter {
+        /// Its name
+        name: String,
+        /// How many partitions it is to have in all
+        #[arg(short, long, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+        partitions: i32,
+        /// Where and how.
+        #[command(flatten)]
+        client: ClientOptions,
+    },
     /// Delete a topic with all its records
     Delete {
         /// Its name

@@ -1,8 +1,9 @@
-//! `milena topic`: create, list, describe, delete.
+//! `milena topic`: create, list, describe, alter, delete.
 
 use anyhow::{Context, bail};
 use milena_wire::messages::{
-    CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
+    create_partitions::CreatePartitionsTopic,
     create_topics::{CreatableTopic, CreatableTopicConfig},
     delete_topics::DeleteTopicState,
     describe_configs::{
@@ -12,6 +13,7 @@ use milena_wire::messages::{
         Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
         TopicRequest,
     },
+    metadata::MetadataResponseTopic,
 };
 use milena_wire::{ErrorCode, Request, Response};
 use serde_json::{Value, json};
@@ -33,6 +35,7 @@ pub fn run(command: &TopicCommand) -> Result<(), Failure> {
         }
         TopicCommand::List { client } => list(client),
         TopicCommand::Describe { name, client } => describe(name, client),
+        TopicCommand::Alter { name, partitions, client } => alter(name, *partitions, client),
         TopicCommand::Delete { name, client } => delete(name, client),
     }
 }
@@ -92,14 +95,7 @@ fn create(
         .with_context(|| format!("topic {name}"))?;
     let Response::CreateTopics(answer) = response else { return Ok(()) };
     let Some(topic) = answer.topics.first() else { return Ok(()) };
-    // Made is known to the controller; ready is known to brokers.
-    let known = client.again(&format!("see leaders of {name}"), |client| {
-        let known = client.topic(name, true)?;
-        for partition in &known.partitions {
-            leader(&known, partition.partition_index)?;
-        }
-        Ok(known)
-    })?;
+    let known = ready(&mut client, name, 1)?;
     let partitions = known.partitions.len();
     let replication_factor = known.partitions.first().map_or(0, |p| p.replica_nodes.len());
     output(
@@ -110,6 +106,42 @@ fn create(
             format!("topic {name} created: {partitions}, {replicas} each")
         },
         || json!({"topic": name, "id": topic.topic_id.to_string(), "partitions": partitions, "replication_factor": replication_factor}),
+    )
+}
+
+/// Waits until brokers know the leaders of so many partitions: made is known to the controller.
+fn ready(
+    client: &mut Client,
+    name: &str,
+    partitions: usize,
+) -> anyhow::Result<MetadataResponseTopic> {
+    client.again(&format!("see leaders of {name}"), |client| {
+        let known = client.topic(name, true)?;
+        for index in 0..partitions.max(known.partitions.len()) {
+            leader(&known, index as i32)?;
+        }
+        Ok(known)
+    })
+}
+
+fn alter(name: &str, partitions: i32, options: &ClientOptions) -> Result<(), Failure> {
+    let topic = CreatePartitionsTopic { name: name.into(), count: partitions, assignments: None };
+    let request =
+        CreatePartitionsRequest { topics: vec![topic], timeout_ms: 10_000, validate_only: false };
+    let mut client = options.client(ASK_TIMEOUT);
+    administer(&mut client, &format!("give {name} more partitions"), &request.into(), |response| {
+        let Response::CreatePartitions(answer) = response else {
+            bail!("the broker answered something else")
+        };
+        let topic = answer.results.first().context("the broker left the topic out")?;
+        check(topic.error_code, topic.error_message.as_deref())
+    })
+    .with_context(|| format!("topic {name}"))?;
+    ready(&mut client, name, usize::try_from(partitions).unwrap_or(0))?;
+    output(
+        options.format,
+        || format!("topic {name} has {} now", count(partitions as u64, "partition")),
+        || json!({"topic": name, "partitions": partitions}),
     )
 }
 

@@ -1,14 +1,16 @@
-//! An administrator: creates and deletes topics, asking one broker after the other until it is answered.
+//! An administrator: creates, grows and deletes topics, asking one broker after the other until it is answered.
 //!
 //! What it wants of one name it asks for in turn, so that it knows what there is. An attempt that was not answered for certain
 //! may still be carried out at any time, on whatever has the name by then: of such a name nothing is judged any more. Otherwise
-//! what it was told holds: a topic that was created is there until its deletion, and one that was deleted never again.
+//! what it was told holds: a topic that was created is there until its deletion, with as many partitions as it was given since,
+//! and one that was deleted never again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use milena_wire::messages::create_partitions::CreatePartitionsTopic;
 use milena_wire::messages::create_topics::{CreatableTopic, CreatableTopicConfig};
 use milena_wire::messages::delete_topics::DeleteTopicState;
-use milena_wire::messages::{CreateTopicsRequest, DeleteTopicsRequest};
+use milena_wire::messages::{CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest};
 use milena_wire::{ErrorCode, Request, Response, Uuid};
 
 use super::Session;
@@ -21,12 +23,15 @@ use crate::schedule::TopicSetup;
 const CREATE_VERSION: i16 = 7;
 const DELETE_BY_NAME_VERSION: i16 = 5;
 const DELETE_BY_ID_VERSION: i16 = 6;
+const GROW_VERSION: i16 = 3;
 
 #[derive(Clone, Debug)]
 enum What {
     Create(TopicSetup),
     /// The topic of a name, and its id where that is known.
     Delete(String, Option<Uuid>),
+    /// How many partitions the topic of a name is to have, and its id where that is known.
+    Grow(String, i32, Option<Uuid>),
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +51,7 @@ impl Job {
     fn name(&self) -> &str {
         match &self.what {
             What::Create(topic) => &topic.name,
-            What::Delete(name, _) => name,
+            What::Delete(name, _) | What::Grow(name, ..) => name,
         }
     }
 }
@@ -59,6 +64,8 @@ pub struct Admin {
     sent: BTreeMap<u64, Job>,
     /// Topics whose creation was confirmed and whose deletion was not asked for.
     there: BTreeMap<String, Uuid>,
+    /// Partitions that topics were confirmed to have been given.
+    grown: BTreeMap<Uuid, i32>,
     /// Topics whose deletion was confirmed.
     gone: BTreeSet<Uuid>,
     /// Names of which some attempt may still be carried out.
@@ -78,26 +85,37 @@ impl Admin {
         self.waiting.push(Job::new(What::Delete(name.to_owned(), None)));
     }
 
+    /// Wants a topic to have more partitions.
+    pub fn grow(&mut self, name: &str, partitions: i32) {
+        self.waiting.push(Job::new(What::Grow(name.to_owned(), partitions, None)));
+    }
+
     /// Whether everything asked for has been answered.
     pub fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.sent.is_empty()
     }
 
-    /// Judges what there is at last by what was confirmed.
+    /// Judges what there is at last by what was confirmed; of a topic that is there, its partitions.
     ///
     /// # Errors
-    /// If a topic is gone that nobody deleted, or there that was deleted.
-    pub fn judge(&self, is_there: impl Fn(Uuid) -> bool) -> Checked {
+    /// If a topic is gone that nobody deleted, there that was deleted, or without partitions that it was given.
+    pub fn judge(&self, partitions: impl Fn(Uuid) -> Option<usize>) -> Checked {
+        let wrong = |story| Err(Violation::new("topics", story));
         let certain = self.there.iter().filter(|(name, _)| !self.doubtful.contains(*name));
         for (name, id) in certain {
-            if !is_there(*id) {
+            if partitions(*id).is_none() {
                 let story =
                     format!("{name} ({id:?}) was created and is gone, and nobody deleted it");
-                return Err(Violation::new("topics", story));
+                return wrong(story);
             }
         }
-        match self.gone.iter().find(|id| is_there(**id)) {
-            Some(id) => Err(Violation::new("topics", format!("{id:?} was deleted and is there"))),
+        for (id, given) in &self.grown {
+            if let Some(has) = partitions(*id).filter(|has| (*has as i32) < *given) {
+                return wrong(format!("{id:?} was given {given} partitions and has {has}"));
+            }
+        }
+        match self.gone.iter().find(|id| partitions(**id).is_some()) {
+            Some(id) => wrong(format!("{id:?} was deleted and is there")),
             None => Ok(()),
         }
     }
@@ -117,8 +135,10 @@ impl Admin {
                 continue;
             }
             job.attempts += 1;
-            if let What::Delete(name, id) = &mut job.what {
-                *id = id.or(self.there.remove(name));
+            match &mut job.what {
+                What::Create(_) => {}
+                What::Delete(name, id) => *id = id.or(self.there.remove(name)),
+                What::Grow(name, _, id) => *id = self.there.get(name).copied(),
             }
             let node = session.stream.below(session.nodes as u64) as usize;
             let (version, request) = request(&mut job, session);
@@ -137,7 +157,7 @@ impl Admin {
 
     /// What is tried again comes before all that was wanted of its name later.
     fn try_again(&mut self, job: Job, not_before: Time) {
-        if !job.by_id {
+        if !job.by_id && !matches!(job.what, What::Grow(..)) {
             self.doubtful.insert(job.name().to_owned());
         }
         self.waiting.insert(0, Job { not_before, ..job });
@@ -163,6 +183,12 @@ impl Admin {
                 [topic] => Some((topic.error_code, topic.topic_id)),
                 _ => None,
             },
+            (What::Grow(.., id), Some(Response::CreatePartitions(answer))) => {
+                match &answer.results[..] {
+                    [topic] => Some((topic.error_code, id.unwrap_or(Uuid::ZERO))),
+                    _ => None,
+                }
+            }
             _ => None,
         };
         let wrong = || Violation::new("answer", format!("{job:?} was answered by {response:?}"));
@@ -175,6 +201,17 @@ impl Admin {
             // Of an attempt before, which was carried out.
             (What::Create(_), ErrorCode::TOPIC_ALREADY_EXISTS) if !known => {}
             (What::Delete(_, id), ErrorCode::NONE) => self.gone.extend(*id),
+            // Of a name that is in doubt nobody knows which topic has grown.
+            (What::Grow(name, partitions, Some(id)), ErrorCode::NONE)
+                if !self.doubtful.contains(name) =>
+            {
+                self.grown.insert(*id, *partitions);
+            }
+            (What::Grow(..), ErrorCode::NONE) => {}
+            // Of an attempt before, which was carried out.
+            (What::Grow(..), ErrorCode::INVALID_PARTITIONS) if !known => {}
+            (What::Grow(_, _, id), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+                if !known || id.is_none() => {}
             (
                 What::Delete(_, id),
                 ErrorCode::UNKNOWN_TOPIC_OR_PARTITION | ErrorCode::UNKNOWN_TOPIC_ID,
@@ -182,6 +219,7 @@ impl Admin {
             (
                 _,
                 ErrorCode::TOPIC_ALREADY_EXISTS
+                | ErrorCode::INVALID_PARTITIONS
                 | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
                 | ErrorCode::UNKNOWN_TOPIC_ID,
             ) => return Err(wrong()),
@@ -200,6 +238,13 @@ fn request(job: &mut Job, session: &mut Session) -> (i16, Request) {
     let (name, known) = match &job.what {
         What::Create(topic) => return (CREATE_VERSION, create(topic)),
         What::Delete(name, id) => (name.clone(), *id),
+        What::Grow(name, count, _) => {
+            let topic =
+                CreatePartitionsTopic { name: name.clone(), count: *count, assignments: None };
+            let (topics, timeout_ms) = (vec![topic], 1_000);
+            let request = CreatePartitionsRequest { topics, timeout_ms, validate_only: false };
+            return (GROW_VERSION, request.into());
+        }
     };
     let form = session.stream.below(4);
     let mut request = DeleteTopicsRequest { timeout_ms: 1_000, ..DeleteTopicsRequest::default() };
@@ -247,6 +292,9 @@ fn create(topic: &TopicSetup) -> Request {
 
 #[cfg(test)]
 mod tests {
+    use milena_wire::messages::create_partitions::{
+        CreatePartitionsResponse, CreatePartitionsTopicResult,
+    };
     use milena_wire::messages::create_topics::{CreatableTopicResult, CreateTopicsResponse};
     use milena_wire::messages::delete_topics::{DeletableTopicResult, DeleteTopicsResponse};
 
@@ -255,61 +303,67 @@ mod tests {
 
     const ID: Uuid = Uuid([1; 16]);
 
-    /// An administrator that made a topic and deleted it, where each attempt got these answers; none is an answer that was lost.
+    fn topic() -> TopicSetup {
+        TopicSetup {
+            name: "t".into(),
+            partitions: 1,
+            replication: 1,
+            min_insync: 1,
+            segment_bytes: None,
+            retention_bytes: None,
+            retention_ms: None,
+            log_append_time: false,
+        }
+    }
+
+    /// An administrator that made a topic, had it grow to three partitions and deleted it, where each attempt got these answers;
+    /// none is an answer that was lost.
     fn after(
         made: &[Option<ErrorCode>],
+        grown: &[Option<ErrorCode>],
         gone: &[Option<ErrorCode>],
     ) -> Result<Admin, &'static str> {
         let (mut admin, mut history) = (Admin::default(), History::default());
         let mut session = Session::new(Stream::new(1, Concern::Client(0)), 1);
-        let mut answer = |admin: &mut Admin, history: &mut History, said: &Option<ErrorCode>| {
-            let now = 1_000_000_000_000 * (session.next_id + 1);
-            admin.act(now, &mut session, history);
-            let (id, job) = admin.sent.first_key_value().expect("one is on its way");
-            let (id, creates) = (*id, matches!(job.what, What::Create(_)));
-            let Some(error_code) = *said else {
-                admin.on_lost(id);
-                return Ok(());
-            };
-            let response: Response = match creates {
-                true => {
-                    let topic =
-                        CreatableTopicResult { error_code, topic_id: ID, ..Default::default() };
-                    CreateTopicsResponse { topics: vec![topic], ..Default::default() }.into()
-                }
-                false => {
-                    let topic =
-                        DeletableTopicResult { error_code, topic_id: ID, ..Default::default() };
-                    DeleteTopicsResponse { responses: vec![topic], ..Default::default() }.into()
-                }
-            };
-            let replied = admin.on_reply(now, id, Some(response), &mut session, history);
-            replied.map_err(|violation| violation.property)
-        };
-        if !made.is_empty() {
-            let topic = TopicSetup {
-                name: "t".into(),
-                partitions: 1,
-                replication: 1,
-                min_insync: 1,
-                segment_bytes: None,
-                retention_bytes: None,
-                retention_ms: None,
-                log_append_time: false,
-            };
-            admin.create(topic, &mut history);
-        }
-        for said in made {
-            answer(&mut admin, &mut history, said)?;
-        }
-        if !gone.is_empty() {
-            admin.delete("t", &mut history);
-        }
-        for said in gone {
-            answer(&mut admin, &mut history, said)?;
+        for (step, answers) in [made, grown, gone].into_iter().enumerate() {
+            match step {
+                _ if answers.is_empty() => continue,
+                0 => admin.create(topic(), &mut history),
+                1 => admin.grow("t", 3),
+                _ => admin.delete("t", &mut history),
+            }
+            for said in answers {
+                let now = 1_000_000_000_000 * (session.next_id + 1);
+                admin.act(now, &mut session, &mut history);
+                let (id, job) = admin.sent.first_key_value().expect("one is on its way");
+                let Some(error_code) = *said else {
+                    admin.on_lost(*id);
+                    continue;
+                };
+                let response = answer(&job.what, error_code);
+                let replied = admin.on_reply(now, *id, Some(response), &mut session, &mut history);
+                replied.map_err(|violation| violation.property)?;
+            }
         }
         assert!(admin.is_done());
         Ok(admin)
+    }
+
+    fn answer(what: &What, error_code: ErrorCode) -> Response {
+        match what {
+            What::Create(_) => {
+                let topic = CreatableTopicResult { error_code, topic_id: ID, ..Default::default() };
+                CreateTopicsResponse { topics: vec![topic], ..Default::default() }.into()
+            }
+            What::Delete(..) => {
+                let topic = DeletableTopicResult { error_code, topic_id: ID, ..Default::default() };
+                DeleteTopicsResponse { responses: vec![topic], ..Default::default() }.into()
+            }
+            What::Grow(..) => {
+                let topic = CreatePartitionsTopicResult { error_code, ..Default::default() };
+                CreatePartitionsResponse { results: vec![topic], ..Default::default() }.into()
+            }
+        }
     }
 
     const DONE: Option<ErrorCode> = Some(ErrorCode::NONE);
@@ -318,8 +372,9 @@ mod tests {
 
     #[test]
     fn what_was_confirmed_holds() {
-        let judged = |made: &[_], gone: &[_], is_there| {
-            after(made, gone)?.judge(|_| is_there).map_err(|violation| violation.property)
+        let judged = |made: &[_], gone: &[_], is_there: bool| {
+            let partitions = |_| is_there.then_some(1);
+            after(made, &[], gone)?.judge(partitions).map_err(|violation| violation.property)
         };
         assert_eq!(judged(&[DONE], &[], true), Ok(()));
         assert_eq!(judged(&[DONE], &[], false), Err("topics"));
@@ -329,13 +384,30 @@ mod tests {
     }
 
     #[test]
+    fn partitions_that_were_given_stay() {
+        let judged = |made: &[_], grown: &[_], partitions: Option<usize>| {
+            let admin = after(made, grown, &[])?;
+            admin.judge(|_| partitions).map_err(|violation| violation.property)
+        };
+        assert_eq!(judged(&[DONE], &[DONE], Some(3)), Ok(()));
+        assert_eq!(judged(&[DONE], &[DONE], Some(2)), Err("topics"));
+        assert_eq!(judged(&[DONE], &[None, DONE], Some(2)), Err("topics"));
+        assert_eq!(judged(&[None, EXISTS], &[DONE], Some(1)), Ok(()), "nobody knows which");
+        let (no_more, busy) =
+            (Some(ErrorCode::INVALID_PARTITIONS), Some(ErrorCode::REQUEST_TIMED_OUT));
+        assert_eq!(judged(&[DONE], &[no_more], Some(1)), Err("answer"), "it has one");
+        assert_eq!(judged(&[DONE], &[UNKNOWN], Some(1)), Err("answer"), "it is there");
+        assert_eq!(judged(&[DONE], &[busy, no_more], Some(3)), Ok(()), "the first was carried out");
+    }
+
+    #[test]
     fn an_answer_at_the_first_attempt_is_what_there_is() {
-        assert_eq!(after(&[EXISTS], &[]).err(), Some("answer"), "nobody made it");
-        assert_eq!(after(&[DONE], &[UNKNOWN]).err(), Some("answer"), "nobody deleted it");
-        assert_eq!(after(&[None, EXISTS], &[UNKNOWN]).err(), None, "the first may come late");
-        assert_eq!(after(&[DONE], &[None, UNKNOWN]).err(), None, "the first was carried out");
+        assert_eq!(after(&[EXISTS], &[], &[]).err(), Some("answer"), "nobody made it");
+        assert_eq!(after(&[DONE], &[], &[UNKNOWN]).err(), Some("answer"), "nobody deleted it");
+        assert_eq!(after(&[None, EXISTS], &[], &[UNKNOWN]).err(), None, "the first may come late");
+        assert_eq!(after(&[DONE], &[], &[None, UNKNOWN]).err(), None, "the first was carried out");
         let busy = Some(ErrorCode::REQUEST_TIMED_OUT);
-        assert_eq!(after(&[busy, EXISTS], &[]).err(), None, "it may have been made");
-        assert_eq!(after(&[DONE], &[busy, UNKNOWN]).err(), None, "it may have been deleted");
+        assert_eq!(after(&[busy, EXISTS], &[], &[]).err(), None, "it may have been made");
+        assert_eq!(after(&[DONE], &[], &[busy, UNKNOWN]).err(), None, "it may have been deleted");
     }
 }

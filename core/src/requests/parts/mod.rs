@@ -88,17 +88,7 @@ impl Parts {
             Request::OffsetForLeaderEpoch(request) => {
                 self.serve_leader_epochs(partitions, origin, request)
             }
-            Request::Metadata(_)
-            | Request::FindCoordinator(_)
-            | Request::ApiVersions(_)
-            | Request::CreateTopics(_)
-            | Request::DeleteTopics(_)
-            | Request::DescribeConfigs(_)
-            | Request::DescribeQuorum(_)
-            | Request::DescribeCluster(_)
-            | Request::DescribeTopicPartitions(_) => {
-                panic!("only what has partitions is scattered")
-            }
+            other => unreachable!("{:?} has no partitions", other.api_key()),
         }
     }
 
