@@ -12,10 +12,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::local::LocalMessage;
-use crate::partitions::Partitions;
 use crate::peer::PeerMessage;
 use crate::replica::{PartitionView, ReplicaView};
-use crate::requests::{Asked, Caller, Origin, Requests};
+use crate::requests::{Asked, Caller, Origin, Partitions, Requests};
 use crate::storage::{Store, Superblock};
 use crate::{Config, Input, Instant, LogId, Machine, Now, Outputs, Place, Timer, View};
 

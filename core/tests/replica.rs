@@ -543,6 +543,7 @@ fn absurd_pushes_are_refused() {
         base: 3,
         previous_epoch: newest,
         begin: false,
+        exchange: 0,
         high_watermark: i64::MAX,
         log_start: 0,
         records: Vec::new(),
@@ -579,6 +580,7 @@ fn absurd_pushes_are_refused() {
             log: LOG,
             leader_epoch: epoch,
             follower,
+            exchange: u64::MAX,
             answer,
         })
     };
@@ -619,7 +621,9 @@ fn an_acknowledgement_of_another_cluster_does_not_count() {
             replica: ReplicaIncarnation(0),
         };
         let answer = Answer::Synced { end: 1, last_epoch, matched: 1 };
-        let acknowledge = Acknowledge { cluster, log: LOG, leader_epoch, follower, answer };
+        let exchange = 0;
+        let acknowledge =
+            Acknowledge { cluster, log: LOG, leader_epoch, follower, exchange, answer };
         let message = PeerMessage::Replica(ReplicaMessage::Acknowledge(acknowledge));
         world.step(1, Input::Peer { from: NodeId(3), message });
         assert_eq!(world.view(1).high_watermark, high_watermark, "of cluster {cluster}");

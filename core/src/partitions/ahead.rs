@@ -24,7 +24,7 @@ struct Head {
     until: Instant,
 }
 
-impl Partitions {
+impl<W: Copy + Ord> Partitions<W> {
     /// Keeps a push that speaks of what this node's metadata does not show yet; gives back any other.
     pub(super) fn keep_ahead(&mut self, from: NodeId, push: Push) -> Option<Push> {
         if !self.is_ahead(&push) {

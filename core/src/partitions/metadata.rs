@@ -9,7 +9,7 @@ use crate::replica::{Context, Replica, State};
 use crate::trace::{Event, Mark};
 use crate::{BrokerEpoch, Incarnation, LogId, NodeId, Outputs, TopicId};
 
-impl Partitions {
+impl<W: Copy + Ord> Partitions<W> {
     /// Takes this broker's registration, or the end of one.
     pub fn on_serving(&mut self, epoch: Option<BrokerEpoch>, out: &mut Outputs) {
         self.host.serving = epoch;

@@ -7,7 +7,7 @@
 //!        append, read ──▶ store ──▶ disk
 //! ```
 //!
-//! Whoever appends or reads here says by a [`Waiter`] who wants to know, and takes the [`News`] when they are there: what it
+//! Whoever appends or reads here gives a token that says who wants to know, and takes the [`News`] when they are there: what it
 //! appended is flushed or committed, a partition has moved, a read is done. Who that is, and what for, nobody here knows.
 //!
 //! A replica that has something to do is *touched*, and settled before the step ends: it sends, it confirms, and its deadline
@@ -36,15 +36,15 @@ use crate::timers::Timers;
 use crate::{Config, Epoch, Instant, LogId, NodeId, Now, Offset, OpId, Outputs, Timer};
 use ahead::Ahead;
 use roomless::Roomless;
-use waits::{Appends, ReadFor, Watch};
-pub use waits::{News, Reading, Safety, Standing, Waiter};
+pub use waits::{News, Reading, Safety, Standing};
+use waits::{ReadFor, Waits, Watch};
 
 /// Record bytes that wait for room in the store, those of clients and those of leaders each: a share of the memory that a
 /// shard's store may use.
 pub(crate) const ROOMLESS_SHARE: u64 = 8;
 
-/// The replicas of a shard.
-pub struct Partitions {
+/// The replicas of a shard. `W`: how those who wait call themselves.
+pub struct Partitions<W> {
     index: u16,
     /// Time of the step under way.
     now: Now,
@@ -58,13 +58,13 @@ pub struct Partitions {
     /// Replicas with something that is not on stable storage yet.
     unflushed: BTreeSet<LogId>,
     /// What each read of the store is for.
-    reads: BTreeMap<Ticket, ReadFor>,
+    reads: BTreeMap<Ticket, ReadFor<W>>,
     /// Who waits for what was appended to become safe.
-    appends: BTreeMap<LogId, Appends>,
+    waits: BTreeMap<LogId, Waits<W>>,
     /// Who waits for a partition to move.
-    watches: BTreeMap<LogId, Watch>,
+    watches: BTreeMap<LogId, Watch<W>>,
     /// What those who wait have not been told yet.
-    news: VecDeque<News>,
+    news: VecDeque<News<W>>,
     ahead: Ahead,
     roomless: Roomless,
 }
@@ -78,14 +78,14 @@ enum Key {
     Retention,
 }
 
-impl Partitions {
+impl<W: Copy + Ord> Partitions<W> {
     /// Begins with what recovery found.
     pub fn new(
         config: Arc<Config>,
         index: u16,
         superblock: &Superblock,
         store: Store,
-    ) -> Partitions {
+    ) -> Partitions<W> {
         Partitions {
             index,
             now: Now::default(),
@@ -103,7 +103,7 @@ impl Partitions {
             touched: BTreeSet::new(),
             unflushed: BTreeSet::new(),
             reads: BTreeMap::new(),
-            appends: BTreeMap::new(),
+            waits: BTreeMap::new(),
             watches: BTreeMap::new(),
             news: VecDeque::new(),
             ahead: Ahead::default(),
@@ -270,7 +270,7 @@ impl Partitions {
         }
     }
 
-    /// Appends a batch to a partition that this broker leads; the offsets of its first record and after its last.
+    /// Waits a batch to a partition that this broker leads; the offsets of its first record and after its last.
     pub fn append(&mut self, log: LogId, batch: &Bytes, out: &mut Outputs) -> (Offset, Offset) {
         self.touch(log, out, |replica, cx| replica.append(cx, batch)).expect("it leads")
     }
@@ -334,7 +334,7 @@ impl Partitions {
             let due = replica.due(&self.host);
             self.timers.set(Key::Replica(log), due, Timer::Replication);
         }
-        self.tell_of_appends(log);
+        self.tell_of_safety(log);
         self.tell_of_moves(log);
         true
     }

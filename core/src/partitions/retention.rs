@@ -5,7 +5,7 @@ use crate::image::settings::TopicSettings;
 use crate::replica::Context;
 use crate::{Outputs, Timer};
 
-impl Partitions {
+impl<W: Copy + Ord> Partitions<W> {
     /// Looks at every leader's log; rare enough that a pass over all of them costs nothing.
     pub(super) fn retain(&mut self, out: &mut Outputs) {
         for (log, replica) in &mut self.replicas {

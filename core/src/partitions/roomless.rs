@@ -18,7 +18,7 @@ pub(super) struct Roomless {
     bytes: u64,
 }
 
-impl Partitions {
+impl<W: Copy + Ord> Partitions<W> {
     /// Keeps a push until there is room; where even that is too much, the leader sends it again.
     pub(super) fn keep_roomless(&mut self, from: NodeId, push: Push) {
         let most = self.host.config.storage.memory_bytes_max / ROOMLESS_SHARE;

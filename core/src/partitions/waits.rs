@@ -10,25 +10,16 @@ use crate::replica::Unavailable;
 use crate::storage::{Read, ReadError};
 use crate::{Epoch, LogId, NodeId, Offset, Outputs, Timestamp};
 
-/// Who waits: what it wants to be called when there is news for it, and nothing else to anyone here.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Waiter {
-    /// When it is of a request, by the numbers that whoever serves requests goes by.
-    Request {
-        /// A shard of this node.
-        shard: u16,
-        /// A number drawn there.
-        number: u64,
-    },
-}
-
-/// How safe what was appended is to be.
+/// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Safety {
     /// When it is on this node's stable storage.
     Flushed,
     /// When it is below the high watermark.
     Committed,
+    /// When every member of the maximal in-sync set has answered an exchange that began after the wait: what this broker knew
+    /// then as the leader was true then, and no other leader had committed anything.
+    Confirmed,
 }
 
 /// All of a partition that a waiting reader cares for: whether it leads, whether it knows what is committed, and what may be
@@ -37,12 +28,12 @@ pub type Standing = (Result<Epoch, Unavailable>, bool, Offset);
 
 /// What those who wait are told, once each.
 #[derive(Debug)]
-pub enum News {
-    /// When what was appended is as safe as was asked, or the leadership under which it was appended is over: it may still
-    /// become committed.
-    Appended {
+pub enum News<W> {
+    /// When something is as safe as was asked, or the leadership under which it was appended is over: it may still become
+    /// committed.
+    Safe {
         /// Who waits for it.
-        waiter: Waiter,
+        waiter: W,
         /// The partition.
         log: LogId,
         /// Whether it is safe, or why nobody here can tell any more.
@@ -51,12 +42,12 @@ pub enum News {
     /// When a partition no longer stands where it stood.
     Moved {
         /// Who waits for that, and does no longer.
-        waiter: Waiter,
+        waiter: W,
     },
     /// When records are read.
     Read {
         /// Who reads.
-        waiter: Waiter,
+        waiter: W,
         /// Which of its reads it is.
         place: usize,
         /// Whole batches.
@@ -65,7 +56,7 @@ pub enum News {
     /// When a time is looked up.
     Time {
         /// Who asks.
-        waiter: Waiter,
+        waiter: W,
         /// Which of its lookups it is.
         place: usize,
         /// The record's offset, time and epoch, if there is one.
@@ -87,76 +78,103 @@ pub enum Reading {
 
 /// What a read of the store is for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum ReadFor {
+pub(super) enum ReadFor<W> {
     /// When a follower is pushed older records.
     Follower(LogId, NodeId),
     /// When records are read; which of the waiter's reads it is.
-    Records(Waiter, usize),
+    Records(W, usize),
     /// When a time is looked up; which of the waiter's lookups it is.
-    Time(Waiter, usize),
+    Time(W, usize),
 }
 
-/// Who waits for what was appended to one log, by the offset after it; with the epoch in which it was appended.
-#[derive(Default, Debug)]
-pub(super) struct Appends {
-    committed: BTreeMap<(Offset, Waiter), Epoch>,
-    flushed: BTreeMap<(Offset, Waiter), Epoch>,
+/// Who waits for what was appended to one log, by the offset after it, or for an exchange, by its number; with the epoch in
+/// which that was.
+#[derive(Debug)]
+pub(super) struct Waits<W> {
+    committed: BTreeMap<(Offset, W), Epoch>,
+    flushed: BTreeMap<(Offset, W), Epoch>,
+    confirmed: BTreeMap<(Offset, W), Epoch>,
 }
 
-impl Appends {
-    fn by(&mut self, safety: Safety) -> &mut BTreeMap<(Offset, Waiter), Epoch> {
+impl<W> Default for Waits<W> {
+    fn default() -> Self {
+        let (committed, flushed, confirmed) = Default::default();
+        Waits { committed, flushed, confirmed }
+    }
+}
+
+impl<W: Copy + Ord> Waits<W> {
+    fn by(&mut self, safety: Safety) -> &mut BTreeMap<(Offset, W), Epoch> {
         match safety {
             Safety::Flushed => &mut self.flushed,
             Safety::Committed => &mut self.committed,
+            Safety::Confirmed => &mut self.confirmed,
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.committed.is_empty() && self.flushed.is_empty()
+        self.committed.is_empty() && self.flushed.is_empty() && self.confirmed.is_empty()
     }
 }
 
 /// Who waits for a partition to move from where it stood.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct Watch<W> {
     stood: Standing,
-    waiters: BTreeSet<Waiter>,
+    waiters: BTreeSet<W>,
 }
 
-impl Partitions {
+impl<W: Copy + Ord> Partitions<W> {
     /// The next news for someone who waits.
-    pub fn pop_news(&mut self) -> Option<News> {
+    pub fn pop_news(&mut self) -> Option<News<W>> {
         self.news.pop_front()
     }
 
     /// Waits until what was appended up to an offset, in the epoch in which this broker leads, is safe.
-    pub fn wait(&mut self, log: LogId, next: Offset, epoch: Epoch, safety: Safety, waiter: Waiter) {
-        self.appends.entry(log).or_default().by(safety).insert((next, waiter), epoch);
+    pub fn wait(&mut self, log: LogId, next: Offset, epoch: Epoch, safety: Safety, waiter: W) {
+        self.waits.entry(log).or_default().by(safety).insert((next, waiter), epoch);
+    }
+
+    /// Begins an exchange with the followers and waits until it is confirmed that this broker leads in that epoch still, as
+    /// [`Safety::Confirmed`] says. The number to forget it by.
+    pub fn confirm(&mut self, log: LogId, epoch: Epoch, waiter: W, out: &mut Outputs) -> Offset {
+        let begun = self.touch(log, out, |replica, _| replica.begin_exchange());
+        let number = begun.unwrap_or(0) as Offset;
+        // Where it does not lead, the end of the step says so.
+        self.touched.insert(log);
+        self.wait(log, number, epoch, Safety::Confirmed, waiter);
+        number
     }
 
     /// Waits for that no longer.
-    pub fn forget(&mut self, log: LogId, next: Offset, safety: Safety, waiter: Waiter) {
-        if let Some(appends) = self.appends.get_mut(&log) {
-            appends.by(safety).remove(&(next, waiter));
-            if appends.is_empty() {
-                self.appends.remove(&log);
+    pub fn forget(&mut self, log: LogId, next: Offset, safety: Safety, waiter: W) {
+        if let Some(waits) = self.waits.get_mut(&log) {
+            waits.by(safety).remove(&(next, waiter));
+            if waits.is_empty() {
+                self.waits.remove(&log);
             }
         }
     }
 
     /// Tells of what has become safe, and of what was appended in an epoch that is over.
-    pub(super) fn tell_of_appends(&mut self, log: LogId) {
-        if !self.appends.contains_key(&log) {
+    pub(super) fn tell_of_safety(&mut self, log: LogId) {
+        if !self.waits.contains_key(&log) {
             return;
         }
         let leading = self.leading(log);
-        let (high_watermark, flushed) = match (self.replicas.get(&log), self.host.store.log(log)) {
-            (Some(replica), Some(log)) => (replica.high_watermark(), log.flushed_end()),
-            _ => (0, 0),
-        };
-        let Some(appends) = self.appends.get_mut(&log) else { return };
-        for (safety, safe) in [(Safety::Committed, high_watermark), (Safety::Flushed, flushed)] {
-            while let Some(first) = appends.by(safety).first_entry() {
+        let Some(waits) = self.waits.get_mut(&log) else { return };
+        let found = self.replicas.get(&log).zip(self.host.store.log(log));
+        for safety in [Safety::Committed, Safety::Flushed, Safety::Confirmed] {
+            if waits.by(safety).is_empty() {
+                continue;
+            }
+            let safe = match (found, safety) {
+                (None, _) => 0,
+                (Some((replica, _)), Safety::Committed) => replica.high_watermark(),
+                (Some((_, log)), Safety::Flushed) => log.flushed_end(),
+                (Some((replica, _)), Safety::Confirmed) => replica.confirmed(&self.host) as Offset,
+            };
+            while let Some(first) = waits.by(safety).first_entry() {
                 let ((next, waiter), epoch) = (*first.key(), *first.get());
                 // All of them are of one epoch: the end of a leadership fails what it left.
                 let outcome = if leading != Ok(epoch) {
@@ -167,11 +185,11 @@ impl Partitions {
                     break;
                 };
                 first.remove();
-                self.news.push_back(News::Appended { waiter, log, outcome });
+                self.news.push_back(News::Safe { waiter, log, outcome });
             }
         }
-        if appends.is_empty() {
-            self.appends.remove(&log);
+        if waits.is_empty() {
+            self.waits.remove(&log);
         }
     }
 
@@ -188,14 +206,14 @@ impl Partitions {
     }
 
     /// Waits until a partition no longer stands where it does now.
-    pub fn watch(&mut self, log: LogId, waiter: Waiter) {
+    pub fn watch(&mut self, log: LogId, waiter: W) {
         let stood = self.standing(log);
         let watch = self.watches.entry(log).or_insert(Watch { stood, waiters: BTreeSet::new() });
         watch.waiters.insert(waiter);
     }
 
     /// Waits for that no longer.
-    pub fn unwatch(&mut self, log: LogId, waiter: Waiter) {
+    pub fn unwatch(&mut self, log: LogId, waiter: W) {
         if let Some(watch) = self.watches.get_mut(&log) {
             watch.waiters.remove(&waiter);
             if watch.waiters.is_empty() {
@@ -213,7 +231,7 @@ impl Partitions {
     }
 
     /// Everyone who watches a partition, for checkers.
-    pub fn watchers(&self) -> impl Iterator<Item = Waiter> {
+    pub fn watchers(&self) -> impl Iterator<Item = W> {
         self.watches.values().flat_map(|watch| watch.waiters.iter().copied())
     }
 
@@ -224,7 +242,7 @@ impl Partitions {
         log: LogId,
         (from, upto): (Offset, Offset),
         bytes_max: u32,
-        (waiter, place): (Waiter, usize),
+        (waiter, place): (W, usize),
         out: &mut Outputs,
     ) -> Reading {
         match self.host.store.read(log, from, upto, bytes_max, out) {
@@ -249,7 +267,7 @@ impl Partitions {
         log: LogId,
         time: Timestamp,
         upto: Offset,
-        (waiter, place): (Waiter, usize),
+        (waiter, place): (W, usize),
         out: &mut Outputs,
     ) {
         let ticket = self.host.store.find_time(log, time, upto, out);
@@ -261,7 +279,7 @@ impl Partitions {
         &mut self,
         log: LogId,
         upto: Offset,
-        (waiter, place): (Waiter, usize),
+        (waiter, place): (W, usize),
         out: &mut Outputs,
     ) {
         let ticket = self.host.store.find_largest(log, upto, out);

@@ -31,6 +31,8 @@ pub(super) struct Follower {
     before_start: Option<(Offset, Epoch)>,
     /// The end that was last acknowledged.
     acknowledged: Option<Offset>,
+    /// The last exchange that it has heard of.
+    exchange: u64,
     /// Whether the leader waits for an answer though nothing new was synced.
     owes: bool,
 }
@@ -43,6 +45,7 @@ impl Replica {
             matched: None,
             before_start: None,
             acknowledged: None,
+            exchange: 0,
             owes: false,
         });
         let log = self.log;
@@ -60,6 +63,7 @@ impl Replica {
         {
             return None;
         }
+        follower.exchange = follower.exchange.max(push.exchange);
         if push.base < 0 {
             self.refuse(cx, &push);
             return None;
@@ -250,7 +254,8 @@ impl Replica {
         else {
             return;
         };
-        let (log, epoch, leader) = (self.log, follower.epoch, follower.leader);
+        let Follower { epoch, leader, exchange, .. } = *follower;
+        let log = self.log;
         if let Answer::Synced { end, last_epoch, .. } = answer {
             cx.out.event(|| Event::Acknowledged { log, epoch, leader, end, last_epoch, replica });
         }
@@ -265,6 +270,7 @@ impl Replica {
             log,
             leader_epoch: epoch,
             follower: member,
+            exchange,
             answer,
         });
         cx.out.send(leader, message);

@@ -35,6 +35,8 @@ pub(super) struct Leader {
     standing: Vec<NodeId>,
     /// When the proposal is made again, if one stands.
     propose_at: Option<Instant>,
+    /// Exchanges begun in this epoch. Each asks the followers whether they still follow this leader.
+    exchange: u64,
 }
 
 impl Leader {
@@ -71,6 +73,7 @@ impl Replica {
             followers: BTreeMap::new(),
             standing: Vec::new(),
             propose_at: None,
+            exchange: 0,
         }));
         cx.out.event(|| Event::Leading { log: id, epoch, start: end });
         self.update_leader(cx, partition);
@@ -129,6 +132,27 @@ impl Replica {
         (base, next)
     }
 
+    /// Begins an exchange: every follower is asked with the next push, and one goes out for it. Its number; 0 if it does not lead.
+    pub fn begin_exchange(&mut self) -> u64 {
+        let Role::Leader(leader) = &mut self.role else { return 0 };
+        leader.exchange += 1;
+        leader.exchange
+    }
+
+    /// The last exchange that every other member of the maximal in-sync set has answered. Until it began nobody else had
+    /// committed anything: a later leader is a member of that set, or follows one that was, and commits nothing before that
+    /// member has turned to the later epoch, in which it answers this leader no more.
+    pub fn confirmed(&self, host: &Host) -> u64 {
+        let Role::Leader(leader) = &self.role else { return 0 };
+        if host.acting().is_none() || leader.isr.len() < usize::from(leader.min_isr.max(1)) {
+            return 0;
+        }
+        let answered = |node: &NodeId| leader.followers.get(node).map_or(0, |known| known.answered);
+        let maximal = leader.maximal();
+        let others = maximal.iter().filter(|node| **node != host.config.node);
+        others.map(answered).min().unwrap_or(leader.exchange)
+    }
+
     /// Moves the high watermark as far as the maximal in-sync set has flushed.
     pub(super) fn advance(&mut self, cx: &mut Context) {
         let Role::Leader(leader) = &mut self.role else { return };
@@ -177,6 +201,7 @@ impl Replica {
         {
             return;
         }
+        progress.answered = progress.answered.max(acknowledge.exchange.min(leader.exchange));
         let log = cx.host.store.log(self.log).expect("a leader has a log");
         match acknowledge.answer {
             Answer::Synced { end, last_epoch, matched } => {
@@ -275,7 +300,10 @@ impl Replica {
             let news = (progress.in_step(log)
                 && progress.told != (self.high_watermark, log.start()))
                 .then(|| progress.sent_at.after_ms(config.push_retry_ms));
-            [progress.deadline.filter(|_| progress.reachable), lag, news]
+            let asked = progress
+                .owes_answer(leader.exchange)
+                .then(|| progress.sent_at.after_ms(config.push_retry_ms));
+            [progress.deadline.filter(|_| progress.reachable), lag, news, asked]
         });
         followers.flatten().chain(leader.propose_at).min()
     }
@@ -302,11 +330,15 @@ impl Replica {
         let news = progress.in_step(log)
             && progress.told != (self.high_watermark, log.start())
             && progress.sent_at.after_ms(config.push_retry_ms) <= cx.now.mono;
+        let asks = progress.owes_answer(leader.exchange)
+            && (progress.asked < leader.exchange
+                || progress.sent_at.after_ms(config.push_retry_ms) <= cx.now.mono);
         let wanted = match progress.flow {
             Flow::Probe => progress.deadline.is_none(),
             Flow::Stream => {
-                news || progress.next < log.end()
-                    && progress.in_flight_bytes() < config.push_window_bytes as usize
+                news || asks
+                    || progress.next < log.end()
+                        && progress.in_flight_bytes() < config.push_window_bytes as usize
             }
         };
         if !wanted {
@@ -378,6 +410,7 @@ impl Replica {
         let Some(end) = end_of(&records, base) else { return };
         let bounds = (self.high_watermark, log.start());
         progress.told = bounds;
+        progress.asked = leader.exchange;
         let retry_ms = cx.host.config.replication.push_retry_ms;
         progress.on_sent(cx.now.mono, base, end, bytes, retry_ms);
         let push = Push {
@@ -390,6 +423,7 @@ impl Replica {
             base,
             previous_epoch,
             begin,
+            exchange: leader.exchange,
             high_watermark: bounds.0,
             log_start: bounds.1,
             records,
@@ -481,6 +515,11 @@ impl Progress {
             && self.flow == Flow::Stream
             && self.deadline.is_none()
             && self.next == log.end()
+    }
+
+    /// Whether an exchange waits for its answer.
+    fn owes_answer(&self, exchange: u64) -> bool {
+        self.reachable && self.answered < exchange
     }
 
     /// Whether it has not reached the leader's end for too long.

@@ -58,6 +58,8 @@ pub struct Push {
     /// Whether this is "begin at `base`": the leader's log starts past the follower's end. Only a replica outside ISR and
     /// ELR takes it, as a truncation of everything.
     pub begin: bool,
+    /// The exchange that the leader last began in this epoch, which the answer repeats.
+    pub exchange: u64,
     /// The leader's high watermark.
     pub high_watermark: Offset,
     /// The leader's log start.
@@ -78,6 +80,8 @@ pub struct Acknowledge {
     pub leader_epoch: Epoch,
     /// The follower in this life.
     pub follower: Member,
+    /// The last exchange that it has heard of in this epoch.
+    pub exchange: u64,
     /// What it says.
     pub answer: Answer,
 }

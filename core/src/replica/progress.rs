@@ -51,6 +51,10 @@ pub struct Progress {
     pub reading: Option<Ticket>,
     /// High watermark and log start that were last sent.
     pub told: (Offset, Offset),
+    /// The exchange of the last push.
+    pub asked: u64,
+    /// The last exchange that it has answered.
+    pub answered: u64,
     /// When a push was last sent.
     pub sent_at: Instant,
     /// Where it is behind: an end of the leader's log that it has not acknowledged, and when that was the end.
@@ -73,6 +77,8 @@ impl Progress {
             deadline: None,
             reading: None,
             told: (-1, -1),
+            asked: 0,
+            answered: 0,
             sent_at: now,
             behind: Some((end, now)),
         }

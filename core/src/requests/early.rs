@@ -4,9 +4,9 @@
 //! Only those that ask about the cluster: what asks a partition's leader is told at once that this broker leads nothing yet. That
 //! sends a client to whoever took over when this broker stopped, and sooner than this one could serve.
 
+use super::Partitions;
 use super::asked::Asked;
 use crate::image::Partition;
-use crate::partitions::Partitions;
 use crate::{ClientId, EARLY_MS, Instant, OTHERS_MS, Timer, api};
 
 /// What waits, and for how long.

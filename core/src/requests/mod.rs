@@ -31,7 +31,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use crate::local::LocalMessage;
-use crate::partitions::{News, Partitions};
+use crate::partitions::{self, News};
 use crate::{ClientId, Config, Instant, Output, Outputs, Place, Timer, api};
 pub(crate) use asked::{Asked, Caller};
 use early::Early;
@@ -41,6 +41,9 @@ use parts::{Answer, Parts, fetch, list_offsets, produce};
 use scatter::Owners;
 use session::Sessions;
 use table::{Row, Server};
+
+/// The partitions of this shard, on which parts of requests wait.
+pub(crate) type Partitions = partitions::Partitions<Origin>;
 
 /// Uncommitted and committed reads, which are the same while there are no transactions.
 const ISOLATION_LEVELS: std::ops::RangeInclusive<i8> = 0..=1;
@@ -238,7 +241,7 @@ impl Requests {
     }
 
     /// Takes what partitions have to say to a part that waits for them.
-    pub fn on_news(&mut self, partitions: &mut Partitions, news: News, out: &mut Outputs) {
+    pub fn on_news(&mut self, partitions: &mut Partitions, news: News<Origin>, out: &mut Outputs) {
         self.parts.on_news(partitions, news, out);
         self.give_answers(partitions, out);
     }

@@ -10,9 +10,9 @@ use milena_wire::messages::{
 };
 use milena_wire::{Request, Uuid};
 
+use super::Partitions;
 use super::parts::produce;
 use crate::image::Image;
-use crate::partitions::Partitions;
 use crate::{LogId, TopicId};
 
 /// Who owns which partition.

@@ -15,8 +15,9 @@ use milena_wire::messages::{FetchRequest, FetchResponse};
 use milena_wire::{ErrorCode, Records, Response, Uuid};
 
 use super::{Origin, Part, Parts};
-use crate::partitions::{Partitions, Reading, Standing};
+use crate::partitions::{Reading, Standing};
 use crate::replica::batches;
+use crate::requests::Partitions;
 use crate::requests::named::locate;
 use crate::requests::session;
 use crate::storage::ReadError;
@@ -210,7 +211,7 @@ impl Parts {
             }
             let most = u32::try_from(item.limit.max(1)).unwrap_or(u32::MAX);
             let range = (item.next, item.bounds.0);
-            match partitions.read(log, range, most, (origin.into(), place), out) {
+            match partitions.read(log, range, most, (origin, place), out) {
                 Reading::Done(records) => waiting.bytes += item.take(records, any),
                 Reading::Begun { bytes_max } => {
                     item.found = Found::Reading;
@@ -308,7 +309,7 @@ impl Parts {
             item.records.clear();
             item.next = item.asked.fetch_offset;
             if let Ok(log) = item.log {
-                partitions.watch(log, origin.into());
+                partitions.watch(log, origin);
                 moved |= item.stood != Some(partitions.standing(log));
             }
         }
@@ -356,7 +357,7 @@ impl Parts {
     ) {
         self.timers.remove(origin);
         for log in waiting.items.iter().filter_map(|item| item.log.ok()) {
-            partitions.unwatch(log, origin.into());
+            partitions.unwatch(log, origin);
         }
     }
 

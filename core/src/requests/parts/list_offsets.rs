@@ -18,7 +18,7 @@ use milena_wire::messages::{
 use milena_wire::{ErrorCode, Response, Uuid};
 
 use super::{Origin, Part, Parts};
-use crate::partitions::Partitions;
+use crate::requests::Partitions;
 use crate::requests::named::locate;
 use crate::storage::ReadError;
 use crate::trace::{Event, Mark};
@@ -199,7 +199,7 @@ impl Parts {
     ) {
         self.timers.remove(origin);
         for log in waiting.items.iter().filter_map(|item| item.log.ok()) {
-            partitions.unwatch(log, origin.into());
+            partitions.unwatch(log, origin);
         }
     }
 
@@ -221,7 +221,7 @@ impl Parts {
             waiting.items.iter().filter(not_yet).filter_map(|item| item.log.ok()).collect();
         if !waits.is_empty() {
             self.timers.set(origin, Some(waiting.at), Timer::FetchWait);
-            waits.into_iter().for_each(|log| partitions.watch(log, origin.into()));
+            waits.into_iter().for_each(|log| partitions.watch(log, origin));
             self.waiting.insert(origin, Part::ListOffsets(waiting));
             return;
         }
@@ -309,14 +309,14 @@ fn find(
         }
         LATEST_TIMESTAMP => Found::Known(-1, high_watermark, epoch),
         MAX_TIMESTAMP => {
-            partitions.find_largest(log, high_watermark, (origin.into(), place), out);
+            partitions.find_largest(log, high_watermark, (origin, place), out);
             Found::Searching
         }
         // Nothing is in tiered storage.
         LATEST_TIERED_TIMESTAMP | EARLIEST_PENDING_UPLOAD_TIMESTAMP => Found::Known(-1, -1, -1),
         ..0 => return Err(ErrorCode::UNSUPPORTED_VERSION),
         timestamp => {
-            let lookup = (origin.into(), place);
+            let lookup = (origin, place);
             partitions.find_time(log, timestamp, high_watermark, lookup, out);
             Found::Searching
         }

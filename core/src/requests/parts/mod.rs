@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, VecDeque};
 use milena_wire::messages::ProduceRequest;
 use milena_wire::{Request, Response};
 
-use crate::partitions::{News, Partitions, Waiter};
+use crate::partitions::News;
+use crate::requests::Partitions;
 use crate::timers::Timers;
 use crate::{Instant, Outputs, Timer};
 use produce::Stalled;
@@ -24,18 +25,6 @@ pub(crate) struct Origin {
     pub shard: u16,
     /// Number of the part, drawn there.
     pub part: u64,
-}
-
-impl From<Waiter> for Origin {
-    fn from(Waiter::Request { shard, number }: Waiter) -> Origin {
-        Origin { shard, part: number }
-    }
-}
-
-impl From<Origin> for Waiter {
-    fn from(Origin { shard, part }: Origin) -> Waiter {
-        Waiter::Request { shard, number: part }
-    }
 }
 
 /// A part of a request that is not answered yet.
@@ -135,24 +124,21 @@ impl Parts {
     }
 
     /// Takes what a part has waited for.
-    pub fn on_news(&mut self, partitions: &mut Partitions, news: News, out: &mut Outputs) {
+    pub fn on_news(&mut self, partitions: &mut Partitions, news: News<Origin>, out: &mut Outputs) {
         match news {
-            News::Appended { waiter, log, outcome } => {
-                self.decide(partitions, log, waiter.into(), outcome, out)
+            News::Safe { waiter, log, outcome } => {
+                self.decide(partitions, log, waiter, outcome, out)
             }
-            News::Moved { waiter } => {
-                let origin = waiter.into();
-                match self.waiting.get(&origin) {
-                    Some(Part::Fetch(_)) => self.wake_fetch(partitions, origin, out),
-                    Some(Part::ListOffsets(_)) => self.wake_list(partitions, origin, out),
-                    Some(Part::Stalled { .. } | Part::Produce(_)) | None => {}
-                }
-            }
+            News::Moved { waiter: origin } => match self.waiting.get(&origin) {
+                Some(Part::Fetch(_)) => self.wake_fetch(partitions, origin, out),
+                Some(Part::ListOffsets(_)) => self.wake_list(partitions, origin, out),
+                Some(Part::Stalled { .. } | Part::Produce(_)) | None => {}
+            },
             News::Read { waiter, place, result } => {
-                self.on_fetch_read(partitions, waiter.into(), place, result, out)
+                self.on_fetch_read(partitions, waiter, place, result, out)
             }
             News::Time { waiter, place, result } => {
-                self.on_time(partitions, waiter.into(), place, result, out)
+                self.on_time(partitions, waiter, place, result, out)
             }
         }
     }
@@ -164,7 +150,7 @@ impl Parts {
             "what waits for room waits no longer than that"
         );
         assert!(self.answers.is_empty(), "a step gives its answers");
-        let mut watchers = partitions.watchers().map(Origin::from);
+        let mut watchers = partitions.watchers();
         assert!(watchers.all(|origin| self.waiting.contains_key(&origin)));
     }
 }

@@ -16,7 +16,8 @@ use milena_wire::{ErrorCode, Response};
 
 use super::{Origin, Part, Parts};
 use crate::image::settings::TopicSettings;
-use crate::partitions::{Partitions, ROOMLESS_SHARE, Safety};
+use crate::partitions::{ROOMLESS_SHARE, Safety};
+use crate::requests::Partitions;
 use crate::requests::named::locate;
 use crate::trace::{Event, Mark};
 use crate::{Epoch, Instant, LogId, Offset, Outputs, Timer};
@@ -183,7 +184,7 @@ impl Parts {
                         let partition = waiting.response.responses[place].partition_responses.len();
                         let written = Written { topic: place, partition, epoch, base, next };
                         waiting.open.insert(log, written);
-                        partitions.wait(log, next, epoch, safety(acks), origin.into());
+                        partitions.wait(log, next, epoch, safety(acks), origin);
                     }
                     Ok(_) => {}
                     Err(refusal) => {
@@ -257,7 +258,7 @@ impl Parts {
                 // Nobody else is waited for: it becomes safe or this node halts.
                 continue;
             }
-            partitions.forget(log, next, safety(acks), origin.into());
+            partitions.forget(log, next, safety(acks), origin);
             let code = match acks {
                 -1 if !enough => ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND,
                 _ => ErrorCode::REQUEST_TIMED_OUT,
@@ -321,7 +322,7 @@ fn append_one(
 /// Drops a part that nobody waits for.
 pub(super) fn drop_produce(partitions: &mut Partitions, origin: Origin, waiting: &Waiting) {
     for (log, written) in &waiting.open {
-        partitions.forget(*log, written.next, safety(waiting.acks), origin.into());
+        partitions.forget(*log, written.next, safety(waiting.acks), origin);
     }
 }
 
