@@ -159,8 +159,8 @@ fn grow_topic(
 /// For what goes past the partitions that one request may make.
 fn beyond(config: &Config) -> Refusal {
     let most = config.replication.partitions_max;
-    let message = format!("a request makes at most {most} partitions");
-    Refusal::new(ErrorCode::INVALID_PARTITIONS, message)
+    let message = format!("a request makes at most {most} partitions, and a topic has no more");
+    Refusal::new(ErrorCode::POLICY_VIOLATION, message)
 }
 
 /// Deletes topics. All are read before any goes: a name and an identity may mean the same topic.
@@ -322,13 +322,14 @@ fn place_partitions(
         return factor_refused("the replication factor is at least 1".into());
     }
     let partitions = topic.partitions.unwrap_or(PARTITIONS_DEFAULT);
-    let partitions_max = config.replication.partitions_max;
-    let Some(partitions) =
-        u32::try_from(partitions).ok().filter(|p| (1..=partitions_max).contains(p))
+    let Some(partitions) = usize::try_from(partitions).ok().filter(|partitions| *partitions > 0)
     else {
-        let message = format!("a topic has 1 to {partitions_max} partitions, not {partitions}");
+        let message = format!("a topic has at least one partition, not {partitions}");
         return Err(Refusal::new(ErrorCode::INVALID_PARTITIONS, message));
     };
+    if partitions > config.replication.partitions_max as usize {
+        return Err(beyond(config));
+    }
     let default = REPLICATION_FACTOR_DEFAULT.min(brokers.len()) as i16;
     let asked = topic.replication_factor.unwrap_or(default);
     let Some(factor) =
@@ -340,7 +341,7 @@ fn place_partitions(
         ));
     };
     let place = |index| place_replicas(&brokers, factor, start.wrapping_add(index), index);
-    Ok((0..partitions as usize).map(place).collect())
+    Ok((0..partitions).map(place).collect())
 }
 
 /// The brokers that stay with their racks: one of each rack, then a second of each, and so on.

@@ -304,7 +304,8 @@ impl Side {
         match (name, value) {
             ("records", Value::String(hex)) => batches::described(hex),
             (_, Value::Array(all)) => {
-                let ours = all.iter().filter(|one| !KAFKAS.iter().any(|name| one["name"] == *name));
+                let named = |one: &Value, name| one["name"] == name || one["resource_name"] == name;
+                let ours = all.iter().filter(|one| !KAFKAS.iter().any(|name| named(one, *name)));
                 ours.map(|one| self.masked(name, one)).collect()
             }
             (_, Value::Object(fields)) => {
