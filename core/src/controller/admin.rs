@@ -61,11 +61,11 @@ impl AdminRequest {
         let names: Vec<&String> = match self {
             AdminRequest::CreateTopics { .. } => Vec::new(),
             AdminRequest::DeleteTopics { topics } => {
-                let name = |topic| match topic {
-                    &TopicReference::Name(ref name) => Some(name),
+                let named = topics.iter().filter_map(|topic| match topic {
+                    TopicReference::Name(name) => Some(name),
                     TopicReference::Id(_) => None,
-                };
-                topics.iter().filter_map(name).collect()
+                });
+                named.collect()
             }
             AdminRequest::CreatePartitions { topics, .. } => {
                 topics.iter().map(|topic| &topic.topic).collect()
@@ -76,7 +76,7 @@ impl AdminRequest {
     }
 
     /// How many topics it asks about.
-    pub fn len(&self) -> usize {
+    pub fn topics(&self) -> usize {
         match self {
             AdminRequest::CreateTopics { topics, .. } => topics.len(),
             AdminRequest::DeleteTopics { topics } => topics.len(),
@@ -141,7 +141,7 @@ impl AdminRequest {
     }
 
     /// Whether it is to wait for brokers that may still come.
-    pub fn awaits_brokers(&self, image: &Image, config: &Config) -> bool {
+    pub fn is_early(&self, image: &Image, config: &Config) -> bool {
         match self {
             AdminRequest::CreateTopics { topics, .. } => awaits_brokers(image, config, topics),
             AdminRequest::DeleteTopics { .. } | AdminRequest::CreatePartitions { .. } => false,
@@ -150,6 +150,6 @@ impl AdminRequest {
 
     /// The same refusal for every topic.
     pub fn refuse(&self, code: ErrorCode, message: &str) -> Topics {
-        (0..self.len()).map(|_| Err(Refusal::new(code, message))).collect()
+        (0..self.topics()).map(|_| Err(Refusal::new(code, message))).collect()
     }
 }

@@ -408,7 +408,7 @@ impl Active {
                 }
             }
             Ask::Administer { from, epoch, id, request }
-                if now < self.early_until && request.awaits_brokers(draft, config) =>
+                if now < self.early_until && request.is_early(draft, config) =>
             {
                 self.early.push(Ask::Administer { from, epoch, id, request });
             }

@@ -108,7 +108,7 @@ impl Admin {
     pub fn on_answer(&mut self, epoch: BrokerEpoch, id: u64, end: Offset, topics: Topics) {
         if let Some(pending) = self.pending.get_mut(&id)
             && pending.sent.is_some_and(|(_, sent)| sent == epoch)
-            && topics.len() == pending.request.len()
+            && topics.len() == pending.request.topics()
         {
             pending.answer.get_or_insert((end, topics));
         }
