@@ -656,11 +656,7 @@ impl Cluster {
         for wish in self.clients[client].take_wishes() {
             match wish {
                 Wish::Wake { at, why } => self.queue.push(at, Happening::Client { client, why }),
-                Wish::Close { node } => {
-                    if let Some(connection) = self.clients[client].connections[node] {
-                        self.close(connection);
-                    }
-                }
+                Wish::Close { connection } => self.close(connection),
                 Wish::Send { node, id, version, request } => {
                     self.ask(client, node, id, version, request);
                 }

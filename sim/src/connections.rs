@@ -385,7 +385,6 @@ impl Cluster {
     /// The client closes a connection; its node learns of it later.
     pub(crate) fn close(&mut self, connection: ClientId) {
         let known = &mut self.connections[connection.0 as usize];
-        self.clients[known.client].connections[known.node] = None;
         if known.open {
             known.shut();
             let arrival = self.client_links.to_node(self.now, known.client, known.node, 200_000);
@@ -564,6 +563,18 @@ mod tests {
         assert!(!cluster.connections[connection.0 as usize].open);
         cluster.until(cluster.now + 100 * MS);
         assert_eq!(cluster.clients[CLIENT].connections[NODE], None, "its client learns of it");
+    }
+
+    #[test]
+    fn who_gives_a_request_up_closes_its_connection() {
+        let (mut cluster, connection) = asked_in_vain();
+        let (now, request) = (cluster.now, Request::ApiVersions(Default::default()));
+        let id = cluster.clients[CLIENT].session.send(now, NODE, 3, request);
+        cluster.clients[CLIENT].on_deadline(now, id);
+        cluster.grant(CLIENT);
+        assert!(!cluster.connections[connection.0 as usize].open);
+        cluster.until(cluster.now + 300 * MS);
+        assert!(cluster.connections[connection.0 as usize].hung_up, "its node hears of it");
     }
 
     #[test]

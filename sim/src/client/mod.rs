@@ -47,10 +47,10 @@ pub enum Wish {
         /// Body.
         request: Request,
     },
-    /// When the connection to a broker is to be closed.
+    /// When a connection is to be closed.
     Close {
-        /// The broker, by index.
-        node: usize,
+        /// Which.
+        connection: ClientId,
     },
     /// When the client wants to be called again.
     Wake {
@@ -316,7 +316,8 @@ impl Client {
     /// A request was not answered in time: as librdkafka does, the connection is given up, and all that was on it with it.
     pub fn on_deadline(&mut self, now: Time, id: u64) {
         if let Some(node) = self.session.pending.get(&id).map(|(node, _)| *node) {
-            self.session.wishes.push(Wish::Close { node });
+            let given_up = self.connections[node].map(|connection| Wish::Close { connection });
+            self.session.wishes.extend(given_up);
             self.on_broken(now, node);
         }
     }
