@@ -187,8 +187,9 @@ impl Out<'_> {
             }
         }
         let fenced = image.brokers.values().filter(|broker| broker.fenced).count();
+        let active = "kafka_controller_kafkacontroller_activecontrollercount";
+        self.gauge((active, "1 on the active controller, 0 elsewhere"), u32::from(known.active))?;
         let counts = [
-            ("activecontrollercount", "Active controllers", 1),
             ("activebrokercount", "Brokers in service", image.brokers.len() - fenced),
             ("fencedbrokercount", "Registered brokers out of service", fenced),
             ("globaltopiccount", "Topics of the cluster", image.topics.len()),
