@@ -5,10 +5,11 @@
 //! answer count from the moment that a machine gives it until the client's socket has taken it, those of a request until it is
 //! answered, and what a fetch may bring while it waits.
 //!
-//! What all clients of a shard leave untaken is bounded too. The less room there is, and the more fetches share it, the less one
-//! brings. Where an answer finds too much nevertheless, those whose untaken answers have cost the most lose their connections at
-//! once: bytes times how long they have waited, so that it strikes who takes nothing or little for long, and not who is about to
-//! take much. Nobody waits for it, so nothing can wait for ever.
+//! What all clients of a shard leave untaken is bounded too. Half of that room is for what fetches ask for: each may bring half of
+//! what answers and other fetches leave of it, so that many at once bring little each. The other half is for what has no such
+//! bound, a single batch and all other answers. Where an answer finds too much nevertheless, those whose untaken answers have cost
+//! the most lose their connections at once: bytes times how long they have waited, so that it strikes who takes nothing or little
+//! for long, and not who is about to take much. Nobody waits for it, so nothing can wait for ever.
 
 use std::cell::Cell;
 use std::cmp::Reverse;
@@ -62,8 +63,7 @@ struct Begun {
 #[derive(Default, Debug)]
 struct Unanswered {
     request_bytes: usize,
-    /// The most that the answers of fetches may have.
-    promised_bytes: usize,
+    fetches: usize,
 }
 
 /// What the pipelines of one shard come to together.
@@ -73,7 +73,7 @@ pub struct Totals(Rc<Cells>);
 #[derive(Default, Debug)]
 struct Cells {
     unsent_bytes: Cell<usize>,
-    fetches: Cell<usize>,
+    promised_bytes: Cell<usize>,
 }
 
 /// The share of one pipeline in them, which goes with it.
@@ -82,8 +82,8 @@ struct Share {
     totals: Totals,
     /// Bytes of answers that the client has not taken, those that are being written among them.
     unsent_bytes: usize,
-    /// Fetches that are not answered.
-    fetches: usize,
+    /// The most that the answers of fetches may have.
+    promised_bytes: usize,
 }
 
 /// An answer that the client has not taken, and when a machine gave it.
@@ -127,14 +127,14 @@ impl Totals {
         held.into_iter().take_while(is_one_too_many).collect()
     }
 
-    /// Lets a fetch bring no more than its part of the room that there is, as one of those that are not answered, and says how
-    /// much of its connection's room it may take. None for other requests.
+    /// Lets a fetch bring no more than there is room for, and says what it may bring, as far as that counts: no more than may wait
+    /// unsent. None for other requests.
     pub fn bound(&self, request: &mut Request, config: &PipelineConfig) -> Option<usize> {
         let Request::Fetch(fetch) = request else { return None };
-        let room = config.shard_unsent_bytes_max.saturating_sub(self.0.unsent_bytes.get());
-        let part = i32::try_from(room / (self.0.fetches.get() + 1)).unwrap_or(i32::MAX);
+        let used = self.0.unsent_bytes.get() + self.0.promised_bytes.get();
+        let half = (config.shard_unsent_bytes_max / 2).saturating_sub(used) / 2;
         // A byte is enough for a fetch to bring a batch, however large that one is.
-        fetch.max_bytes = fetch.max_bytes.min(part.max(1));
+        fetch.max_bytes = fetch.max_bytes.min(i32::try_from(half).unwrap_or(i32::MAX).max(1));
         let asked = usize::try_from(fetch.max_bytes).unwrap_or(0);
         Some(asked.min(config.unsent_bytes_max))
     }
@@ -156,21 +156,21 @@ impl Share {
         self.totals.0.unsent_bytes.update(|all| all - bytes);
     }
 
-    fn add_fetches(&mut self, count: usize) {
-        self.fetches += count;
-        self.totals.0.fetches.update(|all| all + count);
+    fn promise(&mut self, bytes: usize) {
+        self.promised_bytes += bytes;
+        self.totals.0.promised_bytes.update(|all| all + bytes);
     }
 
-    fn remove_fetches(&mut self, count: usize) {
-        self.fetches -= count;
-        self.totals.0.fetches.update(|all| all - count);
+    fn release(&mut self, bytes: usize) {
+        self.promised_bytes -= bytes;
+        self.totals.0.promised_bytes.update(|all| all - bytes);
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         self.remove_unsent(self.unsent_bytes);
-        self.remove_fetches(self.fetches);
+        self.release(self.promised_bytes);
     }
 }
 
@@ -212,8 +212,8 @@ impl<R, A> Pipeline<R, A> {
         self.closing.is_none()
             && self.slots.len() < config.in_flight_max
             && self.unanswered.request_bytes <= config.in_flight_bytes_max
-            && self.share.fetches < FETCHES_MAX
-            && self.share.unsent_bytes + self.unanswered.promised_bytes <= config.unsent_bytes_max
+            && self.unanswered.fetches < FETCHES_MAX
+            && self.share.unsent_bytes + self.share.promised_bytes <= config.unsent_bytes_max
     }
 
     /// Bytes of a request have come.
@@ -260,8 +260,8 @@ impl<R, A> Pipeline<R, A> {
         self.begun = None;
         self.slots.push_back(Slot::Awaited { request, bytes, fetch });
         self.unanswered.request_bytes += bytes;
-        self.share.add_fetches(usize::from(fetch.is_some()));
-        self.unanswered.promised_bytes += fetch.unwrap_or(0);
+        self.unanswered.fetches += usize::from(fetch.is_some());
+        self.share.promise(fetch.unwrap_or(0));
     }
 
     /// One has come whose answer is known without any.
@@ -289,7 +289,7 @@ impl<R, A> Pipeline<R, A> {
             }
         };
         self.unanswered.forget(bytes, fetch);
-        self.share.remove_fetches(usize::from(fetch.is_some()));
+        self.share.release(fetch.unwrap_or(0));
         if let Some((answer, bytes)) = make(request) {
             *slot = Slot::Answered { answer, held: Held { bytes, since: now } };
             self.share.add_unsent(bytes);
@@ -348,9 +348,9 @@ impl<R, A> Pipeline<R, A> {
             }
         }
         self.writing.clear();
-        let fetches = self.share.fetches;
+        let promised = self.share.promised_bytes;
         self.share = Share::default();
-        self.share.add_fetches(fetches);
+        self.share.promise(promised);
     }
 
     /// No more is read, nor of what has begun; once what was asked is answered, it is over.
@@ -367,7 +367,7 @@ impl<R, A> Pipeline<R, A> {
             match slot {
                 Slot::Awaited { bytes, fetch, .. } => {
                     self.unanswered.forget(bytes, fetch);
-                    self.share.remove_fetches(usize::from(fetch.is_some()));
+                    self.share.release(fetch.unwrap_or(0));
                 }
                 Slot::Answered { held, .. } => self.share.remove_unsent(held.bytes),
                 Slot::Silent => {}
@@ -420,7 +420,7 @@ impl Unanswered {
     /// A request is not awaited any more.
     fn forget(&mut self, bytes: usize, fetch: Option<usize>) {
         self.request_bytes -= bytes;
-        self.promised_bytes -= fetch.unwrap_or(0);
+        self.fetches -= usize::from(fetch.is_some());
     }
 }
 
@@ -497,7 +497,7 @@ mod tests {
         pipeline.ask((), 1, Some(40));
         assert!(!pipeline.may_read(&config));
         pipeline.close_at(2, "a reason", Instant(0));
-        assert_eq!((pipeline.share.unsent_bytes, pipeline.unanswered.promised_bytes), (40, 0));
+        assert_eq!((pipeline.share.unsent_bytes, pipeline.share.promised_bytes), (40, 0));
     }
 
     #[test]
@@ -570,7 +570,7 @@ mod tests {
         pipeline.close_at(1, "a reason", Instant(0));
         pipeline.close("another", Instant(0).after_ms(50));
         assert_eq!(
-            (pipeline.over(), pipeline.share.unsent_bytes, pipeline.share.fetches),
+            (pipeline.over(), pipeline.share.unsent_bytes, pipeline.unanswered.fetches),
             (None, 0, 1)
         );
         let late = Some("what was asked before the end was not answered in time");
@@ -661,7 +661,7 @@ mod tests {
     fn the_less_room_there_is_the_less_a_fetch_brings() {
         let config = PipelineConfig {
             unsent_bytes_max: 150,
-            shard_unsent_bytes_max: 1_000,
+            shard_unsent_bytes_max: 2_000,
             ..PipelineConfig::default()
         };
         let bound = |shard: &Totals, max_bytes| {
@@ -672,19 +672,19 @@ mod tests {
         };
         let shard = Totals::default();
         assert_eq!(bound(&shard, 100), (100, 100));
-        assert_eq!(bound(&shard, 500), (500, 150));
+        assert_eq!(bound(&shard, 700), (500, 150), "half of what fetches may have");
         assert_eq!(bound(&shard, -1), (-1, 0));
         let mut held = given(&shard, &[(600, 0)]);
-        assert_eq!(bound(&shard, 500), (400, 150));
-        (0..3).for_each(|_| held.ask((), 1, Some(1)));
-        assert_eq!(bound(&shard, 500), (100, 100), "it is one of four");
+        assert_eq!(bound(&shard, 700), (200, 150), "half of what is left");
+        (0..3).for_each(|_| held.ask((), 1, Some(100)));
+        assert_eq!(bound(&shard, 700), (50, 50), "the others may bring the rest");
         held.close_at(3, "a reason", Instant(0));
         held.answer(1, Instant(0), |()| None);
-        assert_eq!(bound(&shard, 500), (200, 150), "one of two");
+        assert_eq!(bound(&shard, 700), (150, 150), "they do not");
         let _more = given(&shard, &[(600, 0)]);
-        assert_eq!(bound(&shard, 500), (1, 1), "one batch, however large");
+        assert_eq!(bound(&shard, 700), (1, 1), "one batch, however large");
         held.leave();
-        assert_eq!(bound(&shard, 500), (400, 150), "who has left counts no more");
+        assert_eq!(bound(&shard, 700), (200, 150), "who has left counts no more");
         assert_eq!(shard.bound(&mut Request::Metadata(Default::default()), &config), None);
     }
 }

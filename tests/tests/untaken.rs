@@ -51,7 +51,8 @@ fn filled(flags: &[&str]) -> Result<Cluster> {
     let cluster = Cluster::start_with(1, &[], &[&common[..], flags].concat())?;
     cluster.must(&["topic", "create", "t", "-p", "1", "-r", "1"])?;
     let reports = Reports::default();
-    let sender = producer(&cluster, &[], reports.clone());
+    // Each record in a batch of its own.
+    let sender = producer(&cluster, &[("batch.num.messages", "1")], reports.clone());
     let value = vec![7; 100_000];
     for number in 0..20 {
         let record = BaseRecord::with_opaque_to("t", Box::new(number)).key("").payload(&value);
@@ -160,4 +161,33 @@ fn what_all_clients_leave_untaken_is_bounded_and_the_healthy_are_served() -> Res
     let said = cluster.nodes[0].said();
     ensure!(said.contains("more than --response-memory-bytes, 16777216"), "{said}");
     must_serve(&cluster)
+}
+
+/// Each asks for as much as fits, all at once, and takes it: what they may bring together is made to fit.
+#[test]
+fn many_that_catch_up_at_once_are_all_served() -> Result<()> {
+    let cluster = filled(&["--response-memory-bytes", "4194304"])?;
+    let port = cluster.nodes[0].kafka;
+    let catching_up = (0..CLIENTS).map(|_| {
+        std::thread::spawn(move || -> Result<()> {
+            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            for _ in 0..50 {
+                stream.write_all(&fetch())?;
+                let mut length = [0; 4];
+                stream.read_exact(&mut length)?;
+                let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+                stream.read_exact(&mut answer)?;
+                ensure!(answer.len() > 100_000, "it has brought no record: {}", answer.len());
+            }
+            Ok(())
+        })
+    });
+    let catching_up: Vec<_> = catching_up.collect();
+    for client in catching_up {
+        client.join().expect("no panic")?;
+    }
+    let said = cluster.nodes[0].said();
+    ensure!(!said.contains("--response-memory-bytes"), "{said}");
+    Ok(())
 }
