@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{Key, Partitions};
-use crate::image::settings::TopicSettings;
 use crate::image::{Broker, Image};
 use crate::replica::{Context, Replica, State};
 use crate::trace::{Event, Mark};
@@ -116,8 +115,7 @@ impl<W: Copy + Ord> Partitions<W> {
         let Some(replica) = self.replicas.get_mut(&log) else { return };
         let mut cx = Context { now: self.now, host: &mut self.host, out };
         replica.on_metadata(&mut cx);
-        if let (Some(topic), Some(_)) = (replica.topic(), self.host.store.log(log)) {
-            let settings = TopicSettings::new(&topic.configs, &self.host.config);
+        if let (Some(settings), Some(_)) = (replica.settings(), self.host.store.log(log)) {
             let rules = settings.segment_rules(&self.host.config);
             self.host.store.set_segment_rules(log, rules);
         }

@@ -1,7 +1,6 @@
 //! Retention by size and time: leaders trim, followers follow the leader's log start.
 
 use super::{Key, Partitions};
-use crate::image::settings::TopicSettings;
 use crate::replica::Context;
 use crate::{Outputs, Timer};
 
@@ -12,10 +11,8 @@ impl<W: Copy + Ord> Partitions<W> {
             if replica.leading(&self.host.store).is_err() {
                 continue;
             }
-            let Some(topic) = replica.topic() else { continue };
-            let settings = TopicSettings::new(&topic.configs, &self.host.config);
             let mut cx = Context { now: self.now, host: &mut self.host, out };
-            replica.retain(&mut cx, settings.retention_ms, settings.retention_bytes);
+            replica.retain(&mut cx);
             self.touched.insert(*log);
         }
         self.schedule_retention();

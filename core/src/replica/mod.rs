@@ -30,6 +30,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::image::settings::TopicSettings;
 use crate::image::{Image, Partition, Topic};
 use crate::local::{LocalMessage, Member};
 use crate::storage::{Log, Lsn, Store, Ticket};
@@ -128,6 +129,8 @@ enum Role {
 pub struct Replica {
     log: LogId,
     topic: Option<Arc<Topic>>,
+    /// Its settings, parsed.
+    settings: Option<TopicSettings>,
     /// The life on disk; none before the log exists or while that is not known.
     life: Option<ReplicaIncarnation>,
     /// Everything below is committed. Of a follower: as its leader said, as far as its own log is matched. Survives changes
@@ -158,6 +161,7 @@ impl Replica {
         Replica {
             log,
             topic: None,
+            settings: None,
             // Of a log that recovery found damaged even the state may be an old one.
             life: found.filter(|log| !log.is_damaged()).map(life),
             high_watermark: found.map_or(0, Log::start),
@@ -173,14 +177,19 @@ impl Replica {
         self.topic.as_ref()?.partitions.get(usize::try_from(self.log.partition).ok()?)
     }
 
-    /// The topic as the image has it.
-    pub fn topic(&self) -> Option<&Arc<Topic>> {
-        self.topic.as_ref()
+    /// What is set for its topic, where the image has it.
+    pub fn settings(&self) -> Option<&TopicSettings> {
+        self.settings.as_ref()
     }
 
     /// Looks at new metadata: another record of the partition, another life of a broker, serving begun or ended.
     pub fn on_metadata(&mut self, cx: &mut Context) {
-        self.topic = cx.host.image.topics.get(&self.log.topic).cloned();
+        let topic = cx.host.image.topics.get(&self.log.topic);
+        if topic.map(|topic| &topic.configs) != self.topic.as_ref().map(|topic| &topic.configs) {
+            let parse = |topic: &Arc<Topic>| TopicSettings::new(&topic.configs, &cx.host.config);
+            self.settings = topic.map(parse);
+        }
+        self.topic = topic.cloned();
         let me = cx.host.config.node;
         let Some(partition) = self.partition().cloned() else { return self.become_idle() };
         let (Some(_), Some(expected)) = (cx.host.acting(), partition.incarnation(me)) else {
@@ -339,10 +348,9 @@ impl Replica {
     }
 
     /// Moves the log start up to what retention allows, as leader; followers are told with the next push.
-    pub fn retain(&mut self, cx: &mut Context, ms: i64, bytes: i64) {
-        if !matches!(self.role, Role::Leader(_)) {
-            return;
-        }
+    pub fn retain(&mut self, cx: &mut Context) {
+        let (Role::Leader(_), Some(settings)) = (&self.role, &self.settings) else { return };
+        let (ms, bytes) = (settings.retention_ms, settings.retention_bytes);
         let (log, upto) = (self.log, self.high_watermark);
         let store = &mut cx.host.store;
         let to = store.retention_start(log, cx.now.wall, ms, bytes, upto).min(upto);

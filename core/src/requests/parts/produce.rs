@@ -307,11 +307,10 @@ fn append_one(
         let why = "the disk is nearly full; what is left is kept for metadata and deletions";
         return Err(Refusal::new(ErrorCode::KAFKA_STORAGE_ERROR, why));
     }
-    let topic = replica.topic().expect("a leader knows its topic");
-    let settings = TopicSettings::new(&topic.configs, partitions.config());
+    let settings = replica.settings().expect("a leader knows its topic");
     let opened_max = partitions.config().replication.opened_bytes_max;
     let rules = settings.timestamp_rules(partitions.now().wall);
-    let batch = check(&records, &settings, opened_max, &rules)?;
+    let batch = check(&records, settings, opened_max, &rules)?;
     let time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(rules.now);
     let (base, next) = partitions.append(log, &batch, out);
     answer.base_offset = base;
