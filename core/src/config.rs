@@ -117,7 +117,7 @@ pub struct PipelineConfig {
     pub in_flight_bytes_max: usize,
     /// Bytes answered and not taken by the client, with what its fetches in flight may bring; beyond it no more requests are read.
     pub unsent_bytes_max: usize,
-    /// The same of all connections of one shard, see [`crate::pipeline`]. Give it several times the largest answer.
+    /// Bytes answered and not taken by the clients of one shard, see [`crate::pipeline`]. Give it several times the largest answer.
     pub shard_unsent_bytes_max: usize,
     /// A request that has begun must be whole after this long, and of an answer the client must take some.
     pub frame_ms_max: u64,

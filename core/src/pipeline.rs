@@ -5,21 +5,24 @@
 //! answer count from the moment that a machine gives it until the client's socket has taken it, those of a request until it is
 //! answered, and what a fetch may bring while it waits.
 //!
-//! What all clients of a shard leave untaken is bounded too. Half of that room is for what fetches ask for: each may bring half of
-//! what answers and other fetches leave of it, so that many at once bring little each. The other half is for what has no such
-//! bound, a single batch and all other answers. Where an answer finds too much nevertheless, those whose untaken answers have cost
-//! the most lose their connections at once: bytes times how long they have waited, so that it strikes who takes nothing or little
-//! for long, and not who is about to take much. Nobody waits for it, so nothing can wait for ever.
+//! What all clients of a shard leave untaken is bounded too. Half of that room is for what fetches bring: each may bring half of
+//! what other answers leave of it when it is answered, so that many at once bring less each and a fetch that waits takes nothing
+//! from anyone. The other half is for what has no such bound, a single batch and all other answers. Where an answer finds too
+//! much nevertheless, those whose untaken answers have cost the most lose their connections at once: bytes times how long they
+//! have waited, so that it strikes who takes nothing or little for long, and not who is about to take much. Nobody waits for it,
+//! so nothing can wait for ever.
 
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use milena_wire::Request;
+use bytes::Bytes;
+use milena_wire::{Request, Response};
 
 use crate::Instant;
 use crate::config::PipelineConfig;
+use crate::replica::batches;
 
 /// Fetches of one connection in flight: the one that waits and the next. Answers go out in order, so more of them would only
 /// hold memory, and how much is known only then: each has at least one batch.
@@ -64,16 +67,21 @@ struct Begun {
 struct Unanswered {
     request_bytes: usize,
     fetches: usize,
+    /// The most that the answers of fetches may have.
+    promised_bytes: usize,
+}
+
+/// The most that the answer of a request may bring, where it is a fetch: what it asks for, and no more than may wait unsent.
+pub fn fetched_by(request: &Request, config: &PipelineConfig) -> Option<usize> {
+    let Request::Fetch(fetch) = request else { return None };
+    let asked = usize::try_from(fetch.max_bytes).unwrap_or(0);
+    Some(asked.min(config.unsent_bytes_max))
 }
 
 /// What the pipelines of one shard come to together.
 #[derive(Clone, Default, Debug)]
-pub struct Totals(Rc<Cells>);
-
-#[derive(Default, Debug)]
-struct Cells {
-    unsent_bytes: Cell<usize>,
-    promised_bytes: Cell<usize>,
+pub struct Totals {
+    unsent_bytes: Rc<Cell<usize>>,
 }
 
 /// The share of one pipeline in them, which goes with it.
@@ -82,8 +90,6 @@ struct Share {
     totals: Totals,
     /// Bytes of answers that the client has not taken, those that are being written among them.
     unsent_bytes: usize,
-    /// The most that the answers of fetches may have.
-    promised_bytes: usize,
 }
 
 /// An answer that the client has not taken, and when a machine gave it.
@@ -107,7 +113,7 @@ pub struct Holding {
 impl Totals {
     /// Whether there is so much that some of it is to be given up before the next answer is kept.
     pub fn is_too_much(&self, config: &PipelineConfig) -> bool {
-        self.0.unsent_bytes.get() > config.shard_unsent_bytes_max
+        self.unsent_bytes.get() > config.shard_unsent_bytes_max
     }
 
     /// Whose connections are to be closed at once, of all those of the shard that hold something.
@@ -116,7 +122,7 @@ impl Totals {
         config: &PipelineConfig,
         held: impl IntoIterator<Item = (C, Holding)>,
     ) -> Vec<(C, Holding)> {
-        let mut excess = self.0.unsent_bytes.get().saturating_sub(config.shard_unsent_bytes_max);
+        let mut excess = self.unsent_bytes.get().saturating_sub(config.shard_unsent_bytes_max);
         let mut held: Vec<(C, Holding)> = held.into_iter().collect();
         held.sort_by_key(|(_, holding)| Reverse(holding.cost));
         let is_one_too_many = |(_, holding): &(C, Holding)| {
@@ -127,50 +133,49 @@ impl Totals {
         held.into_iter().take_while(is_one_too_many).collect()
     }
 
-    /// Lets a fetch bring no more than there is room for, and says what it may bring, as far as that counts: no more than may wait
-    /// unsent. None for other requests.
-    pub fn bound(&self, request: &mut Request, config: &PipelineConfig) -> Option<usize> {
-        let Request::Fetch(fetch) = request else { return None };
-        let used = self.0.unsent_bytes.get() + self.0.promised_bytes.get();
-        let half = (config.shard_unsent_bytes_max / 2).saturating_sub(used) / 2;
-        // A byte is enough for a fetch to bring a batch, however large that one is.
-        fetch.max_bytes = fetch.max_bytes.min(i32::try_from(half).unwrap_or(i32::MAX).max(1));
-        let asked = usize::try_from(fetch.max_bytes).unwrap_or(0);
-        Some(asked.min(config.unsent_bytes_max))
+    /// Leaves of a fetch's answer as much as there is room for: whole batches from the front, one at least, however large. Its
+    /// client asks for the rest again.
+    pub fn fit(&self, response: &mut Response, config: &PipelineConfig) {
+        let Response::Fetch(fetch) = response else { return };
+        let half = config.shard_unsent_bytes_max / 2;
+        let mut left = half.saturating_sub(self.unsent_bytes.get()) / 2;
+        let mut any = false;
+        for partition in fetch.responses.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            let Some(records) = &mut partition.records else { continue };
+            let found = records.len();
+            if found > left {
+                records.0 = batches::front(&records.0, left, !any);
+                if records.len() < found / 2 {
+                    // What is dropped would stay in memory with what is kept, where they are pieces of one.
+                    records.0.iter_mut().for_each(|piece| *piece = Bytes::copy_from_slice(piece));
+                }
+            }
+            any |= !records.is_empty();
+            left = left.saturating_sub(records.len());
+        }
     }
 
     /// Bytes of answers that clients have not taken.
     pub fn unsent_bytes(&self) -> usize {
-        self.0.unsent_bytes.get()
+        self.unsent_bytes.get()
     }
 }
 
 impl Share {
     fn add_unsent(&mut self, bytes: usize) {
         self.unsent_bytes += bytes;
-        self.totals.0.unsent_bytes.update(|all| all + bytes);
+        self.totals.unsent_bytes.update(|all| all + bytes);
     }
 
     fn remove_unsent(&mut self, bytes: usize) {
         self.unsent_bytes -= bytes;
-        self.totals.0.unsent_bytes.update(|all| all - bytes);
-    }
-
-    fn promise(&mut self, bytes: usize) {
-        self.promised_bytes += bytes;
-        self.totals.0.promised_bytes.update(|all| all + bytes);
-    }
-
-    fn release(&mut self, bytes: usize) {
-        self.promised_bytes -= bytes;
-        self.totals.0.promised_bytes.update(|all| all - bytes);
+        self.totals.unsent_bytes.update(|all| all - bytes);
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         self.remove_unsent(self.unsent_bytes);
-        self.release(self.promised_bytes);
     }
 }
 
@@ -213,7 +218,7 @@ impl<R, A> Pipeline<R, A> {
             && self.slots.len() < config.in_flight_max
             && self.unanswered.request_bytes <= config.in_flight_bytes_max
             && self.unanswered.fetches < FETCHES_MAX
-            && self.share.unsent_bytes + self.share.promised_bytes <= config.unsent_bytes_max
+            && self.share.unsent_bytes + self.unanswered.promised_bytes <= config.unsent_bytes_max
     }
 
     /// Bytes of a request have come.
@@ -255,13 +260,13 @@ impl<R, A> Pipeline<R, A> {
         self.first + self.slots.len() as u64
     }
 
-    /// A request has come that a machine is to answer. `fetch`: what [`Totals::bound`] says of it.
+    /// A request has come that a machine is to answer. `fetch`: what [`fetched_by`] says of it.
     pub fn ask(&mut self, request: R, bytes: usize, fetch: Option<usize>) {
         self.begun = None;
         self.slots.push_back(Slot::Awaited { request, bytes, fetch });
         self.unanswered.request_bytes += bytes;
         self.unanswered.fetches += usize::from(fetch.is_some());
-        self.share.promise(fetch.unwrap_or(0));
+        self.unanswered.promised_bytes += fetch.unwrap_or(0);
     }
 
     /// One has come whose answer is known without any.
@@ -289,7 +294,6 @@ impl<R, A> Pipeline<R, A> {
             }
         };
         self.unanswered.forget(bytes, fetch);
-        self.share.release(fetch.unwrap_or(0));
         if let Some((answer, bytes)) = make(request) {
             *slot = Slot::Answered { answer, held: Held { bytes, since: now } };
             self.share.add_unsent(bytes);
@@ -348,9 +352,7 @@ impl<R, A> Pipeline<R, A> {
             }
         }
         self.writing.clear();
-        let promised = self.share.promised_bytes;
         self.share = Share::default();
-        self.share.promise(promised);
     }
 
     /// No more is read, nor of what has begun; once what was asked is answered, it is over.
@@ -367,7 +369,6 @@ impl<R, A> Pipeline<R, A> {
             match slot {
                 Slot::Awaited { bytes, fetch, .. } => {
                     self.unanswered.forget(bytes, fetch);
-                    self.share.release(fetch.unwrap_or(0));
                 }
                 Slot::Answered { held, .. } => self.share.remove_unsent(held.bytes),
                 Slot::Silent => {}
@@ -421,12 +422,16 @@ impl Unanswered {
     fn forget(&mut self, bytes: usize, fetch: Option<usize>) {
         self.request_bytes -= bytes;
         self.fetches -= usize::from(fetch.is_some());
+        self.promised_bytes -= fetch.unwrap_or(0);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use milena_wire::messages::FetchRequest;
+    use milena_wire::Records;
+    use milena_wire::batch::{BatchBuilder, Compression};
+    use milena_wire::messages::FetchResponse;
+    use milena_wire::messages::fetch::{FetchableTopicResponse, PartitionData};
 
     use super::*;
 
@@ -497,7 +502,7 @@ mod tests {
         pipeline.ask((), 1, Some(40));
         assert!(!pipeline.may_read(&config));
         pipeline.close_at(2, "a reason", Instant(0));
-        assert_eq!((pipeline.share.unsent_bytes, pipeline.share.promised_bytes), (40, 0));
+        assert_eq!((pipeline.share.unsent_bytes, pipeline.unanswered.promised_bytes), (40, 0));
     }
 
     #[test]
@@ -595,7 +600,7 @@ mod tests {
     }
 
     fn unsent(shard: &Totals) -> usize {
-        shard.0.unsent_bytes.get()
+        shard.unsent_bytes()
     }
 
     fn to_close(
@@ -659,32 +664,42 @@ mod tests {
 
     #[test]
     fn the_less_room_there_is_the_less_a_fetch_brings() {
-        let config = PipelineConfig {
-            unsent_bytes_max: 150,
-            shard_unsent_bytes_max: 2_000,
-            ..PipelineConfig::default()
+        let config = PipelineConfig { shard_unsent_bytes_max: 4_000, ..PipelineConfig::default() };
+        let batch = || {
+            let mut builder = BatchBuilder::new(0, 0, Compression::None);
+            builder.append(0, None, Some(&[7; 32]), &[]);
+            builder.build()
         };
-        let bound = |shard: &Totals, max_bytes| {
-            let mut request = Request::Fetch(FetchRequest { max_bytes, ..Default::default() });
-            let most = shard.bound(&mut request, &config);
-            let Request::Fetch(fetch) = request else { unreachable!() };
-            (fetch.max_bytes, most.unwrap())
+        assert_eq!(batch().len(), 100);
+        // What is left of so many batches of two partitions each; a piece has one and a half.
+        let fit = |shard: &Totals, counts: [usize; 2]| {
+            let partition = |count| {
+                let run = vec![batch(); count].concat();
+                let records = Records(run.chunks(150).map(Bytes::copy_from_slice).collect());
+                PartitionData { records: Some(records), ..Default::default() }
+            };
+            let partitions = counts.map(partition).into();
+            let topic = FetchableTopicResponse { partitions, ..Default::default() };
+            let mut response =
+                FetchResponse { responses: vec![topic], ..Default::default() }.into();
+            shard.fit(&mut response, &config);
+            let Response::Fetch(fetch) = response else { unreachable!() };
+            let kept = fetch.responses[0].partitions.iter();
+            let kept: Vec<_> = kept.map(|p| p.records.as_ref().unwrap().to_bytes()).collect();
+            kept.iter().for_each(|run| assert_eq!(**run, vec![batch(); run.len() / 100].concat()));
+            kept.iter().map(|run| run.len() / 100).collect::<Vec<_>>()
         };
         let shard = Totals::default();
-        assert_eq!(bound(&shard, 100), (100, 100));
-        assert_eq!(bound(&shard, 700), (500, 150), "half of what fetches may have");
-        assert_eq!(bound(&shard, -1), (-1, 0));
-        let mut held = given(&shard, &[(600, 0)]);
-        assert_eq!(bound(&shard, 700), (200, 150), "half of what is left");
-        (0..3).for_each(|_| held.ask((), 1, Some(100)));
-        assert_eq!(bound(&shard, 700), (50, 50), "the others may bring the rest");
-        held.close_at(3, "a reason", Instant(0));
-        held.answer(1, Instant(0), |()| None);
-        assert_eq!(bound(&shard, 700), (150, 150), "they do not");
+        assert_eq!(fit(&shard, [5, 5]), [5, 5], "half of what fetches may have");
+        assert_eq!(fit(&shard, [5, 6]), [5, 5]);
+        assert_eq!(fit(&shard, [11, 3]), [10, 0]);
+        let mut held = given(&shard, &[(1_400, 0)]);
+        assert_eq!(fit(&shard, [5, 5]), [3, 0], "half of what is left");
+        assert_eq!(fit(&shard, [0, 5]), [0, 3]);
         let _more = given(&shard, &[(600, 0)]);
-        assert_eq!(bound(&shard, 700), (1, 1), "one batch, however large");
+        assert_eq!(fit(&shard, [0, 5]), [0, 1], "one batch, however large");
+        assert_eq!(fit(&shard, [2, 5]), [1, 0]);
         held.leave();
-        assert_eq!(bound(&shard, 700), (200, 150), "who has left counts no more");
-        assert_eq!(shard.bound(&mut Request::Metadata(Default::default()), &config), None);
+        assert_eq!(fit(&shard, [5, 5]), [5, 2], "who has left counts no more");
     }
 }

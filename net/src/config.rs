@@ -143,8 +143,7 @@ pub struct Tuning {
     #[arg(long, default_value_t = 512 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     pub request_memory_bytes: u64,
     /// Answers to Kafka clients that they have not taken, bytes per shard; a fetch brings at most a quarter of it, and less the more
-    /// of it is taken, and beyond it the
-    /// clients that have left the most for the longest lose their connections. Several of the largest answers should fit
+    /// of it is taken. Beyond it the clients that have left the most for the longest lose their connections. Several of the largest answers should fit
     #[arg(long, default_value_t = 512 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     pub response_memory_bytes: u64,
     /// Partitions of a topic, and partitions, topics or resources that a request of a Kafka client names; one that names more loses its connection

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use milena_core::config::PipelineConfig;
-use milena_core::pipeline::{Pipeline, Totals};
+use milena_core::pipeline::{Pipeline, Totals, fetched_by};
 use milena_core::{ClientContext, ClientId, Input, Instant};
 use milena_wire::{
     ApiKey, RequestError, Response, decode_request, encode_response,
@@ -242,9 +242,12 @@ impl Connections {
     }
 
     /// Gives a connection the answer to one of its requests.
-    pub fn reply(&self, client: ClientId, id: u64, response: Option<Response>) {
+    pub fn reply(&self, client: ClientId, id: u64, mut response: Option<Response>) {
         let now = self.clock.mono();
         self.make_room(now);
+        if let Some(response) = &mut response {
+            self.totals.fit(response, &self.limits.pipeline);
+        }
         let open = self.open.borrow();
         let Some(connection) = open.get(&client) else { return };
         let is_next = connection.pipeline.borrow_mut().answer(id, now, |asked| {
@@ -416,7 +419,7 @@ impl Connections {
     ) -> Result<(), RequestError> {
         let mut pipeline = connection.pipeline.borrow_mut();
         let request_bytes = frame.len();
-        let (header, mut request) = match decode_request(frame) {
+        let (header, request) = match decode_request(frame) {
             Ok(decoded) => decoded,
             Err(RequestError::UnsupportedApiVersions { correlation_id }) => {
                 let response = Response::ApiVersions(unsupported_api_versions_response());
@@ -437,7 +440,7 @@ impl Connections {
         }
         let version = header.api_version;
         // A fetch may wait for as long as its client says, and keeps nothing of its frame.
-        let fetch = self.totals.bound(&mut request, &self.limits.pipeline);
+        let fetch = fetched_by(&request, &self.limits.pipeline);
         let memory = if fetch.is_some() { Memory::default() } else { memory };
         let (api, at) = (request.api_key(), self.clock.mono());
         self.traffic.borrow_mut().asked(api, request_bytes);

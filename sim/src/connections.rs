@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
 use milena_core::config::PipelineConfig;
-use milena_core::pipeline::Pipeline;
+use milena_core::pipeline::{Pipeline, fetched_by};
 use milena_core::{ClientId, Input, Instant};
 use milena_wire::{ApiKey, Request, Response};
 
@@ -178,12 +178,12 @@ impl Cluster {
                 }
                 return Ok(());
             }
-            let Some((number, version, mut request)) = known.unread.pop_front() else {
+            let Some((number, version, request)) = known.unread.pop_front() else {
                 return Ok(());
             };
             must_have_room(known, &config)?;
             let id = known.pipeline.next_id();
-            let fetch = self.totals[&(node, shard)].bound(&mut request, &config);
+            let fetch = fetched_by(&request, &config);
             known.pipeline.heard(Instant(self.now));
             known.pipeline.ask(number, request_bytes(&request), fetch);
             known.owed.push_back((number, request.api_key()));
@@ -199,11 +199,16 @@ impl Cluster {
         node: usize,
         connection: ClientId,
         id: u64,
-        response: Option<Response>,
+        mut response: Option<Response>,
     ) -> Checked {
         let known = self.connections.get(connection.0 as usize);
         let Some(known) = known.filter(|known| known.node == node) else { return Ok(()) };
-        self.make_room(node, known.shard)?;
+        let shard = known.shard;
+        self.make_room(node, shard)?;
+        if let Some(response) = &mut response {
+            let config = self.schedule.setup.pipeline.config();
+            self.totals[&(node, shard)].fit(response, &config);
+        }
         let known = &mut self.connections[connection.0 as usize];
         let now = Instant(self.now);
         if !known.open {

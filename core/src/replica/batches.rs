@@ -39,6 +39,19 @@ pub fn split(run: &[Bytes]) -> Result<Vec<WholeBatch>, BatchError> {
     Ok(batches)
 }
 
+/// The batches at the front of a run that so many bytes have room for; `one` at least, where it is to have any.
+pub fn front(run: &[Bytes], bytes_max: usize, one: bool) -> Vec<Bytes> {
+    let (mut kept, mut bytes) = (Vec::new(), 0);
+    for batch in split(run).unwrap_or_default() {
+        bytes += batch.header.size();
+        if bytes > bytes_max && !(one && kept.is_empty()) {
+            break;
+        }
+        kept.extend(batch.bytes);
+    }
+    kept
+}
+
 /// The header of the first batch of a run.
 pub fn first(run: &[Bytes]) -> Result<BatchHeader, BatchError> {
     header(run.iter())
