@@ -628,7 +628,10 @@ mod tests {
         }
         let mut other = bytes;
         other[7] = 1;
-        assert_eq!(Hello::decode(other.into()), Err("it speaks format 1, this version 6".into()));
+        assert_eq!(
+            Hello::decode(other.into()),
+            Err(format!("it speaks format 1, this version {FORMAT}"))
+        );
     }
 
     #[test]
