@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use milena_wire::ErrorCode;
 
 use super::message::{AdminRequest, NewPartitions, NewTopic, TopicReference, TopicSummary};
-use super::topics::{awaits_brokers, create_partitions, create_topics, delete_topics};
+use super::topics::{
+    awaits_brokers, create_partitions, create_topics, delete_topics, lacks_brokers,
+};
 use crate::image::{Image, Record, Topic};
 use crate::{Config, NodeId, Offset, Refusal, TopicId};
 
@@ -144,7 +146,10 @@ impl AdminRequest {
     pub fn is_early(&self, image: &Image, config: &Config) -> bool {
         match self {
             AdminRequest::CreateTopics { topics, .. } => awaits_brokers(image, config, topics),
-            AdminRequest::DeleteTopics { .. } | AdminRequest::CreatePartitions { .. } => false,
+            AdminRequest::CreatePartitions { topics, .. } => {
+                topics.iter().any(|topic| lacks_brokers(image, topic))
+            }
+            AdminRequest::DeleteTopics { .. } => false,
         }
     }
 

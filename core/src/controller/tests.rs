@@ -596,9 +596,15 @@ fn a_topic_grows_and_its_partitions_stay() {
     let twice = grow(&mut cluster, vec![more("t", 6), more("u", 2), more("t", 7)], false);
     let refused = Err(ErrorCode::INVALID_REQUEST);
     assert_eq!(twice, [refused, Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION), refused]);
+    let request = AdminRequest::CreatePartitions {
+        topics: vec![more("t", 6), more("u", 2)],
+        validate_only: false,
+    };
+    assert!(!request.is_early(&cluster.image, &config()));
     for node in [2, 3] {
         cluster.commit(fence(&cluster.image, NodeId(node)));
     }
+    assert!(request.is_early(&cluster.image, &config()), "the others may still come");
     let alone = grow(&mut cluster, vec![more("t", 6)], false);
     assert_eq!(alone, [Err(ErrorCode::INVALID_REPLICATION_FACTOR)]);
     assert_eq!(cluster.image.topics[&TOPIC].partitions.len(), 5);

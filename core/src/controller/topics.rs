@@ -99,6 +99,14 @@ pub(super) fn create_partitions(
     (all, topics)
 }
 
+/// Whether new partitions are to be placed on more brokers than are in service.
+pub(super) fn lacks_brokers(image: &Image, new: &NewPartitions) -> bool {
+    let in_service = image.brokers.values().filter(|broker| !broker.fenced).count();
+    let topic = image.topic(&new.topic).filter(|_| new.assignments.is_none());
+    let first = topic.and_then(|topic| topic.partitions.first());
+    first.is_some_and(|first| first.replicas.len() > in_service)
+}
+
 /// The records of a topic's new partitions, as many as `left` at most. They have as many replicas as its first has.
 fn grow_topic(
     image: &Image,

@@ -517,9 +517,10 @@ impl Progress {
             && self.next == log.end()
     }
 
-    /// Whether an exchange waits for its answer.
+    /// Whether an exchange waits for its answer, and a push could ask for it.
     fn owes_answer(&self, exchange: u64) -> bool {
-        self.reachable && self.answered < exchange
+        let can_be_asked = self.reachable && self.member.is_some() && self.reading.is_none();
+        can_be_asked && self.answered < exchange
     }
 
     /// Whether it has not reached the leader's end for too long.
