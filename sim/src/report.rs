@@ -9,8 +9,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::cluster::Cluster;
-use crate::dense::Subject;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Subject};
 
 /// How a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]

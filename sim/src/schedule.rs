@@ -14,7 +14,6 @@ use milena_core::NodeId;
 use milena_core::config::{Config, PipelineConfig, QuorumConfig, ReplicationConfig, StorageConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::dense::Subject;
 use crate::disk::{self, FileKind};
 use crate::network::NetworkSettings;
 
@@ -84,6 +83,45 @@ pub struct Setup {
     /// stops in good order happens.
     #[serde(default)]
     pub gap_ms_max: Option<u64>,
+}
+
+/// What a dense run is about, see [`crate::scenario::dense`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// Leaders of the quorum fall silent one after the other, each with a tail of its own.
+    Elections,
+    /// Partitions change leaders while pushes and acknowledgements of earlier epochs are still on their way.
+    StaleEpochs,
+    /// Disks are destroyed, put back and damaged.
+    LostDisks,
+    /// Nodes stop, and their disks fail, while they recover.
+    Recovery,
+    /// Disks have no room.
+    FullDisks,
+    /// Topics are made and deleted, several of one name after each other.
+    Topics,
+    /// Logs are trimmed.
+    Retention,
+    /// One node is away for long, and nothing else disturbs the others.
+    Absences,
+    /// Disks do all that disks do, on one node and on three.
+    Disks,
+}
+
+impl Subject {
+    /// All of them.
+    pub const ALL: [Subject; 9] = [
+        Subject::Elections,
+        Subject::StaleEpochs,
+        Subject::LostDisks,
+        Subject::Recovery,
+        Subject::FullDisks,
+        Subject::Topics,
+        Subject::Retention,
+        Subject::Absences,
+        Subject::Disks,
+    ];
 }
 
 /// A node.

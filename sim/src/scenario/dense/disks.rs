@@ -5,7 +5,7 @@
 
 use super::Rounds;
 use crate::disk::{self, FileKind};
-use crate::scenario::{full_disk, losing, name_failure};
+use crate::scenario::kinds::{full_disk, losing, name_failure};
 use crate::schedule::{Fault, Guard, Setup, Target};
 
 /// What rots, as often as it is named: the two that nothing else damages come first.

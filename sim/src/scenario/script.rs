@@ -1,7 +1,7 @@
 //! Scenarios whose faults follow an order: which one, a seed draws by its own remainder, so that a sweep tries each.
 
+use super::WARM_UP_MS;
 use crate::rng::Stream;
-use crate::scenario::WARM_UP_MS;
 use crate::schedule::{Action, Direction, Entry, Fault, Guard, NodeSetup, Setup, Target};
 
 fn entry(at_us: u64, fault: Fault, guards: Vec<Guard>) -> Entry {

@@ -7,67 +7,27 @@
 
 mod disks;
 
-use serde::{Deserialize, Serialize};
-
+use super::WARM_UP_MS;
+use super::kinds::{full_disk, losing, name_failure, rot};
 use crate::rng::Stream;
-use crate::scenario::{WARM_UP_MS, full_disk, losing, name_failure, rot};
-use crate::schedule::{Action, Direction, Entry, Fault, Guard, Setup, Target, TopicSetup};
+use crate::schedule::{Action, Direction, Entry, Fault, Guard, Setup, Subject, Target, TopicSetup};
 
-/// What a dense run is about.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Subject {
-    /// Leaders of the quorum fall silent one after the other, each with a tail of its own.
-    Elections,
-    /// Partitions change leaders while pushes and acknowledgements of earlier epochs are still on their way.
-    StaleEpochs,
-    /// Disks are destroyed, put back and damaged.
-    LostDisks,
-    /// Nodes stop, and their disks fail, while they recover.
-    Recovery,
-    /// Disks have no room.
-    FullDisks,
-    /// Topics are made and deleted, several of one name after each other.
-    Topics,
-    /// Logs are trimmed.
-    Retention,
-    /// One node is away for long, and nothing else disturbs the others.
-    Absences,
-    /// Disks do all that disks do, on one node and on three.
-    Disks,
-}
-
-impl Subject {
-    /// All of them.
-    pub const ALL: [Subject; 9] = [
-        Subject::Elections,
-        Subject::StaleEpochs,
-        Subject::LostDisks,
-        Subject::Recovery,
-        Subject::FullDisks,
-        Subject::Topics,
-        Subject::Retention,
-        Subject::Absences,
-        Subject::Disks,
-    ];
-
-    /// The faults of a run about it. Sizes and times of the cluster are drawn anew where the subject needs others.
-    pub(crate) fn entries(self, setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
-        let mut rounds = Rounds::new(draw);
-        match self {
-            Subject::Elections => elections(&mut rounds, setup),
-            Subject::StaleEpochs => stale_epochs(&mut rounds, setup),
-            Subject::LostDisks => lost_disks(&mut rounds, setup),
-            Subject::Recovery => recovery(&mut rounds, setup),
-            Subject::FullDisks => full_disks(&mut rounds, setup),
-            Subject::Topics => topics(&mut rounds, setup),
-            Subject::Retention => retention(&mut rounds, setup),
-            Subject::Absences => absences(&mut rounds, setup),
-            Subject::Disks => disks::disks(&mut rounds, setup),
-        }
-        setup.heal_at_ms = rounds.now_us / 1_000 + 500;
-        rounds.entries
+/// The faults of a run about a subject. Sizes and times of the cluster are drawn anew where the subject needs others.
+pub(super) fn entries(subject: Subject, setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
+    let mut rounds = Rounds::new(draw);
+    match subject {
+        Subject::Elections => elections(&mut rounds, setup),
+        Subject::StaleEpochs => stale_epochs(&mut rounds, setup),
+        Subject::LostDisks => lost_disks(&mut rounds, setup),
+        Subject::Recovery => recovery(&mut rounds, setup),
+        Subject::FullDisks => full_disks(&mut rounds, setup),
+        Subject::Topics => topics(&mut rounds, setup),
+        Subject::Retention => retention(&mut rounds, setup),
+        Subject::Absences => absences(&mut rounds, setup),
+        Subject::Disks => disks::disks(&mut rounds, setup),
     }
+    setup.heal_at_ms = rounds.now_us / 1_000 + 500;
+    rounds.entries
 }
 
 /// A schedule as it is written, from its beginning on.

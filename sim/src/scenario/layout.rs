@@ -1,7 +1,7 @@
 //! Clusters that are not a few nodes of one kind: who is a controller, who a broker, and who is there from the beginning.
 
+use super::WARM_UP_MS;
 use crate::rng::Stream;
-use crate::scenario::WARM_UP_MS;
 use crate::schedule::NodeSetup;
 
 /// What is particular about the nodes of a cluster.
