@@ -23,9 +23,9 @@ use crate::files::Files;
 use crate::files::lanes::{Done, Lanes};
 use crate::kafka::{Connections, Counts, Limits};
 use crate::peers::{Hello, Peers};
+use crate::report::{self, Ask};
 use crate::runtime::{self, Bound, Clock, Detached, Notify, TcpListener, mpsc, select};
 use crate::warnings::{self, Kind};
-use crate::watch::{self, Ask};
 
 /// Inputs stepped before the disk and the sockets get their turn.
 const INPUTS_PER_TURN: usize = 512;
@@ -34,14 +34,14 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Inputs of a worker's machines that have arrived.
 #[derive(Default)]
-pub struct Inbox {
+struct Inbox {
     queue: RefCell<VecDeque<(usize, Input)>>,
     wake: Notify,
 }
 
 impl Inbox {
     /// Adds an input for a machine, by its number on this worker.
-    pub fn push(&self, machine: usize, input: Input) {
+    fn push(&self, machine: usize, input: Input) {
         self.queue.borrow_mut().push_back((machine, input));
         self.wake.notify_one();
     }
@@ -219,7 +219,9 @@ impl Worker {
         let shard = seats.iter().position(|seat| matches!(seat.place, Place::Shard(_)));
         let connections = shard.map(|machine| {
             let (limits, counts) = (shared.limits.clone(), shared.counts.clone());
-            Connections::new(limits, counts, shared.clock, inbox.clone(), machine)
+            let inbox = inbox.clone();
+            let deliver = move |input| inbox.push(machine, input);
+            Connections::new(limits, counts, shared.clock, deliver)
         });
         let mut worker = Worker {
             index,
@@ -348,7 +350,7 @@ impl Worker {
                 let machines = self.seats.iter().map(|seat| &*seat.machine as &dyn Machine);
                 let connections = self.connections.as_ref();
                 let traffic = || connections.map(|all| all.traffic()).unwrap_or_default();
-                watch::answer(ask, machines, traffic);
+                report::answer(ask, machines, traffic);
             }
             Mail::Stop => self.stopping = true,
         }

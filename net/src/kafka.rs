@@ -33,7 +33,6 @@ use milena_wire::{
 use tracing::debug;
 
 use crate::frames::{FrameError, FrameReader, push_frame, write_some};
-use crate::host::Inbox;
 use crate::metrics::Traffic;
 use crate::runtime::{
     self, AbortHandle, Clock, Notify, OwnedReadHalf, OwnedSemaphorePermit, OwnedWriteHalf,
@@ -145,9 +144,8 @@ pub struct Connections {
     limits: Limits,
     counts: Arc<Counts>,
     clock: Clock,
-    inbox: Rc<Inbox>,
-    /// The machine that answers, by its number in the inbox.
-    machine: usize,
+    /// Gives the machine that answers an input.
+    deliver: Box<dyn Fn(Input)>,
     open: RefCell<BTreeMap<ClientId, Rc<Connection>>>,
     /// What their pipelines come to together.
     totals: Totals,
@@ -200,12 +198,11 @@ impl Connections {
         limits: Limits,
         counts: Arc<Counts>,
         clock: Clock,
-        inbox: Rc<Inbox>,
-        machine: usize,
+        deliver: impl Fn(Input) + 'static,
     ) -> Rc<Connections> {
+        let deliver = Box::new(deliver);
         let (open, totals, traffic) = Default::default();
-        let connections =
-            Connections { limits, counts, clock, inbox, machine, open, totals, traffic };
+        let connections = Connections { limits, counts, clock, deliver, open, totals, traffic };
         let connections = Rc::new(connections);
         runtime::spawn(connections.clone().sweep());
         connections
@@ -328,7 +325,7 @@ impl Connections {
         let Some(connection) = self.open.borrow_mut().remove(&client) else { return };
         self.counts.connections.fetch_sub(1, Ordering::Relaxed);
         connection.pipeline.borrow_mut().leave();
-        self.inbox.push(self.machine, Input::Hangup { client });
+        (self.deliver)(Input::Hangup { client });
         connection.tasks.borrow().iter().for_each(AbortHandle::abort);
     }
 
@@ -449,7 +446,7 @@ impl Connections {
         let (client, id) = (connection.id, pipeline.next_id());
         pipeline.ask(asked, request_bytes, fetch);
         let context = context.clone();
-        self.inbox.push(self.machine, Input::Request { client, id, version, request, context });
+        (self.deliver)(Input::Request { client, id, version, request, context });
         Ok(())
     }
 

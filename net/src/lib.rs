@@ -17,6 +17,7 @@ pub mod kafka;
 pub mod metrics;
 pub mod node;
 pub mod peers;
+pub mod report;
 pub mod runtime;
 pub mod warnings;
 pub mod watch;

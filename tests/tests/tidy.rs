@@ -77,40 +77,89 @@ fn rooms_import_only_what_they_may() {
     }
 }
 
-/// The folders of core, each with those that its code names.
-fn folders_of_core() -> BTreeMap<String, BTreeSet<String>> {
-    let root = workspace().join("core/src");
-    let folder_of = |path: &Path| {
-        let mut parts = path.strip_prefix(&root).ok()?.components();
-        let first = parts.next()?.as_os_str().to_str()?.to_owned();
-        parts.next().map(|_| first)
+/// The names that a path begins with, after `crate::` or what leads there: one, or each of a group in braces.
+fn first_names(path: &str) -> Vec<String> {
+    let name = |text: &str| {
+        let letters = text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_');
+        letters.collect::<String>()
     };
-    let files = sources("core/src").into_iter();
-    let files: Vec<(String, String)> =
-        files.filter_map(|(path, text)| Some((folder_of(&path)?, code(&text)))).collect();
-    let names: BTreeSet<&String> = files.iter().map(|(folder, _)| folder).collect();
+    let Some(group) = path.strip_prefix('{') else { return vec![name(path)] };
+    let (mut depth, mut names) = (0, vec![name(group)]);
+    for (at, letter) in group.char_indices() {
+        match letter {
+            '}' if depth == 0 => break,
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => names.push(name(&group[at + 1..])),
+            _ => {}
+        }
+    }
+    names
+}
+
+/// The modules of a crate's top level, files and folders alike, each with those that its code names.
+fn modules_of(room: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let root = workspace().join(room);
     let mut named: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (folder, code) in &files {
-        let others = names.iter().filter(|name| **name != folder);
-        let met = others.filter(|name| code.contains(&format!("crate::{name}::")));
-        named.entry(folder.clone()).or_default().extend(met.map(|name| (*name).clone()));
+    for (path, text) in sources(room) {
+        let place = path.strip_prefix(&root).expect("it lies there").with_extension("");
+        let steps: Vec<&str> = place.iter().filter_map(|step| step.to_str()).collect();
+        let [first, ..] = steps[..] else { continue };
+        if ["lib", "main"].contains(&first) {
+            continue;
+        }
+        let depth = steps.len() - usize::from(steps.ends_with(&["mod"]));
+        let code = code(&text);
+        let roots = ["crate::".to_owned(), "super::".repeat(depth)];
+        let met = roots.iter().flat_map(|root| code.split(root.as_str()).skip(1));
+        named.entry(first.to_owned()).or_default().extend(met.flat_map(first_names));
+    }
+    let modules: BTreeSet<String> = named.keys().cloned().collect();
+    for (module, others) in &mut named {
+        others.retain(|other| other != module && modules.contains(other));
     }
     named
 }
 
-/// Who reads one room of core reads those that it names, and none of them leads back.
-#[test]
-fn the_folders_of_core_make_no_circle() {
-    let mut left = folders_of_core();
-    assert!(left.len() > 5, "{left:?}");
-    loop {
-        let rests = |(folder, named): (&String, &BTreeSet<String>)| {
-            named.iter().all(|other| !left.contains_key(other)).then(|| folder.clone())
-        };
-        let Some(free) = left.iter().find_map(rests) else { break };
+/// Those that lead back to themselves, and what leads there.
+fn circle(mut left: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
+    while let Some(free) = left
+        .iter()
+        .find_map(|(module, named)| named.iter().all(|n| !left.contains_key(n)).then_some(module))
+        .cloned()
+    {
         left.remove(&free);
     }
-    assert!(left.is_empty(), "these folders name each other in a circle: {left:#?}");
+    left
+}
+
+/// Who reads one module reads those that it names, and none of them leads back. Inside a folder its files may name each other.
+#[test]
+fn modules_make_no_circle() {
+    for room in ["core/src", "net/src"] {
+        let modules = modules_of(room);
+        let names = modules.values().map(BTreeSet::len).sum::<usize>();
+        assert!(modules.len() > 10 && names > 20, "{room}: {modules:?}");
+        let left = circle(modules);
+        assert!(left.is_empty(), "in {room} these name each other in a circle: {left:#?}");
+    }
+}
+
+#[test]
+fn a_circle_is_seen() {
+    assert_eq!(first_names("disk::{self, Disk};"), ["disk"]);
+    assert_eq!(first_names("{disk::{self, Disk}, queue, Halt};"), ["disk", "queue", "Halt"]);
+    let modules = |named: &[(&str, &[&str])]| {
+        let module = |(name, others): &(&str, &[&str])| {
+            ((*name).to_owned(), others.iter().map(|other| (*other).to_owned()).collect())
+        };
+        circle(named.iter().map(module).collect()).into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(modules(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])]), [""; 0]);
+    assert_eq!(
+        modules(&[("a", &["b"]), ("b", &["c", "d"]), ("c", &["b"]), ("d", &[])]),
+        ["a", "b", "c"]
+    );
 }
 
 #[test]

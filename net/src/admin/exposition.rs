@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 use crate::files::SyncTimes;
 use crate::kafka::Load;
 use crate::metrics::{ApiTraffic, Histogram, Traffic};
-use crate::watch::{MetadataReport, Report};
+use crate::report::{MetadataReport, Report};
 
 /// Of the text that [`encode`] gives.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -2,7 +2,7 @@
 
 use milena_core::NodeId;
 
-use crate::watch::Report;
+use crate::report::Report;
 
 /// Says which of a node's threads do not answer, if any.
 pub fn silent(reports: &[Option<Report>]) -> Option<String> {
@@ -50,7 +50,7 @@ mod tests {
     use milena_core::{BrokerEpoch, Incarnation};
 
     use super::*;
-    use crate::watch::MetadataReport;
+    use crate::report::MetadataReport;
 
     const NODE: NodeId = NodeId(1);
 

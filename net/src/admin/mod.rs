@@ -166,8 +166,8 @@ mod tests {
     use crate::host::Mail;
     use crate::kafka::{Counts, Limits};
     use crate::metrics::Traffic;
+    use crate::report;
     use crate::runtime::{Clock, mpsc};
-    use crate::watch;
 
     /// A worker that answers, one that has ended, and one that does nothing any more.
     #[test]
@@ -190,7 +190,7 @@ mod tests {
         let (reports, partitions, took) = runtime::block_on(async move {
             runtime::spawn(async move {
                 while let Some(Mail::Ask(ask)) = mail.recv().await {
-                    watch::answer(ask, std::iter::empty(), Traffic::default);
+                    report::answer(ask, std::iter::empty(), Traffic::default);
                 }
             });
             let began = watched.clock.mono();

@@ -17,6 +17,8 @@ pub mod metrics;
 pub mod node;
 #[path = "../../../net/src/peers.rs"]
 pub mod peers;
+#[path = "../../../net/src/report.rs"]
+pub mod report;
 pub mod runtime;
 #[path = "../../../net/src/warnings.rs"]
 pub mod warnings;
