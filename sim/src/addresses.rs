@@ -7,13 +7,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use milena_core::NodeId;
-use milena_core::addresses::{Addresses, Dial, Failure, Process};
+use milena_core::addresses::{Addresses, Process};
+use milena_core::{Incarnation, Instant, NodeId};
 
-use crate::check::{Checked, Violation};
-use crate::cluster::Cluster;
-use crate::node::{SimNode, State};
-use crate::queue::{MS, Time};
+/// Where the nodes of a run are.
+#[derive(Debug)]
+pub(crate) struct Homes {
+    /// Where each node is, or will be when it is back.
+    homes: Vec<Arc<str>>,
+    /// The list that each node is started with: that of the last time when it moved itself.
+    lists: Vec<Vec<Arc<str>>>,
+    /// How many addresses were ever somebody's.
+    used: usize,
+}
 
 /// What a node says of itself on the connections that it opens in one life.
 #[derive(Clone, Debug)]
@@ -32,12 +38,56 @@ pub(crate) struct Contacts {
 }
 
 /// Where a node is that has never moved, or that has moved to somewhere new.
-pub(crate) fn address(number: usize) -> Arc<str> {
+fn address(number: usize) -> Arc<str> {
     format!("node-{}:19091", number + 1).into()
 }
 
+/// A node's id.
 pub(crate) fn id(node: usize) -> NodeId {
     NodeId(node as i32 + 1)
+}
+
+impl Homes {
+    /// Those of nodes that have never moved.
+    pub(crate) fn new(count: usize) -> Homes {
+        let homes: Vec<Arc<str>> = (0..count).map(address).collect();
+        Homes { lists: vec![homes.clone(); count], homes, used: count }
+    }
+
+    /// All of them, by node.
+    pub(crate) fn all(&self) -> &[Arc<str>] {
+        &self.homes
+    }
+
+    /// The list that a node is started with.
+    pub(crate) fn list(&self, node: usize) -> &[Arc<str>] {
+        &self.lists[node]
+    }
+
+    /// How a node introduces itself in one of its lives.
+    pub(crate) fn hello(&self, node: usize, life: u32) -> Hello {
+        Hello { life, address: self.homes[node].clone() }
+    }
+
+    /// Nodes are at home elsewhere from now on, and have a list that says so. Who does not move keeps the list that it was started
+    /// with, and hears of the others from themselves.
+    pub(crate) fn change(&mut self, moved: &[usize], among_themselves: bool) {
+        if among_themselves && moved.len() > 1 {
+            let first = self.homes[moved[0]].clone();
+            for pair in moved.windows(2) {
+                self.homes[pair[0]] = self.homes[pair[1]].clone();
+            }
+            self.homes[moved[moved.len() - 1]] = first;
+        } else {
+            for node in moved {
+                self.homes[*node] = address(self.used);
+                self.used += 1;
+            }
+        }
+        for node in moved {
+            self.lists[*node] = self.homes.clone();
+        }
+    }
 }
 
 impl Contacts {
@@ -49,144 +99,29 @@ impl Contacts {
         }
         Contacts { book, heard: BTreeMap::new() }
     }
-}
 
-impl Cluster {
-    /// How a node introduces itself.
-    pub(crate) fn hello(&self, node: usize) -> Hello {
-        Hello { life: self.nodes[node].life, address: self.addresses[node].clone() }
-    }
-
-    /// Whether a node that has something to send finds its peer.
-    pub(crate) fn finds(&mut self, from: usize, to: usize) -> bool {
-        let now = self.nodes[from].clocks(self.now).mono;
-        let is_up = self.nodes[to].is_up();
-        let book = &mut self.nodes[from].contacts.book;
-        let tried = match book.dial(now, id(to)) {
-            Dial::Now(tried) if is_up && *tried == *self.addresses[to] => {
-                book.reached(id(to), &self.addresses[to]);
-                return true;
-            }
-            Dial::Now(tried) => tried.to_string(),
-            Dial::At(_) | Dial::Nowhere => return false,
-        };
-        let answers = |(sim, address): (&SimNode, &Arc<str>)| sim.is_up() && **address == *tried;
-        let somebody = self.nodes.iter().zip(&self.addresses).any(answers);
-        let how = if somebody { Failure::Refused } else { Failure::Unreached };
-        let line = self.nodes[from].contacts.book.failed(now, id(to), &tried, how);
-        self.trace(from, &format!("  node {} is not at {tried}: {how:?}", to + 1));
-        if let Some(line) = line {
-            self.trace(from, &format!("  log Warn: {line}"));
-        }
-        false
-    }
-
-    /// Every node connects to those whom it knows and who have not heard of this life of it.
-    pub(crate) fn connect_nodes(&mut self) {
-        for from in 0..self.nodes.len() {
-            let sim = &self.nodes[from];
-            if !sim.is_up() || sim.paused_until > self.now {
-                continue;
-            }
-            for to in 0..self.nodes.len() {
-                let heard = self.nodes[to].contacts.heard.get(&from);
-                let is_connected = heard.is_some_and(|heard| heard.life == self.nodes[from].life);
-                let knows = self.nodes[from].contacts.book.knows(id(to));
-                if knows && !is_connected && self.finds(from, to) {
-                    self.deliver(from, to, None);
-                }
-            }
-        }
+    /// Whether it has heard of this life of a node.
+    pub(crate) fn has_heard(&self, from: usize, life: u32) -> bool {
+        self.heard.get(&from).is_some_and(|heard| heard.life == life)
     }
 
     /// A message arrives on a connection that its sender opened in this life, or an earlier one.
-    pub(crate) fn on_hello(&mut self, from: usize, to: usize, hello: Hello) {
-        let now = self.nodes[to].clocks(self.now).mono;
-        let incarnation = self.nodes[from].incarnation;
+    pub(crate) fn on_hello(
+        &mut self,
+        now: Instant,
+        from: usize,
+        hello: Hello,
+        incarnation: Incarnation,
+    ) {
         let process = Process { incarnation, run: u64::from(hello.life) };
-        let contacts = &mut self.nodes[to].contacts;
-        match contacts.heard.get(&from) {
+        match self.heard.get(&from) {
             Some(known) if known.life >= hello.life => return,
-            Some(known) => contacts.book.closed(id(from), &known.address),
+            Some(known) => self.book.closed(id(from), &known.address),
             None => {}
         }
         let at = &hello.address;
-        let opened = contacts.book.opened(now, id(from), at, process, at);
+        let opened = self.book.opened(now, id(from), at, process, at);
         assert_eq!(opened, Ok(()), "a node is one process");
-        contacts.heard.insert(from, hello);
-    }
-
-    /// Nodes come back at other addresses, one after the other, with a list that has them. Who does not move keeps the list that it
-    /// was started with, and hears of the others from themselves.
-    pub(crate) fn move_nodes(
-        &mut self,
-        moved: &[usize],
-        among_themselves: bool,
-        times: (Time, Time),
-    ) {
-        let (down, gap) = times;
-        moved.iter().for_each(|node| self.stop(*node));
-        if among_themselves && moved.len() > 1 {
-            let first = self.addresses[moved[0]].clone();
-            for pair in moved.windows(2) {
-                self.addresses[pair[0]] = self.addresses[pair[1]].clone();
-            }
-            self.addresses[moved[moved.len() - 1]] = first;
-        } else {
-            for node in moved {
-                self.addresses[*node] = address(self.addresses_used);
-                self.addresses_used += 1;
-            }
-        }
-        for node in moved {
-            self.lists[*node] = self.addresses.clone();
-        }
-        for (node, turn) in moved.iter().zip(0..) {
-            self.start_later(*node, down + turn * gap);
-        }
-    }
-
-    /// Whether the metadata shows each broker alone where it is. It is in no list, so one that has moved and is not registered
-    /// again must not lose the controllers that it knows: then neither could find the other.
-    pub(crate) fn brokers_are_known(&self) -> bool {
-        let Some(image) = &self.checks.image else { return false };
-        (self.schedule.setup.nodes.iter().zip(&self.addresses).enumerate())
-            .filter(|(_, (setup, _))| !setup.controller)
-            .all(|(node, (_, address))| {
-                image.brokers.get(&id(node)).is_some_and(|broker| *broker.peer == **address)
-            })
-    }
-
-    /// Where nothing but moves strikes, the cluster is back soon after its last node is.
-    pub(crate) fn judge_return(&mut self) -> Checked {
-        let Some(bound) = self.schedule.setup.back_within_ms else { return Ok(()) };
-        if !self.nodes.iter().all(|node| node.is_up()) {
-            self.all_up_since = None;
-            return Ok(());
-        }
-        let since = *self.all_up_since.get_or_insert(self.now);
-        if self.now - since < bound * MS {
-            return Ok(());
-        }
-        if self.checks.nodes.iter().all(|node| node.quorum_leader.is_none()) {
-            let story =
-                format!("every node has been up for {bound} ms, and none is the controller");
-            return Err(Violation::new("L1", story));
-        }
-        for (node, sim) in self.nodes.iter().enumerate() {
-            let State::Up { metadata, .. } = &sim.state else { continue };
-            let image = self.checks.image.as_ref();
-            let fenced = image.and_then(|image| Some(image.brokers.get(&id(node))?.fenced));
-            if self.schedule.setup.nodes[node].broker
-                && (metadata.view().serving.is_none() || fenced != Some(false))
-            {
-                let story = format!(
-                    "every node has been up for {bound} ms, and node {} serves not",
-                    node + 1
-                );
-                return Err(Violation::new("L3", story));
-            }
-        }
-        Ok(())
+        self.heard.insert(from, hello);
     }
 }

@@ -17,7 +17,6 @@ use milena_core::{Epoch, Offset, Timestamp};
 use milena_wire::{ErrorCode, Uuid};
 
 use crate::check::{Checked, Violation};
-use crate::client::seeker::Lookup;
 use crate::queue::{MS, Time};
 
 /// Number of a value.
@@ -37,6 +36,17 @@ pub enum Fate {
     },
     /// Refused before the append, in each of its attempts: it never appears.
     Refused,
+}
+
+/// What is looked up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lookup {
+    /// The first record of a time or later.
+    From(Timestamp),
+    /// The record with the largest timestamp.
+    Largest,
+    /// Where an epoch ends.
+    EpochEnd(Epoch),
 }
 
 /// What a consumer is shown of a record beside its value.
@@ -107,6 +117,16 @@ pub struct History {
     /// Whether the fault phase is on.
     pub under_faults: bool,
 }
+
+/// What a broker says of a batch that it will never take.
+pub const REFUSALS: [ErrorCode; 6] = [
+    ErrorCode::CORRUPT_MESSAGE,
+    ErrorCode::INVALID_RECORD,
+    ErrorCode::INVALID_TIMESTAMP,
+    ErrorCode::MESSAGE_TOO_LARGE,
+    ErrorCode::UNKNOWN_SERVER_ERROR,
+    ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
+];
 
 /// Time of a record that nobody has seen.
 const UNKNOWN: Timestamp = Timestamp::MIN;
@@ -196,7 +216,7 @@ impl History {
                 | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
                 | ErrorCode::UNKNOWN_TOPIC_ID
         );
-        let refused = crate::client::producer::REFUSALS.contains(&error);
+        let refused = REFUSALS.contains(&error);
         if !retried && !refused && error != ErrorCode::NONE {
             let story = format!("a batch for {topic}-{index} is answered with {error:?}");
             return Err(Violation::new("L20", story));

@@ -2,10 +2,10 @@
 //! clients and checkers.
 //!
 //! ```text
-//!   scenario, script ── a seed expands into ──▶ schedule ──▶ cluster (the loop) ──▶ report
-//!                                                              │ queue, node, disk, network, client
-//!                                                              │ faults: what strikes; phases: how it ends
-//!                                                              └ check, history: what must hold
+//!   scenario ── a seed expands into ──▶ schedule ──▶ cluster ──▶ report
+//!                                                      │ the loop; faults: what strikes; phases: how it ends
+//!                                                      │ queue, node, disk, network, addresses, client
+//!                                                      └ check, history: what must hold
 //! ```
 //!
 //! Nothing here decides anything about the protocol, and nothing of it is seen by a node.
@@ -15,14 +15,11 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod cluster;
-mod connections;
 pub mod disk;
-mod faults;
 pub mod fingerprint;
 pub mod history;
 pub mod network;
 pub mod node;
-mod phases;
 pub mod queue;
 pub mod report;
 pub mod rng;

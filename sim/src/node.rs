@@ -15,12 +15,9 @@ use milena_core::{Incarnation, Instant, Machine, Now, OpId, Place};
 use crate::addresses::Contacts;
 use crate::check::locations::AsItIs;
 use crate::disk::Disk;
-use crate::queue::{MS, Time};
+use crate::queue::{MS, Time, wall};
 use crate::rng::{Concern, Stream};
 use crate::schedule::DiskSettings;
-
-/// Wall clock of every node when a run begins, milliseconds since 1970.
-pub const WALL_START: i64 = 1_800_000_000_000;
 
 /// What runs on a node.
 pub enum State {
@@ -246,10 +243,7 @@ impl SimNode {
 
     /// What its clocks show.
     pub fn clocks(&self, now: Time) -> Now {
-        Now {
-            mono: Instant(self.clock.mono(now)),
-            wall: WALL_START + (now / MS) as i64 + self.clock.wall_offset_ms,
-        }
+        Now { mono: Instant(self.clock.mono(now)), wall: wall(now) + self.clock.wall_offset_ms }
     }
 }
 

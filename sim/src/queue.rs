@@ -4,11 +4,21 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use milena_core::Timestamp;
+
 /// Simulated nanoseconds since the run began.
 pub type Time = u64;
 
 /// One millisecond.
 pub const MS: Time = 1_000_000;
+
+/// Wall clock of every node when a run begins, milliseconds since 1970.
+pub const WALL_START: Timestamp = 1_800_000_000_000;
+
+/// The wall clock of whoever has the right time.
+pub fn wall(at: Time) -> Timestamp {
+    WALL_START + (at / MS) as Timestamp
+}
 
 /// The agenda.
 #[derive(Debug)]

@@ -5,8 +5,7 @@ use milena_core::Timestamp;
 use milena_wire::batch::{BatchBuilder, Compression};
 
 use crate::history::{History, ValueId};
-use crate::node::WALL_START;
-use crate::queue::{MS, Time};
+use crate::queue::{Time, WALL_START, wall};
 use crate::rng::Stream;
 use crate::schedule::ProducerSetup;
 
@@ -44,11 +43,6 @@ pub struct Draft {
     pub records: Bytes,
     /// Whether a broker must take it; otherwise it must refuse it.
     pub valid: bool,
-}
-
-/// A wall clock that runs right.
-pub fn wall(now: Time) -> Timestamp {
-    WALL_START + (now / MS) as i64
 }
 
 /// Draws a batch of new values for a partition.
@@ -202,6 +196,7 @@ mod tests {
 
     use super::*;
     use crate::disk::SECTOR;
+    use crate::queue::MS;
     use crate::rng::Concern;
 
     /// What a journal's record has before its batch; its layout is frozen.

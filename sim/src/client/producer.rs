@@ -15,7 +15,7 @@ use milena_wire::{ErrorCode, Response, Uuid};
 use super::Session;
 use super::batch::{self, Draft};
 use crate::check::{Checked, Violation};
-use crate::history::History;
+use crate::history::{History, REFUSALS};
 use crate::queue::{MS, Time};
 use crate::schedule::ProducerSetup;
 
@@ -316,16 +316,6 @@ impl Producer {
         Ok(())
     }
 }
-
-/// What a broker says of a batch that it will never take.
-pub const REFUSALS: [ErrorCode; 6] = [
-    ErrorCode::CORRUPT_MESSAGE,
-    ErrorCode::INVALID_RECORD,
-    ErrorCode::INVALID_TIMESTAMP,
-    ErrorCode::MESSAGE_TOO_LARGE,
-    ErrorCode::UNKNOWN_SERVER_ERROR,
-    ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
-];
 
 impl Batch {
     /// Whether both are for the same partition, or for topics that one request cannot tell apart.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use milena_core::{Epoch, Offset, Timestamp};
+use milena_core::{Epoch, Offset};
 use milena_wire::messages::list_offsets::{
     EARLIEST_TIMESTAMP, ListOffsetsPartition, ListOffsetsTopic, MAX_TIMESTAMP,
 };
@@ -15,10 +15,10 @@ use milena_wire::messages::offset_for_leader_epoch::{
 use milena_wire::messages::{ListOffsetsRequest, OffsetForLeaderEpochRequest};
 use milena_wire::{Request, Response};
 
-use super::{Session, batch};
+use super::Session;
 use crate::check::{Checked, Violation};
-use crate::history::History;
-use crate::queue::Time;
+use crate::history::{History, Lookup};
+use crate::queue::{Time, wall};
 use crate::schedule::SeekerSetup;
 
 /// First version of ListOffsets with the leader's epoch, and with the largest timestamp.
@@ -26,17 +26,6 @@ const EPOCH_VERSION: i16 = 4;
 const LARGEST_VERSION: i16 = 7;
 /// How far back it looks, milliseconds.
 const PAST_MS: u64 = 10_000;
-
-/// What is looked up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lookup {
-    /// The first record of a time or later.
-    From(Timestamp),
-    /// The record with the largest timestamp.
-    Largest,
-    /// Where an epoch ends.
-    EpochEnd(Epoch),
-}
 
 /// A lookup of one partition, asked of the leader of an epoch.
 #[derive(Clone, Debug)]
@@ -102,7 +91,7 @@ impl Seeker {
             1 if self.setup.dialect.list_offsets >= LARGEST_VERSION => Lookup::Largest,
             _ => Lookup::From(match stream.below(8) {
                 0 => *stream.pick(&[0, 6, i64::MAX]),
-                _ => batch::wall(now) - stream.below(PAST_MS) as i64 + 10,
+                _ => wall(now) - stream.below(PAST_MS) as i64 + 10,
             }),
         };
         let place = history.partition(&topic, session.topics[&topic].id, partition);

@@ -23,9 +23,9 @@ use milena_wire::messages::{
 };
 use milena_wire::{ErrorCode, Request, Response, Uuid};
 
-use super::{Session, batch};
+use super::Session;
 use crate::check::{Checked, Violation};
-use crate::queue::Time;
+use crate::queue::{Time, wall};
 use crate::schedule::StrangerSetup;
 
 /// What no topic is called, and no topic's id.
@@ -217,7 +217,7 @@ fn draw(now: Time, session: &mut Session) -> Asked {
         }
         4 => {
             let mut builder = BatchBuilder::new(0, -1, Compression::None);
-            builder.append(batch::wall(now), None, Some(NOBODY.as_bytes()), &[]);
+            builder.append(wall(now), None, Some(NOBODY.as_bytes()), &[]);
             let records = Some(builder.build());
             let partition = PartitionProduceData { index: partition, records };
             let topic = TopicProduceData { name, topic_id, partition_data: vec![partition] };

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use milena_core::disk::{Command, FileName};
+use milena_core::disk::FileName;
 use milena_core::image::Image;
 use milena_core::local::LocalMessage;
 use milena_core::{LogId, NodeId};
 
+use super::{Cluster, Happening, Phase, Restore};
+use crate::addresses::id;
 use crate::check::marks::Seen;
 use crate::check::{Checked, Stop};
-use crate::client::Role;
-use crate::cluster::{Cluster, Happening, Phase, Restore};
+use crate::client::{Admin, Role};
 use crate::disk::{self, FileKind};
+use crate::history::History;
 use crate::node::SimNode;
 use crate::queue::MS;
 use crate::schedule::{Action, Direction, Fault, Guard, Target};
@@ -19,133 +21,9 @@ use crate::schedule::{Action, Direction, Fault, Guard, Target};
 /// Guards that wait are asked again this often.
 const ASK_AGAIN: u64 = MS / 2;
 
-/// A group of a journal, as its write command showed it.
-#[derive(Clone, Copy, Debug)]
-struct Group {
-    file: FileName,
-    offset: u64,
-    length: u64,
-    written: bool,
-    synced: bool,
-    /// Groups up to this number were synced when this one was written, so that its mark covers them.
-    covers: usize,
-    number: usize,
-}
-
-/// Which groups of a node's journals a mark on the disk covers, seen from the commands alone.
-///
-/// A group is covered once a later one of the same journal, written after the sync of the first had returned, is synced
-/// itself: the later one carries the mark. Damage to such a group must be noticed; damage to another may look like a torn tail.
-#[derive(Clone, Debug, Default)]
-pub struct JournalGroups {
-    watching: bool,
-    groups: Vec<Group>,
-    next: usize,
-}
-
-impl JournalGroups {
-    /// Groups of a run in which journals will be damaged; others need not be watched.
-    pub fn watching(watching: bool) -> JournalGroups {
-        JournalGroups { watching, ..JournalGroups::default() }
-    }
-
-    /// A command has come out of the node.
-    pub fn on_issued(&mut self, command: &Command) {
-        if !self.watching {
-            return;
-        }
-        let Command::Write { file: file @ FileName::Journal { .. }, offset, data } = command else {
-            return;
-        };
-        let length: u64 = data.iter().map(|piece| piece.len() as u64).sum();
-        let end = offset + length;
-        self.groups.retain(|group| {
-            group.file != *file || group.offset + group.length <= *offset || group.offset >= end
-        });
-        let covers = self
-            .groups
-            .iter()
-            .filter(|group| same_journal(group.file, *file) && group.synced)
-            .map(|group| group.number)
-            .max()
-            .unwrap_or(0);
-        self.next += 1;
-        self.groups.push(Group {
-            file: *file,
-            offset: *offset,
-            length,
-            written: false,
-            synced: false,
-            covers,
-            number: self.next,
-        });
-    }
-
-    /// A command is done.
-    pub fn on_done(&mut self, command: &Command, well: bool) {
-        if !self.watching {
-            return;
-        }
-        match command {
-            Command::Write { file, offset, .. } => {
-                let found = self.groups.iter_mut().find(|g| g.file == *file && g.offset == *offset);
-                if let Some(group) = found {
-                    group.written = well;
-                }
-            }
-            Command::Sync { file } if well => {
-                self.groups
-                    .iter_mut()
-                    .filter(|group| group.file == *file && group.written)
-                    .for_each(|group| group.synced = true);
-            }
-            Command::Create { file } | Command::Remove { file } => {
-                self.groups.retain(|group| group.file != *file);
-            }
-            _ => {}
-        }
-    }
-
-    /// The disk is another one.
-    fn forget(&mut self) {
-        self.groups.clear();
-    }
-
-    /// The process is gone: what was not synced is not known any more.
-    pub fn on_stop(&mut self) {
-        self.groups.retain(|group| group.synced);
-    }
-
-    /// Covered groups, oldest first: file, position, length.
-    pub fn covered(&self) -> Vec<(FileName, u64, u64)> {
-        self.groups
-            .iter()
-            .filter(|group| {
-                group.synced
-                    && self.groups.iter().any(|later| {
-                        later.synced
-                            && same_journal(later.file, group.file)
-                            && later.covers >= group.number
-                    })
-            })
-            .map(|group| (group.file, group.offset, group.length))
-            .collect()
-    }
-}
-
-fn same_journal(a: FileName, b: FileName) -> bool {
-    match (a, b) {
-        (
-            FileName::Journal { layout, journal, .. },
-            FileName::Journal { layout: other_layout, journal: other_journal, .. },
-        ) => layout == other_layout && journal == other_journal,
-        _ => false,
-    }
-}
-
 impl Cluster {
     /// An entry of the schedule is due.
-    pub(crate) fn on_entry(&mut self, index: usize) -> Checked {
+    pub(super) fn on_entry(&mut self, index: usize) -> Checked {
         if self.phase != Phase::Faults {
             self.counts.skipped += 1;
             return Ok(());
@@ -285,7 +163,7 @@ impl Cluster {
 
     /// Takes back the failures that wait for a node's reads where its disk may not be lost any more: since they were
     /// injected, it may have become the only one to hold a record. A scenario that goes beyond the budget spares none.
-    pub(crate) fn spare_reads_beyond_budget(&mut self, node: usize) {
+    pub(super) fn spare_reads_beyond_budget(&mut self, node: usize) {
         if self.schedule.setup.beyond_budget {
             return;
         }
@@ -297,7 +175,7 @@ impl Cluster {
     }
 
     /// The same of bits that were turned over in a segment, which is about to be read.
-    pub(crate) fn spare_segment_beyond_budget(&mut self, node: usize, file: &FileName) {
+    pub(super) fn spare_segment_beyond_budget(&mut self, node: usize, file: &FileName) {
         let FileName::Segment { log, .. } = file else { return };
         let spares = !self.schedule.setup.beyond_budget && self.nodes[node].disk.is_turned(file);
         if spares && *log != LogId::METADATA && !self.checks.may_lose_log(node, *log) {
@@ -306,12 +184,12 @@ impl Cluster {
     }
 
     /// The controllers, by index.
-    pub(crate) fn controllers(&self) -> Vec<usize> {
+    pub(super) fn controllers(&self) -> Vec<usize> {
         let nodes = &self.schedule.setup.nodes;
         (0..nodes.len()).filter(|node| nodes[*node].controller).collect()
     }
 
-    fn admin(&mut self, act: impl FnOnce(&mut crate::client::Admin, &mut crate::history::History)) {
+    fn admin(&mut self, act: impl FnOnce(&mut Admin, &mut History)) {
         for client in 0..self.clients.len() {
             if let Role::Admin(admin) = &mut self.clients[client].role {
                 act(admin, &mut self.history);
@@ -407,7 +285,11 @@ impl Cluster {
                 if !self.brokers_are_known() {
                     return false;
                 }
-                self.move_nodes(&moved, *among_themselves, (down_ms * MS, gap_ms * MS));
+                moved.iter().for_each(|node| self.stop(*node));
+                self.homes.change(&moved, *among_themselves);
+                for (node, turn) in moved.iter().zip(0..) {
+                    self.start_later(*node, (down_ms + turn * gap_ms) * MS);
+                }
             }
             Fault::Pause { for_ms, .. } => {
                 let until = self.now + for_ms * MS;
@@ -494,9 +376,8 @@ impl Cluster {
                 self.start_later(at, down_ms * MS);
             }
             Fault::TakeImage { .. } => {
-                let id = NodeId(at as i32 + 1);
                 let image = self.checks.image.as_ref();
-                let epoch = image.and_then(|image| image.brokers.get(&id)?.confirmed);
+                let epoch = image.and_then(|image| image.brokers.get(&id(at))?.confirmed);
                 let image = (self.nodes[at].disk.clone(), self.checks.image_of(at), epoch);
                 self.images.insert(at, image);
             }
@@ -541,8 +422,19 @@ impl Cluster {
         true
     }
 
+    /// Whether the metadata shows each broker alone where it is. It is in no list, so one that has moved and is not registered
+    /// again must not lose the controllers that it knows: then neither could find the other.
+    fn brokers_are_known(&self) -> bool {
+        let Some(image) = &self.checks.image else { return false };
+        (self.schedule.setup.nodes.iter().zip(self.homes.all()).enumerate())
+            .filter(|(_, (setup, _))| !setup.controller)
+            .all(|(node, (_, address))| {
+                image.brokers.get(&id(node)).is_some_and(|broker| *broker.peer == **address)
+            })
+    }
+
     /// Ends a node's process and takes what no sync covers.
-    pub(crate) fn lose_power(&mut self, node: usize) {
+    pub(super) fn lose_power(&mut self, node: usize) {
         let unsynced = self.nodes[node].disk.unsynced_bytes() > 0;
         self.counts.power_losses_unsynced += u64::from(unsynced);
         self.stop(node);
@@ -574,7 +466,7 @@ impl Cluster {
     }
 
     /// Something that a fault began is over.
-    pub(crate) fn restore(&mut self, restore: &Restore) {
+    pub(super) fn restore(&mut self, restore: &Restore) {
         match restore {
             Restore::Links(cut) => {
                 cut.iter().for_each(|(from, to)| self.network.block(*from, *to, false));
@@ -601,9 +493,8 @@ impl Cluster {
 
     /// Puts a broker's disk back, if it has registered again since the image was taken: otherwise nobody could know.
     fn roll_back(&mut self, node: usize, down: u64) -> bool {
-        let id = NodeId(node as i32 + 1);
         let confirmed =
-            self.checks.image.as_ref().and_then(|image| image.brokers.get(&id)?.confirmed);
+            self.checks.image.as_ref().and_then(|image| image.brokers.get(&id(node))?.confirmed);
         let Some((image, ghost, epoch)) = self.images.get(&node).cloned() else { return false };
         if confirmed <= epoch {
             return false;
@@ -731,7 +622,7 @@ impl Cluster {
     }
 
     /// Ends every disturbance and starts every node.
-    pub(crate) fn heal(&mut self) {
+    pub(super) fn heal(&mut self) {
         self.network.heal();
         self.client_links.heal(self.now);
         self.history.under_faults = false;
@@ -751,42 +642,5 @@ impl Cluster {
                 self.start_later(node, MS);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use bytes::Bytes;
-
-    fn write(index: u32, offset: u64) -> Command {
-        let file = FileName::Journal { layout: 1, journal: 1, index };
-        Command::Write { file, offset, data: vec![Bytes::from_static(&[7; 100])] }
-    }
-
-    fn sync(index: u32) -> Command {
-        Command::Sync { file: FileName::Journal { layout: 1, journal: 1, index } }
-    }
-
-    #[test]
-    fn a_group_is_covered_by_one_written_after_its_sync_returned() {
-        let mut groups = JournalGroups::watching(true);
-        let all = |groups: &mut JournalGroups, command: &Command| {
-            groups.on_issued(command);
-            groups.on_done(command, true);
-        };
-        all(&mut groups, &write(0, 0));
-        // Written before the sync of the first returned: its mark does not cover the first.
-        groups.on_issued(&write(0, 4096));
-        all(&mut groups, &sync(0));
-        groups.on_done(&write(0, 4096), true);
-        all(&mut groups, &sync(0));
-        assert!(groups.covered().is_empty());
-        all(&mut groups, &write(1, 0));
-        assert!(groups.covered().is_empty(), "not synced yet");
-        all(&mut groups, &sync(1));
-        assert_eq!(groups.covered().len(), 2);
-        groups.on_issued(&write(0, 0));
-        assert_eq!(groups.covered().len(), 1, "overwritten by a recycled file");
     }
 }

@@ -5,11 +5,12 @@ use milena_core::quorum::RoleName;
 use milena_core::{LogId, Machine, TopicId};
 use milena_wire::Uuid;
 
+use super::{Cluster, Phase};
+use crate::addresses::id;
 use crate::check::liveness::{Look, Standing};
 use crate::check::marks::Seen;
 use crate::check::{Checked, QUORUM, Stop, Violation};
 use crate::client::{Client, Consumer, Role};
-use crate::cluster::{Cluster, Phase};
 use crate::node::State;
 use crate::queue::{MS, Time};
 use crate::rng::{Concern, Stream};
@@ -26,7 +27,7 @@ const WATCH_EVERY: u64 = 5;
 
 impl Cluster {
     /// Goes on to the next phase when its time has come.
-    pub(crate) fn look(&mut self) -> Checked {
+    pub(super) fn look(&mut self) -> Checked {
         let look = self.now / (20 * MS);
         self.connect_nodes();
         self.look_at_connections()?;
@@ -89,6 +90,39 @@ impl Cluster {
         }
     }
 
+    /// Where nothing but moves strikes, the cluster is back soon after its last node is.
+    fn judge_return(&mut self) -> Checked {
+        let Some(bound) = self.schedule.setup.back_within_ms else { return Ok(()) };
+        if !self.nodes.iter().all(|node| node.is_up()) {
+            self.all_up_since = None;
+            return Ok(());
+        }
+        let since = *self.all_up_since.get_or_insert(self.now);
+        if self.now - since < bound * MS {
+            return Ok(());
+        }
+        if self.checks.nodes.iter().all(|node| node.quorum_leader.is_none()) {
+            let story =
+                format!("every node has been up for {bound} ms, and none is the controller");
+            return Err(Violation::new("L1", story));
+        }
+        for (node, sim) in self.nodes.iter().enumerate() {
+            let State::Up { metadata, .. } = &sim.state else { continue };
+            let image = self.checks.image.as_ref();
+            let fenced = image.and_then(|image| Some(image.brokers.get(&id(node))?.fenced));
+            if self.schedule.setup.nodes[node].broker
+                && (metadata.view().serving.is_none() || fenced != Some(false))
+            {
+                let story = format!(
+                    "every node has been up for {bound} ms, and node {} serves not",
+                    node + 1
+                );
+                return Err(Violation::new("L3", story));
+            }
+        }
+        Ok(())
+    }
+
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.phase_since = self.now;
@@ -96,7 +130,7 @@ impl Cluster {
     }
 
     /// L22, when a client's patience is over.
-    pub(crate) fn must_have_answered(&self, client: usize, id: u64) -> Checked {
+    pub(super) fn must_have_answered(&self, client: usize, id: u64) -> Checked {
         let Some((node, asked)) = self.clients[client].unanswered(self.now, id) else {
             return Ok(());
         };
@@ -110,7 +144,7 @@ impl Cluster {
 
     /// L15 to L19.
     fn go_on(&mut self) -> Checked {
-        let quorum = self.schedule.setup.config(0, 1, &self.addresses).quorum;
+        let quorum = self.schedule.setup.config(0, 1, self.homes.all()).quorum;
         let looks: Vec<Look> = (0..self.nodes.len()).map(|node| self.look_at(node)).collect();
         self.checks.must_go_on(self.now, &quorum, &looks)
     }

@@ -3,28 +3,31 @@
 //! It holds no `if` about protocol state. Checkers see each event of core before its outputs are carried out, and each disk
 //! command before the disk does.
 
+mod connections;
+mod faults;
+mod journals;
+mod peers;
+mod phases;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use milena_core::disk::{Command, Directory, DiskError, FileName, Success};
 use milena_core::local::LocalMessage;
 use milena_core::node::Boot;
-use milena_core::peer::{FrameError, PeerMessage, decode, encode, joined};
+use milena_core::peer::PeerMessage;
 use milena_core::pipeline::Totals;
-use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, NodeId, Output, Outputs};
+use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, Output, Outputs};
 use milena_wire::{Request, Response};
 
-use crate::addresses::{Contacts, Hello, address};
+use crate::addresses::{Contacts, Hello, Homes, id};
 use crate::check::marks::Seen;
 use crate::check::node::ImageGhost;
 use crate::check::{Checked, Checks, Violation};
 use crate::client::{
     Admin, Client, ClientLinks, Consumer, Producer, Role, Seeker, Stranger, Wake, Wish,
 };
-use crate::connections::Connection;
 use crate::disk::Disk;
-use crate::faults::JournalGroups;
 use crate::fingerprint::Fingerprint;
 use crate::history::History;
 use crate::network::Network;
@@ -32,10 +35,12 @@ use crate::node::{NEVER, SimNode, State, machine_index, machine_place};
 use crate::queue::{MS, Queue, Time};
 use crate::rng::{Concern, Stream};
 use crate::schedule::{Action, Fault, Schedule};
+use connections::Connection;
+use journals::JournalGroups;
 
 /// Something that happens.
 #[derive(Debug)]
-pub(crate) enum Happening {
+enum Happening {
     /// When a machine's deadline may have come.
     Deadline { node: usize, machine: usize, life: u32 },
     /// When a message of another node arrives, or a connection that brings none yet.
@@ -70,7 +75,7 @@ pub(crate) enum Happening {
 
 /// The end of a disturbance that lasts.
 #[derive(Clone, Debug)]
-pub(crate) enum Restore {
+enum Restore {
     Links(Vec<(usize, usize)>),
     SlowLinks(usize),
     SlowLink(usize, usize),
@@ -83,7 +88,7 @@ pub(crate) enum Restore {
 
 /// Where a run stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Phase {
+enum Phase {
     /// When faults strike and clients work.
     Faults,
     /// When everything is healed and the clients work until enough is acknowledged.
@@ -115,24 +120,19 @@ pub struct Counts {
 
 /// A run.
 pub struct Cluster {
-    pub(crate) schedule: Schedule,
-    pub(crate) now: Time,
-    pub(crate) queue: Queue<Happening>,
-    pub(crate) nodes: Vec<SimNode>,
-    pub(crate) network: Network,
-    /// Where each node is, or will be when it is back.
-    pub(crate) addresses: Vec<Arc<str>>,
-    /// The list that each node is started with: that of the last time when it moved itself.
-    pub(crate) lists: Vec<Vec<Arc<str>>>,
-    /// How many addresses were ever somebody's.
-    pub(crate) addresses_used: usize,
+    schedule: Schedule,
+    now: Time,
+    queue: Queue<Happening>,
+    nodes: Vec<SimNode>,
+    network: Network,
+    homes: Homes,
     /// Since when no node is down or recovering.
-    pub(crate) all_up_since: Option<Time>,
-    pub(crate) clients: Vec<Client>,
-    pub(crate) connections: Vec<Connection>,
+    all_up_since: Option<Time>,
+    clients: Vec<Client>,
+    connections: Vec<Connection>,
     /// What the pipelines of each node's shards come to.
-    pub(crate) totals: BTreeMap<(usize, u16), Totals>,
-    pub(crate) client_links: ClientLinks,
+    totals: BTreeMap<(usize, u16), Totals>,
+    client_links: ClientLinks,
     /// The checkers.
     pub checks: Checks,
     /// What clients saw.
@@ -143,14 +143,14 @@ pub struct Cluster {
     pub counts: Counts,
     /// Whether each thing that happens is printed.
     pub tracing: bool,
-    pub(crate) strike: Stream,
-    pub(crate) phase: Phase,
-    pub(crate) phase_since: Time,
-    pub(crate) images: BTreeMap<usize, (Disk, ImageGhost, Option<milena_core::BrokerEpoch>)>,
-    pub(crate) journals: Vec<JournalGroups>,
+    strike: Stream,
+    phase: Phase,
+    phase_since: Time,
+    images: BTreeMap<usize, (Disk, ImageGhost, Option<milena_core::BrokerEpoch>)>,
+    journals: Vec<JournalGroups>,
     /// Of each entry that waits for elections: how many leaders there had been when it came due, and when enough had come since.
-    pub(crate) offices: BTreeMap<usize, (usize, Option<Time>)>,
-    pub(crate) context: Arc<ClientContext>,
+    offices: BTreeMap<usize, (usize, Option<Time>)>,
+    context: Arc<ClientContext>,
     out: Outputs,
     messages: u64,
 }
@@ -159,8 +159,6 @@ pub struct Cluster {
 const LOOK: Time = 20 * MS;
 /// A node that stops in good order answers what is under way for so long.
 const ANSWERING: Time = 5 * MS;
-/// Of so many peer messages one is encoded, decoded and compared.
-const ENCODING_SAMPLE: u64 = 61;
 /// A simulated run that is longer than this has lost its way.
 const STEPS_MAX: u64 = 20_000_000;
 
@@ -197,16 +195,14 @@ impl Cluster {
             })
             .collect();
         let mut checks = Checks::new(count);
-        let addresses: Vec<Arc<str>> = (0..count).map(address).collect();
-        let config = setup.config(0, 1, &addresses);
+        let homes = Homes::new(count);
+        let config = setup.config(0, 1, homes.all());
         (checks.storage, checks.replication) = (config.storage, config.replication);
         let mut cluster = Cluster {
             now: 0,
             queue: Queue::default(),
             network: Network::new(seed, count, setup.network.clone()),
-            lists: vec![addresses.clone(); count],
-            addresses,
-            addresses_used: count,
+            homes,
             all_up_since: None,
             clients,
             connections: Vec::new(),
@@ -271,7 +267,7 @@ impl Cluster {
         Ok(())
     }
 
-    pub(crate) fn happen(&mut self, sequence: u64, happening: Happening) -> Checked {
+    fn happen(&mut self, sequence: u64, happening: Happening) -> Checked {
         if let Some((node, until)) = self.paused(&happening) {
             if let Happening::Deadline { machine, life, .. } = &happening {
                 let sim = &mut self.nodes[node];
@@ -291,11 +287,12 @@ impl Cluster {
                 if !self.network.arrives(from, to, link) || !self.nodes[to].is_up() {
                     return Ok(());
                 }
-                self.on_hello(from, to, hello);
+                let (now, incarnation) =
+                    (self.nodes[to].clocks(self.now).mono, self.nodes[from].incarnation);
+                self.nodes[to].contacts.on_hello(now, from, hello, incarnation);
                 let Some(message) = message else { return Ok(()) };
                 let machine = machine_index(message.place(self.nodes[to].shards));
-                let from = NodeId(from as i32 + 1);
-                self.step(to, machine, Input::Peer { from, message: *message })
+                self.step(to, machine, Input::Peer { from: id(from), message: *message })
             }
             Happening::Local { node, life, from, to, message } => {
                 if self.nodes[node].life != life {
@@ -382,7 +379,7 @@ impl Cluster {
         if sim.life != life || !sim.is_down() {
             return Ok(());
         }
-        let config = self.schedule.setup.config(node, sim.shards, &self.lists[node]);
+        let config = self.schedule.setup.config(node, sim.shards, self.homes.list(node));
         sim.contacts = Contacts::new(node, &config.controllers);
         let entropy = sim.entropy.entropy();
         sim.state = State::Booting(Box::new(Boot::new(config, entropy)));
@@ -489,7 +486,7 @@ impl Cluster {
     }
 
     /// Steps one machine and carries out what comes of it.
-    pub(crate) fn step(&mut self, node: usize, machine: usize, input: Input) -> Checked {
+    fn step(&mut self, node: usize, machine: usize, input: Input) -> Checked {
         let timer = matches!(input, Input::Timeout);
         let now = self.nodes[node].clocks(self.now);
         self.checks.clocks = now;
@@ -610,49 +607,8 @@ impl Cluster {
         Ok(())
     }
 
-    fn send(&mut self, from: usize, to: NodeId, message: PeerMessage) -> Checked {
-        let Some(to) = usize::try_from(to.0 - 1).ok().filter(|to| *to < self.nodes.len()) else {
-            return Ok(());
-        };
-        self.messages += 1;
-        if self.messages.is_multiple_of(ENCODING_SAMPLE) {
-            self.compare_encoding(&message)?;
-        }
-        if self.tracing {
-            let text = format!("{message:?}");
-            self.trace(from, &format!("  -> node {}: {}", to + 1, clipped(&text)));
-        }
-        if !self.finds(from, to) {
-            return Ok(());
-        }
-        self.deliver(from, to, Some(message));
-        Ok(())
-    }
-
-    /// Puts a message on its way, or only a connection.
-    pub(crate) fn deliver(&mut self, from: usize, to: usize, message: Option<PeerMessage>) {
-        let hello = self.hello(from);
-        let verdict = self.network.send(self.now, from, to);
-        let link = verdict.life;
-        if let Some(at) = verdict.again {
-            let (hello, message) = (hello.clone(), message.clone().map(Box::new));
-            self.queue.push(at, Happening::Peer { from, to, link, hello, message });
-        }
-        if let Some(at) = verdict.arrives {
-            let message = message.map(Box::new);
-            self.queue.push(at, Happening::Peer { from, to, link, hello, message });
-        }
-    }
-
-    fn compare_encoding(&mut self, message: &PeerMessage) -> Checked {
-        self.counts.encodings_compared += 1;
-        let mut frame = BytesMut::new();
-        encode(message).iter().for_each(|piece| frame.extend_from_slice(piece));
-        came_back(message, &decode(frame.freeze()))
-    }
-
     /// Carries out what a client wishes.
-    pub(crate) fn grant(&mut self, client: usize) {
+    fn grant(&mut self, client: usize) {
         for wish in self.clients[client].take_wishes() {
             match wish {
                 Wish::Wake { at, why } => self.queue.push(at, Happening::Client { client, why }),
@@ -665,7 +621,7 @@ impl Cluster {
     }
 
     /// Ends a node's process.
-    pub(crate) fn stop(&mut self, node: usize) {
+    fn stop(&mut self, node: usize) {
         if self.nodes[node].is_down() {
             return;
         }
@@ -681,14 +637,14 @@ impl Cluster {
     }
 
     /// Starts a node after a while.
-    pub(crate) fn start_later(&mut self, node: usize, pause: Time) {
+    fn start_later(&mut self, node: usize, pause: Time) {
         let sim = &mut self.nodes[node];
         sim.down_until = sim.down_until.max(self.now + pause);
         let life = sim.life;
         self.queue.push(sim.down_until, Happening::Start { node, life });
     }
 
-    pub(crate) fn trace(&self, node: usize, line: &str) {
+    fn trace(&self, node: usize, line: &str) {
         if self.tracing {
             eprintln!(
                 "{:>12.6} {:>9} n{} {line}",
@@ -708,15 +664,6 @@ impl Cluster {
     pub fn steps(&self) -> u64 {
         self.counts.steps
     }
-}
-
-/// Whether what the encoding of a message gives back is the message.
-fn came_back(message: &PeerMessage, back: &Result<PeerMessage, FrameError>) -> Checked {
-    if back.as_ref().ok().map(|back| joined(back.clone())) == Some(joined(message.clone())) {
-        return Ok(());
-    }
-    let text = format!("{message:?}");
-    Err(Violation::new("encoding", format!("{} came back as {back:?}", clipped(&text))))
 }
 
 fn brief(input: &Input) -> String {
@@ -739,9 +686,6 @@ fn clipped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use milena_core::BrokerEpoch;
-    use milena_core::controller::message::ControllerMessage;
-
     use super::*;
 
     /// Whichever end closes first, and where both do, the machine hears once that the connection is gone, and no request after it.
@@ -778,16 +722,6 @@ mod tests {
             cluster.on_request(connection, 0, 9, request).unwrap();
             assert_eq!(cluster.counts.events, steps, "a request after the end");
             cluster.clients[client].connections[0] = None;
-        }
-    }
-
-    #[test]
-    fn a_message_that_comes_back_as_another_is_noticed() {
-        let heartbeat =
-            |epoch| PeerMessage::from(ControllerMessage::Heartbeat { epoch: BrokerEpoch(epoch) });
-        assert_eq!(came_back(&heartbeat(1), &Ok(heartbeat(1))), Ok(()));
-        for back in [Ok(heartbeat(2)), Err(FrameError::Malformed)] {
-            assert_eq!(came_back(&heartbeat(1), &back).unwrap_err().property, "encoding");
         }
     }
 }

@@ -13,10 +13,10 @@ use milena_core::pipeline::{Pipeline, fetched_by};
 use milena_core::{ClientId, Input, Instant};
 use milena_wire::{ApiKey, Request, Response};
 
+use super::{Cluster, Happening};
 use crate::check::marks::Seen;
 use crate::check::{Checked, Violation};
 use crate::client::frames;
-use crate::cluster::{Cluster, Happening};
 use crate::queue::{MS, Time};
 
 /// The answer to a request.
@@ -39,14 +39,14 @@ const FRAME: usize = 100;
 
 /// A client's connection.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) client: usize,
-    pub(crate) node: usize,
-    pub(crate) open: bool,
+pub(super) struct Connection {
+    pub(super) client: usize,
+    pub(super) node: usize,
+    pub(super) open: bool,
     /// Whether its machine was told that it is gone: nothing that it asked arrives any more.
-    pub(crate) hung_up: bool,
-    pub(crate) life: u32,
-    pub(crate) shard: u16,
+    pub(super) hung_up: bool,
+    pub(super) life: u32,
+    pub(super) shard: u16,
     last_to_node: Time,
     last_to_client: Time,
     pipeline: Pipeline<u64, Answer>,
@@ -108,7 +108,7 @@ impl Connection {
 
 impl Cluster {
     /// A client sends a request over its connection to a node, which is opened where there is none.
-    pub(crate) fn ask(
+    pub(super) fn ask(
         &mut self,
         client: usize,
         node: usize,
@@ -126,7 +126,7 @@ impl Cluster {
         self.queue.push(known.last_to_node, arrival);
     }
 
-    pub(crate) fn connect(&mut self, client: usize, node: usize) -> ClientId {
+    pub(super) fn connect(&mut self, client: usize, node: usize) -> ClientId {
         if let Some(connection) = self.clients[client].connections[node] {
             return connection;
         }
@@ -141,7 +141,7 @@ impl Cluster {
     }
 
     /// A request has come to a node.
-    pub(crate) fn on_request(
+    pub(super) fn on_request(
         &mut self,
         connection: ClientId,
         id: u64,
@@ -160,7 +160,7 @@ impl Cluster {
     }
 
     /// Reads what has come, as long as the pipeline lets it.
-    pub(crate) fn read(&mut self, connection: ClientId) -> Checked {
+    pub(super) fn read(&mut self, connection: ClientId) -> Checked {
         let config = self.schedule.setup.pipeline.config();
         loop {
             let known = &mut self.connections[connection.0 as usize];
@@ -194,7 +194,7 @@ impl Cluster {
     }
 
     /// A machine answers.
-    pub(crate) fn reply(
+    pub(super) fn reply(
         &mut self,
         node: usize,
         connection: ClientId,
@@ -269,7 +269,7 @@ impl Cluster {
     }
 
     /// A machine closes a connection for one of its requests.
-    pub(crate) fn close_at(&mut self, connection: ClientId, id: u64, why: &'static str) {
+    pub(super) fn close_at(&mut self, connection: ClientId, id: u64, why: &'static str) {
         let known = &mut self.connections[connection.0 as usize];
         known.unread.clear();
         known.untaken.split_off(&id);
@@ -321,7 +321,7 @@ impl Cluster {
     }
 
     /// A client may take again what it did not take from a node.
-    pub(crate) fn takes_again(&mut self, client: usize, node: usize) {
+    pub(super) fn takes_again(&mut self, client: usize, node: usize) {
         if let Some(connection) = self.clients[client].connections[node] {
             self.write(connection);
             self.read_on(connection);
@@ -329,7 +329,7 @@ impl Cluster {
     }
 
     /// An answer has come to its client: that of the oldest request that was read.
-    pub(crate) fn on_reply(
+    pub(super) fn on_reply(
         &mut self,
         connection: ClientId,
         id: u64,
@@ -361,7 +361,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If one stays open whose client takes nothing.
-    pub(crate) fn look_at_connections(&mut self) -> Checked {
+    pub(super) fn look_at_connections(&mut self) -> Checked {
         let config = self.schedule.setup.pipeline.config();
         for client in 0..self.clients.len() {
             for node in 0..self.nodes.len() {
@@ -388,7 +388,7 @@ impl Cluster {
     }
 
     /// The client closes a connection; its node learns of it later.
-    pub(crate) fn close(&mut self, connection: ClientId) {
+    pub(super) fn close(&mut self, connection: ClientId) {
         let known = &mut self.connections[connection.0 as usize];
         if known.open {
             known.shut();
@@ -400,7 +400,7 @@ impl Cluster {
 
     /// The node's end of a connection is closed, by a machine or from outside: the client learns of it, and so does the machine,
     /// once, as from every driver.
-    pub(crate) fn end_connection(&mut self, connection: ClientId) {
+    pub(super) fn end_connection(&mut self, connection: ClientId) {
         if self.connections[connection.0 as usize].open {
             self.break_connection(connection);
             self.queue.push(self.now + 100_000, Happening::HangUp { connection });
@@ -408,7 +408,7 @@ impl Cluster {
     }
 
     /// A connection breaks; its client learns of it soon.
-    pub(crate) fn break_connection(&mut self, connection: ClientId) {
+    pub(super) fn break_connection(&mut self, connection: ClientId) {
         let known = &mut self.connections[connection.0 as usize];
         if known.open {
             known.shut();
