@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use milena_tests::workspace;
 
@@ -195,6 +196,30 @@ fn nothing_is_left_open() {
             }
         }
     }
+}
+
+/// Whether a merge has left this line.
+fn is_conflict_mark(line: &str) -> bool {
+    line.starts_with(&"<".repeat(7)) || line == "=".repeat(7) || line.starts_with(&">".repeat(7))
+}
+
+#[test]
+fn no_merge_is_left_half_done() {
+    assert!(is_conflict_mark(&format!("{} main", "<".repeat(7))));
+    assert!(is_conflict_mark(&"=".repeat(7)) && !is_conflict_mark(&"=".repeat(8)));
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(workspace()).output();
+    let listed = listed.expect("git lists what is tracked");
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let paths = String::from_utf8(listed.stdout).expect("paths are UTF-8");
+    let mut looked_at = 0;
+    for path in paths.split_terminator('\0') {
+        // What is no text has no lines, and what was removed just now has none any more.
+        let Ok(text) = fs::read_to_string(workspace().join(path)) else { continue };
+        looked_at += 1;
+        let mark = text.lines().position(is_conflict_mark);
+        assert_eq!(mark.map(|line| line + 1), None, "{path} has a mark of a merge in this line");
+    }
+    assert!(looked_at > 100, "{looked_at} files");
 }
 
 #[test]
