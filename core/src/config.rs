@@ -121,7 +121,9 @@ pub struct PipelineConfig {
     pub shard_unsent_bytes_max: usize,
     /// A request that has begun must be whole after this long, and of an answer the client must take some.
     pub frame_ms_max: u64,
-    /// While others wait for memory, a request that has begun must grow within this long.
+    /// Memory that each connection has for its requests alone, bytes. What they take beyond it is what others may wait for.
+    pub own_bytes: usize,
+    /// While others wait for memory, a request that has begun and holds more than its connection's own must grow within this long.
     pub stalled_ms_max: u64,
     /// A connection without any request in flight for this long is closed (`connections.max.idle.ms`).
     pub idle_ms_max: u64,
@@ -135,6 +137,7 @@ impl Default for PipelineConfig {
             unsent_bytes_max: 64 << 20,
             shard_unsent_bytes_max: 512 << 20,
             frame_ms_max: 60_000,
+            own_bytes: 64 << 10,
             stalled_ms_max: 5_000,
             idle_ms_max: 600_000,
         }

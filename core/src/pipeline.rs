@@ -390,9 +390,10 @@ impl<R, A> Pipeline<R, A> {
         self.begun.as_ref().filter(|_| is_read && self.waits_since.is_none())
     }
 
-    /// Whether a request has begun that has not grown for too long, where others wait for the memory that it holds.
-    pub fn has_stalled(&self, now: Instant, config: &PipelineConfig) -> bool {
-        let begun = self.left_by_client(config);
+    /// Whether a request has begun that has not grown for too long, where others wait for the memory that it holds, so many bytes.
+    /// One that holds no more than its connection's own keeps nobody waiting.
+    pub fn has_stalled(&self, now: Instant, held_bytes: usize, config: &PipelineConfig) -> bool {
+        let begun = self.left_by_client(config).filter(|_| held_bytes > config.own_bytes);
         begun.is_some_and(|begun| now.ms_since(begun.grown_at) > config.stalled_ms_max)
     }
 
@@ -530,6 +531,7 @@ mod tests {
     fn who_leaves_a_request_half_sent_is_late() {
         let config = PipelineConfig {
             frame_ms_max: 1_000,
+            own_bytes: 50,
             stalled_ms_max: 100,
             unsent_bytes_max: 0,
             ..PipelineConfig::default()
@@ -537,14 +539,17 @@ mod tests {
         let at = |ms| Instant(0).after_ms(ms);
         let late = Some("a request was not whole in time");
         let mut pipeline = pipeline();
+        let has_stalled =
+            |pipeline: &Pipeline<_, _>, ms, held| pipeline.has_stalled(at(ms), held, &config);
         pipeline.grow(0, at(0));
-        assert!(!pipeline.has_stalled(at(101), &config), "nothing has begun");
+        assert!(!has_stalled(&pipeline, 101, 51), "nothing has begun");
         pipeline.grow(10, at(200));
         pipeline.grow(PIECE, at(250));
-        assert!(!pipeline.has_stalled(at(300), &config));
-        assert!(pipeline.has_stalled(at(301), &config), "a few bytes are not enough");
+        assert!(!has_stalled(&pipeline, 300, 51));
+        assert!(has_stalled(&pipeline, 301, 51), "a few bytes are not enough");
+        assert!(!has_stalled(&pipeline, 301, 50), "nobody waits for what is its connection's own");
         pipeline.grow(10 + PIECE, at(301));
-        assert!(!pipeline.has_stalled(at(401), &config), "it has grown");
+        assert!(!has_stalled(&pipeline, 401, 51), "it has grown");
         assert_eq!(pipeline.late(at(1_200), &config), None);
         assert_eq!(pipeline.late(at(1_201), &config), late, "however it grows");
         // Nobody is to blame who waits for memory, or whom the node does not read.

@@ -9,7 +9,7 @@
 //! limit the reader stops or a connection closes.
 //!
 //! A request takes its bytes as they come, never as they are declared, and gives them back when it is answered; until then it
-//! may stand in any queue between the node's threads, which is what bounds those. The first `OWN` bytes come from what each
+//! may stand in any queue between the node's threads, which is what bounds those. The first `own_bytes` come from what each
 //! connection has for itself, so that small requests wait for nobody; all else comes from the node's budget. Where requests
 //! that have only begun hold all of the budget, one at a time may go past it, so that there is always one that comes to its
 //! end; and one that has stopped growing loses its connection while others wait.
@@ -42,8 +42,6 @@ use crate::warnings::{Kind, Warnings};
 
 /// How often connections are looked over for those that wait too long.
 const SWEEP: Duration = Duration::from_secs(2);
-/// Memory of one connection's requests that counts against no budget.
-const OWN: usize = 64 << 10;
 /// Waiting for memory is worth a word after this long.
 const WAIT_MS: u64 = 1_000;
 
@@ -225,7 +223,7 @@ impl Connections {
             id,
             address,
             pipeline: RefCell::new(Pipeline::new(now, self.totals.clone())),
-            own: Arc::new(Semaphore::new(OWN)),
+            own: Arc::new(Semaphore::new(self.limits.pipeline.own_bytes)),
             reading: RefCell::default(),
             answered: Notify::new(),
             room: Notify::new(),
@@ -517,7 +515,7 @@ impl Connections {
                     format!("connection of {address} waits: requests that are not answered hold all of --request-memory-bytes, {budget}")
                 });
             }
-            if reading.memory.bytes > OWN && pipeline.has_stalled(now, &self.limits.pipeline) {
+            if pipeline.has_stalled(now, reading.memory.bytes, &self.limits.pipeline) {
                 stalled.push((connection.id, connection.address));
             }
         }
