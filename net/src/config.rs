@@ -142,8 +142,8 @@ pub struct Tuning {
     /// read, and one that stops growing meanwhile loses its connection
     #[arg(long, default_value_t = 512 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     pub request_memory_bytes: u64,
-    /// Answers to Kafka clients that they have not taken, bytes per shard; a fetch brings at most a quarter of it, and less the more
-    /// of it is taken. Beyond it the clients that have left the most for the longest lose their connections. Several of the largest answers should fit
+    /// Answers that Kafka clients have not taken, bytes per shard; several of the largest should fit. A fetch brings at most a
+    /// quarter of it, and less when more waits. Beyond it, who leaves the most for the longest loses its connection
     #[arg(long, default_value_t = 512 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     pub response_memory_bytes: u64,
     /// Partitions of a topic, and partitions, topics or resources that a request of a Kafka client names; one that names more loses its connection
