@@ -121,7 +121,7 @@ impl Admin {
     }
 
     /// Sends what may be sent.
-    pub fn act(&mut self, now: Time, session: &mut Session, _history: &mut History) {
+    pub fn act(&mut self, now: Time, session: &mut Session) {
         let mut busy: BTreeSet<String> = self.sent.values().map(|job| job.name().into()).collect();
         let mut later = Vec::new();
         for mut job in std::mem::take(&mut self.waiting) {
@@ -170,7 +170,6 @@ impl Admin {
         id: u64,
         response: Option<Response>,
         session: &mut Session,
-        history: &mut History,
     ) -> Result<(), Violation> {
         let Some(job) = self.sent.remove(&id) else { return Ok(()) };
         let answer = match (&job.what, &response) {
@@ -228,7 +227,6 @@ impl Admin {
                 self.try_again(job, now + pause);
             }
         }
-        self.act(now, session, history);
         Ok(())
     }
 }
@@ -334,14 +332,14 @@ mod tests {
             }
             for said in answers {
                 let now = 1_000_000_000_000 * (session.next_id + 1);
-                admin.act(now, &mut session, &mut history);
+                admin.act(now, &mut session);
                 let (id, job) = admin.sent.first_key_value().expect("one is on its way");
                 let Some(error_code) = *said else {
                     admin.on_lost(*id);
                     continue;
                 };
                 let response = answer(&job.what, error_code);
-                let replied = admin.on_reply(now, *id, Some(response), &mut session, &mut history);
+                let replied = admin.on_reply(now, *id, Some(response), &mut session);
                 replied.map_err(|violation| violation.property)?;
             }
         }

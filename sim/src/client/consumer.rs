@@ -14,7 +14,7 @@ use milena_wire::messages::list_offsets::{
 use milena_wire::messages::{FetchRequest, ListOffsetsRequest};
 use milena_wire::{ErrorCode, Response, Uuid};
 
-use super::Session;
+use super::{Pace, Session};
 use crate::check::{Checked, Violation};
 use crate::history::{History, Shown};
 use crate::queue::Time;
@@ -69,6 +69,7 @@ struct Asked {
 #[derive(Debug)]
 enum Sent {
     Fetch {
+        node: usize,
         asked: BTreeMap<Key, Asked>,
         session_id: i32,
     },
@@ -82,8 +83,8 @@ pub struct Consumer {
     pub(super) setup: ConsumerSetup,
     positions: BTreeMap<Key, Position>,
     sessions: BTreeMap<usize, FetchSession>,
-    sent: BTreeMap<u64, (usize, Sent)>,
-    next_act: Time,
+    sent: BTreeMap<u64, Sent>,
+    pace: Pace,
     /// Whether it reads each partition once, from its start to its end.
     to_the_end: bool,
     finished: BTreeSet<Key>,
@@ -93,11 +94,11 @@ impl Consumer {
     /// One that reads again and again.
     pub fn new(setup: ConsumerSetup) -> Consumer {
         Consumer {
+            pace: Pace::new(setup.pause_us),
             setup,
             positions: BTreeMap::new(),
             sessions: BTreeMap::new(),
             sent: BTreeMap::new(),
-            next_act: 0,
             to_the_end: false,
             finished: BTreeSet::new(),
         }
@@ -132,8 +133,7 @@ impl Consumer {
         if session.stopping && !self.to_the_end {
             return;
         }
-        if now >= self.next_act {
-            self.next_act = now + session.stream.delay(self.setup.pause_us * 1_000);
+        if self.pace.is_due(now, session) {
             self.choose(session, history);
             self.ask_offsets(now, session, history);
             self.fetch(now, session, history);
@@ -141,7 +141,7 @@ impl Consumer {
                 session.want_metadata();
             }
         }
-        session.wake(self.next_act.max(now + 1));
+        session.wake(self.pace.next(now));
     }
 
     fn choose(&mut self, session: &mut Session, history: &mut History) {
@@ -198,17 +198,16 @@ impl Consumer {
             position.asked = true;
             let floor = history.told(position.place, epoch);
             let asked = Asked { offset, epoch, fetched: NO_EPOCH, floor };
-            self.sent.insert(id, (node, Sent::Offsets(key, asked)));
+            self.sent.insert(id, Sent::Offsets(key, asked));
         }
     }
 
     fn fetch(&mut self, now: Time, session: &mut Session, history: &History) {
-        let busy: BTreeSet<usize> = self
-            .sent
-            .values()
-            .filter(|(_, sent)| matches!(sent, Sent::Fetch { .. }))
-            .map(|(node, _)| *node)
-            .collect();
+        let asked = |sent: &Sent| match sent {
+            Sent::Fetch { node, .. } => Some(*node),
+            Sent::Offsets(..) => None,
+        };
+        let busy: BTreeSet<usize> = self.sent.values().filter_map(asked).collect();
         let version = self.setup.dialect.fetch;
         let mut wanted: BTreeMap<usize, BTreeMap<Key, Asked>> = BTreeMap::new();
         for (key, position) in &self.positions {
@@ -283,7 +282,7 @@ impl Consumer {
             }
             let session_id = request.session_id;
             let id = session.send(now, node, version, request.into());
-            self.sent.insert(id, (node, Sent::Fetch { asked: partitions, session_id }));
+            self.sent.insert(id, Sent::Fetch { node, asked: partitions, session_id });
         }
     }
 
@@ -298,7 +297,7 @@ impl Consumer {
 
     /// A request was never answered.
     pub fn on_lost(&mut self, id: u64) {
-        if let Some((_, Sent::Offsets(key, _))) = self.sent.remove(&id)
+        if let Some(Sent::Offsets(key, _)) = self.sent.remove(&id)
             && let Some(position) = self.positions.get_mut(&key)
         {
             position.asked = false;
@@ -313,19 +312,17 @@ impl Consumer {
     /// A request was answered.
     pub fn on_reply(
         &mut self,
-        now: Time,
-        node: usize,
         id: u64,
         response: Option<Response>,
         session: &mut Session,
         history: &mut History,
     ) -> Result<(), Violation> {
-        let Some((_, sent)) = self.sent.remove(&id) else { return Ok(()) };
+        let Some(sent) = self.sent.remove(&id) else { return Ok(()) };
         match (sent, response) {
             (Sent::Offsets(key, asked), Some(Response::ListOffsets(answer))) => {
                 self.on_offsets(&key, asked, &answer, session, history)?;
             }
-            (Sent::Fetch { asked, session_id }, Some(Response::Fetch(answer))) => {
+            (Sent::Fetch { node, asked, session_id }, Some(Response::Fetch(answer))) => {
                 self.on_fetch(node, &asked, session_id, answer, session, history)?;
             }
             (sent, response) => {
@@ -335,7 +332,6 @@ impl Consumer {
                 ));
             }
         }
-        self.act(now, session, history);
         Ok(())
     }
 

@@ -245,6 +245,33 @@ impl Session {
     }
 }
 
+/// When a client does the next thing of its own: after a pause that is drawn each time.
+#[derive(Debug)]
+struct Pace {
+    pause_us: u64,
+    next: Time,
+}
+
+impl Pace {
+    fn new(pause_us: u64) -> Pace {
+        Pace { pause_us, next: 0 }
+    }
+
+    /// Whether it is time for it. If it is, the time after it is drawn.
+    fn is_due(&mut self, now: Time, session: &mut Session) -> bool {
+        let due = now >= self.next;
+        if due {
+            self.next = now + session.stream.delay(self.pause_us * 1_000);
+        }
+        due
+    }
+
+    /// When it is time again, at the earliest after this instant.
+    fn next(&self, now: Time) -> Time {
+        self.next.max(now + 1)
+    }
+}
+
 /// What a client does of itself.
 #[derive(Debug)]
 pub enum Role {
@@ -295,16 +322,15 @@ impl Client {
     }
 
     /// It may act.
-    pub fn act(&mut self, now: Time, history: &mut History) -> Result<(), Violation> {
+    pub fn act(&mut self, now: Time, history: &mut History) {
         match &mut self.role {
             Role::Producer(producer) => producer.act(now, &mut self.session, history),
             Role::Consumer(consumer) => consumer.act(now, &mut self.session, history),
             Role::Seeker(seeker) => seeker.act(now, &mut self.session, history),
             Role::Stranger(stranger) => stranger.act(now, &mut self.session),
-            Role::Admin(admin) => admin.act(now, &mut self.session, history),
+            Role::Admin(admin) => admin.act(now, &mut self.session),
         }
         self.session.refresh(now);
-        Ok(())
     }
 
     /// The broker that has not answered a request by its deadline, and when it was asked.
@@ -362,7 +388,9 @@ impl Client {
         response: Option<Response>,
         history: &mut History,
     ) -> Result<(), Violation> {
-        let Some((node, _)) = self.session.pending.remove(&id) else { return Ok(()) };
+        if self.session.pending.remove(&id).is_none() {
+            return Ok(());
+        }
         if self.session.metadata_pending == Some(id) {
             self.session.metadata_pending = None;
             if let Some(Response::Metadata(response)) = response {
@@ -371,22 +399,23 @@ impl Client {
             if self.session.metadata_wanted {
                 self.session.wake(now + METADATA_PAUSE);
             }
-            return self.act(now, history);
+        } else {
+            match &mut self.role {
+                Role::Producer(producer) => {
+                    producer.on_reply(now, id, response, &mut self.session, history)?
+                }
+                Role::Consumer(consumer) => {
+                    consumer.on_reply(id, response, &mut self.session, history)?
+                }
+                Role::Seeker(seeker) => {
+                    seeker.on_reply(now, id, response, &mut self.session, history)?
+                }
+                Role::Stranger(stranger) => stranger.on_reply(id, response)?,
+                Role::Admin(admin) => admin.on_reply(now, id, response, &mut self.session)?,
+            }
         }
-        match &mut self.role {
-            Role::Producer(producer) => {
-                producer.on_reply(now, id, response, &mut self.session, history)?
-            }
-            Role::Consumer(consumer) => {
-                consumer.on_reply(now, node, id, response, &mut self.session, history)?
-            }
-            Role::Seeker(seeker) => {
-                seeker.on_reply(now, id, response, &mut self.session, history)?
-            }
-            Role::Stranger(stranger) => stranger.on_reply(now, id, response, &mut self.session)?,
-            Role::Admin(admin) => admin.on_reply(now, id, response, &mut self.session, history)?,
-        }
-        self.session.refresh(now);
+        // What it was told may be what it has waited for.
+        self.act(now, history);
         Ok(())
     }
 

@@ -12,8 +12,8 @@ use milena_wire::messages::produce::{
 };
 use milena_wire::{ErrorCode, Response, Uuid};
 
-use super::Session;
 use super::batch::{self, Draft};
+use super::{Pace, Session};
 use crate::check::{Checked, Violation};
 use crate::history::{History, REFUSALS};
 use crate::queue::{MS, Time};
@@ -47,13 +47,18 @@ pub struct Producer {
     pub(super) setup: ProducerSetup,
     sent: BTreeMap<u64, Vec<Batch>>,
     waiting: Vec<Batch>,
-    next_send: Time,
+    pace: Pace,
 }
 
 impl Producer {
     /// One that has not begun.
     pub fn new(setup: ProducerSetup) -> Producer {
-        Producer { setup, sent: BTreeMap::new(), waiting: Vec::new(), next_send: 0 }
+        Producer {
+            pace: Pace::new(setup.pause_us),
+            setup,
+            sent: BTreeMap::new(),
+            waiting: Vec::new(),
+        }
     }
 
     /// Whether it names topics by their ids.
@@ -70,8 +75,8 @@ impl Producer {
     pub fn act(&mut self, now: Time, session: &mut Session, history: &mut History) {
         self.send_waiting(now, session, history);
         let open = self.sent.len() + self.waiting.len();
-        if now >= self.next_send && open < self.setup.in_flight && !session.stopping {
-            self.next_send = now + session.stream.delay(self.setup.pause_us * 1_000);
+        let has_room = open < self.setup.in_flight && !session.stopping;
+        if has_room && self.pace.is_due(now, session) {
             self.draw(now, session, history);
             self.send_waiting(now, session, history);
         }
@@ -81,7 +86,7 @@ impl Producer {
         }
         let waiting = self.waiting.iter().map(|batch| batch.not_before).min();
         let open = self.sent.len() + self.waiting.len();
-        let next = (!session.stopping && open < self.setup.in_flight).then_some(self.next_send);
+        let next = (!session.stopping && open < self.setup.in_flight).then(|| self.pace.next(now));
         if let Some(at) = waiting.into_iter().chain(next).min() {
             session.wake(at.max(now + 1));
         }
@@ -251,7 +256,6 @@ impl Producer {
                 self.on_answer(now, batch, partition, session, history)?;
             }
         }
-        self.act(now, session, history);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use milena_wire::messages::offset_for_leader_epoch::{
 use milena_wire::messages::{ListOffsetsRequest, OffsetForLeaderEpochRequest};
 use milena_wire::{Request, Response};
 
-use super::Session;
+use super::{Pace, Session};
 use crate::check::{Checked, Violation};
 use crate::history::{History, Lookup};
 use crate::queue::{Time, wall};
@@ -52,13 +52,13 @@ enum Sent {
 pub struct Seeker {
     pub(super) setup: SeekerSetup,
     sent: BTreeMap<u64, Sent>,
-    next_act: Time,
+    pace: Pace,
 }
 
 impl Seeker {
     /// One that has not begun.
     pub fn new(setup: SeekerSetup) -> Seeker {
-        Seeker { setup, sent: BTreeMap::new(), next_act: 0 }
+        Seeker { pace: Pace::new(setup.pause_us), setup, sent: BTreeMap::new() }
     }
 
     /// Asks for the next thing.
@@ -66,14 +66,13 @@ impl Seeker {
         if session.stopping {
             return;
         }
-        if now >= self.next_act {
-            self.next_act = now + session.stream.delay(self.setup.pause_us * 1_000);
+        if self.pace.is_due(now, session) {
             match self.draw(now, session, history) {
                 Some(asked) => self.ask(now, asked, session),
                 None => session.want_metadata(),
             }
         }
-        session.wake(self.next_act.max(now + 1));
+        session.wake(self.pace.next(now));
     }
 
     fn draw(&self, now: Time, session: &mut Session, history: &mut History) -> Option<Asked> {
@@ -182,7 +181,6 @@ impl Seeker {
             }
             _ => return Err(wrong),
         }
-        self.act(now, session, history);
         Ok(())
     }
 }

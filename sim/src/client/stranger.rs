@@ -23,7 +23,7 @@ use milena_wire::messages::{
 };
 use milena_wire::{ErrorCode, Request, Response, Uuid};
 
-use super::Session;
+use super::{Pace, Session};
 use crate::check::{Checked, Violation};
 use crate::queue::{Time, wall};
 use crate::schedule::StrangerSetup;
@@ -51,13 +51,13 @@ struct Asked {
 pub struct Stranger {
     pub(super) setup: StrangerSetup,
     sent: BTreeMap<u64, (Request, ErrorCode)>,
-    next_act: Time,
+    pace: Pace,
 }
 
 impl Stranger {
     /// One that has not begun.
     pub fn new(setup: StrangerSetup) -> Stranger {
-        Stranger { setup, sent: BTreeMap::new(), next_act: 0 }
+        Stranger { setup, sent: BTreeMap::new(), pace: Pace::new(setup.pause_us) }
     }
 
     /// Asks for the next thing.
@@ -65,8 +65,7 @@ impl Stranger {
         if session.stopping {
             return;
         }
-        if now >= self.next_act {
-            self.next_act = now + session.stream.delay(self.setup.pause_us * 1_000);
+        if self.pace.is_due(now, session) {
             if session.topics.is_empty() || session.stream.below(20) == 0 {
                 session.want_metadata();
             }
@@ -75,7 +74,7 @@ impl Stranger {
             let id = session.send(now, node, version, request.clone());
             self.sent.insert(id, (request, error));
         }
-        session.wake(self.next_act.max(now + 1));
+        session.wake(self.pace.next(now));
     }
 
     /// A request was never answered.
@@ -84,19 +83,12 @@ impl Stranger {
     }
 
     /// A request was answered.
-    pub fn on_reply(
-        &mut self,
-        now: Time,
-        id: u64,
-        response: Option<Response>,
-        session: &mut Session,
-    ) -> Checked {
+    pub fn on_reply(&mut self, id: u64, response: Option<Response>) -> Checked {
         let Some((request, error)) = self.sent.remove(&id) else { return Ok(()) };
         if !is_said(&request, error, response.as_ref()) {
             let story = format!("{request:?}, for which {error:?} is due, got {response:?}");
             return Err(Violation::new("stranger", story));
         }
-        self.act(now, session);
         Ok(())
     }
 }
