@@ -197,7 +197,7 @@ impl World {
             ..Partition::default()
         };
         let (name, configs) = ("sums".to_owned(), BTreeMap::new());
-        let topic = Topic { id: TOPIC, name: name.clone(), configs, partitions: vec![partition] };
+        let topic = Topic::new(TOPIC, name.clone(), configs, [partition]);
         let mut image = Image { cluster: 1, end: 100, ..Image::default() };
         image.names.insert(name, TOPIC);
         image.topics.insert(TOPIC, Arc::new(topic));
@@ -336,8 +336,7 @@ impl World {
 
     /// Another node leads, and these know of it.
     fn elect(&mut self, leader: i32, who: &[i32]) {
-        let topic = Arc::make_mut(self.image.topics.get_mut(&TOPIC).expect("it is there"));
-        let partition = &mut topic.partitions[0];
+        let partition = self.image.partition_mut(LOG).expect("it is there");
         partition.leader = Some(NodeId(leader));
         partition.leader_epoch += 1;
         partition.partition_epoch += 1;
@@ -390,8 +389,8 @@ fn a_deposed_one_confirms_nothing() {
     world.run();
     world.answers(1);
     // The others hear of it, and 1 does not; it hears the others and they hear it.
-    let topic = Arc::make_mut(world.image.topics.get_mut(&TOPIC).expect("it is there"));
-    topic.partitions[0].isr = [2, 3].map(NodeId).into();
+    let partition = world.image.partition_mut(LOG).expect("it is there");
+    partition.isr = [2, 3].map(NodeId).into();
     world.elect(2, &[2, 3]);
     let added = world.step(2, |node| node.add(10));
     world.run();
@@ -431,10 +430,10 @@ fn an_exchange_that_is_lost_is_held_again() {
 #[test]
 fn below_min_isr_nothing_is_confirmed() {
     let mut world = World::new();
-    let topic = Arc::make_mut(world.image.topics.get_mut(&TOPIC).expect("it is there"));
-    topic.partitions[0].isr = vec![NodeId(1)];
-    topic.partitions[0].elr = [2, 3].map(NodeId).into();
-    topic.partitions[0].partition_epoch += 1;
+    let partition = world.image.partition_mut(LOG).expect("it is there");
+    partition.isr = vec![NodeId(1)];
+    partition.elr = [2, 3].map(NodeId).into();
+    partition.partition_epoch += 1;
     world.image.end += 1;
     (1..=3).for_each(|id| world.publish(id));
     world.run();

@@ -343,8 +343,8 @@ impl World {
         }
     }
 
-    fn partition(&self, node: i32, name: &str) -> Partition {
-        self.image(node).topic(name).expect("there is such a topic").partitions[0].clone()
+    fn partition(&self, node: i32, name: &str) -> Arc<Partition> {
+        self.image(node).topic(name).expect("there is such a topic").partitions[&0].clone()
     }
 
     /// The leader proposes a set, as its shard would.
@@ -352,7 +352,7 @@ impl World {
         let node = self.active().unwrap();
         let image = self.image(node).clone();
         let topic = image.topic(name).unwrap();
-        let partition = &topic.partitions[0];
+        let partition = &topic.partitions[&0];
         let leader = partition.leader.unwrap();
         let member = |node: &i32| {
             let broker = &image.brokers[&NodeId(*node)];
@@ -423,7 +423,7 @@ fn three_nodes_serve_and_agree() {
     assert_eq!(world.image(1), world.image(2));
     assert_eq!(world.image(2), world.image(3));
     let partition = world.partition(1, "t");
-    assert_eq!((partition.isr, partition.min_isr), (nodes(&[1, 2, 3]), 2));
+    assert_eq!((&partition.isr, partition.min_isr), (&nodes(&[1, 2, 3]), 2));
     let quiet = world.image(1).end;
     world.pass(30 * SECOND);
     assert_eq!(world.image(1).end, quiet, "a healthy cluster changes nothing");
@@ -742,7 +742,7 @@ fn a_stop_in_good_order_outlives_the_controller() {
             "seed {seed}: another controller let it go"
         );
         let topic = world.left[&node].topic("t").expect("it was made");
-        assert_ne!(topic.partitions[0].leader, Some(NodeId(node)), "seed {seed}");
+        assert_ne!(topic.partitions[&0].leader, Some(NodeId(node)), "seed {seed}");
     }
 }
 

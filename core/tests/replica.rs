@@ -65,12 +65,8 @@ impl World {
             min_isr: 2,
             ..Partition::default()
         };
-        let topic = Topic {
-            id: TOPIC,
-            name: "t".into(),
-            configs: configs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-            partitions: vec![partition],
-        };
+        let configs = configs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let topic = Topic::new(TOPIC, "t".into(), configs, [partition]);
         image.topics.insert(TOPIC, Arc::new(topic));
         image.names.insert("t".into(), TOPIC);
         let mut world = World {
@@ -407,10 +403,9 @@ impl World {
     }
 
     fn publish_to(&mut self, change: impl FnOnce(&mut Partition), nodes: &[i32]) {
-        let mut topic = (*self.image.topics[&TOPIC]).clone();
-        change(&mut topic.partitions[0]);
-        topic.partitions[0].partition_epoch += 1;
-        self.image.topics.insert(TOPIC, Arc::new(topic));
+        let partition = self.image.partition_mut(LOG).expect("it is there");
+        change(partition);
+        partition.partition_epoch += 1;
         self.image.end += 1;
         for id in nodes {
             self.local(*id, LocalMessage::Image(Arc::new(self.image.clone())));

@@ -147,13 +147,14 @@ fn known_topic(image: &Image, topic: &Topic) -> MetadataResponseTopic {
         name: Some(topic.name.clone()),
         topic_id: uuid(topic.id),
         is_internal: false,
-        partitions: (0..)
-            .zip(&topic.partitions)
-            .map(|(partition_index, partition)| {
+        partitions: topic
+            .partitions
+            .iter()
+            .map(|(index, partition)| {
                 let (leader_id, error_code) = leader(partition);
                 MetadataResponsePartition {
                     error_code,
-                    partition_index,
+                    partition_index: *index,
                     leader_id,
                     leader_epoch: partition.leader_epoch,
                     replica_nodes: ids(&partition.replicas),

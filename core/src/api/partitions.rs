@@ -1,6 +1,7 @@
 //! DescribeTopicPartitions: topics page by page, with their eligible leader replicas.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use milena_wire::messages::describe_topic_partitions::{
     Cursor, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
@@ -35,7 +36,7 @@ pub fn describe_topic_partitions(
         return DescribeTopicPartitionsResponse { topics: refused.collect(), ..Default::default() };
     }
     let (from_topic, from_index) = match &request.cursor {
-        Some(cursor) => (&*cursor.topic_name, usize::try_from(cursor.partition_index).unwrap_or(0)),
+        Some(cursor) => (&*cursor.topic_name, cursor.partition_index),
         None => ("", 0),
     };
     let mut left =
@@ -53,10 +54,11 @@ pub fn describe_topic_partitions(
             topics.push(unknown(image, name));
             continue;
         };
-        let page = topic.partitions.iter().enumerate().skip(from).take(left);
-        let partitions: Vec<_> = page.map(|(index, p)| described(image, index as i32, p)).collect();
+        let mut page = topic.partitions.range(from..);
+        let described = |(index, p): (&i32, &Arc<Partition>)| described(image, *index, p);
+        let partitions: Vec<_> = page.by_ref().take(left).map(described).collect();
         left -= partitions.len();
-        let next = from + partitions.len();
+        let next = page.next().map(|(index, _)| *index);
         topics.push(DescribeTopicPartitionsResponseTopic {
             error_code: ErrorCode::NONE,
             name: Some(name.into()),
@@ -65,8 +67,8 @@ pub fn describe_topic_partitions(
             partitions,
             topic_authorized_operations: TOPIC_OPERATIONS,
         });
-        if next < topic.partitions.len() {
-            next_cursor = cursor(next as i32);
+        if let Some(index) = next {
+            next_cursor = cursor(index);
             break;
         }
     }

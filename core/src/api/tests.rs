@@ -80,12 +80,8 @@ fn image() -> Image {
             replicas: replicas.clone(),
         };
         let id = TopicId([byte; 16]);
-        let topic = Topic {
-            id,
-            name: name.into(),
-            configs: [("retention.ms".to_string(), "5".to_string())].into(),
-            partitions: (0..count).map(partition).collect(),
-        };
+        let configs = [("retention.ms".to_string(), "5".to_string())].into();
+        let topic = Topic::new(id, name.into(), configs, (0..count).map(partition));
         image.names.insert(name.into(), id);
         image.topics.insert(id, Arc::new(topic));
     }

@@ -13,22 +13,29 @@ use crate::{Instant, LogId, NodeId};
 #[derive(Debug, Default)]
 pub struct Preferred {
     since: BTreeMap<LogId, Instant>,
+    /// The image that was looked at last: only what has changed in the next is looked at.
+    seen: Image,
 }
 
 impl Preferred {
     /// Partitions whose preferred replica has been able to lead for `wait_ms`, at most `limit` of them: each costs its
     /// clients a look for the new leader.
     pub fn due(&mut self, now: Instant, image: &Image, wait_ms: u64, limit: usize) -> Vec<LogId> {
-        let waits = |log: &LogId| image.partition(*log).and_then(|(_, p)| waiting(image, p));
-        self.since.retain(|log, _| waits(log).is_some());
-        let mut due = Vec::new();
-        for (log, _) in image.partitions().filter(|(_, p)| waiting(image, p).is_some()) {
-            let since = *self.since.entry(log).or_insert(now);
-            if now.ms_since(since) >= wait_ms && due.len() < limit {
-                due.push(log);
-            }
+        let waits = |log: &LogId| {
+            image.partition(*log).is_some_and(|(_, partition)| waiting(image, partition).is_some())
+        };
+        self.since.retain(|log, _| waits(log));
+        let changed = if image.brokers == self.seen.brokers {
+            image.changes_since(&self.seen).changed
+        } else {
+            image.partitions().map(|(log, _)| log).collect()
+        };
+        for log in changed.into_iter().filter(waits) {
+            self.since.entry(log).or_insert(now);
         }
-        due
+        self.seen = image.clone();
+        let due = self.since.iter().filter(|(_, since)| now.ms_since(**since) >= wait_ms);
+        due.map(|(log, _)| *log).take(limit).collect()
     }
 }
 

@@ -564,12 +564,12 @@ fn a_topic_grows_and_its_partitions_stay() {
     assert_eq!(cluster.image.topics[&TOPIC].partitions.len(), 1, "that was only asked");
     assert_eq!(grow(&mut cluster, vec![more("t", 4)], false), [Ok(4)]);
     let partitions = cluster.image.topics[&TOPIC].partitions.clone();
-    assert_eq!((partitions.len(), &partitions[0]), (4, &first));
-    for partition in &partitions[1..] {
+    assert_eq!((partitions.len(), &*partitions[&0]), (4, &first));
+    for (_, partition) in partitions.range(1..) {
         assert_eq!((partition.replicas.len(), partition.min_isr), (2, 2), "as its first");
         assert!(partition.leader.is_some());
     }
-    let leaders: BTreeSet<_> = partitions[1..].iter().map(|one| one.leader).collect();
+    let leaders: BTreeSet<_> = partitions.range(1..).map(|(_, one)| one.leader).collect();
     assert_eq!(leaders.len(), 3, "each broker leads one");
 
     let chosen = |lists: &[&[i32]], count| NewPartitions {
@@ -577,7 +577,7 @@ fn a_topic_grows_and_its_partitions_stay() {
         ..more("t", count)
     };
     assert_eq!(grow(&mut cluster, vec![chosen(&[&[3, 1]], 5)], false), [Ok(5)]);
-    let last = &cluster.image.topics[&TOPIC].partitions[4];
+    let last = &cluster.image.topics[&TOPIC].partitions[&4];
     assert_eq!((&last.replicas, last.leader), (&nodes(&[3, 1]), Some(NodeId(3))));
 
     for wrong in [&[&[1, 1][..]][..], &[&[1][..]], &[&[1, 8][..]], &[&[1, 2][..], &[2, 3][..]], &[]]

@@ -103,8 +103,8 @@ pub(super) fn create_partitions(
 pub(super) fn lacks_brokers(image: &Image, new: &NewPartitions) -> bool {
     let in_service = image.brokers.values().filter(|broker| !broker.fenced).count();
     let topic = image.topic(&new.topic).filter(|_| new.assignments.is_none());
-    let first = topic.and_then(|topic| topic.partitions.first());
-    first.is_some_and(|first| first.replicas.len() > in_service)
+    let factor = topic.map(|topic| topic.replication_factor());
+    factor.is_some_and(|factor| factor > in_service)
 }
 
 /// The records of a topic's new partitions, as many as `left` at most. They have as many replicas as its first has.
@@ -132,7 +132,7 @@ fn grow_topic(
     if count - had > left || count > config.replication.partitions_max as usize {
         return Err(beyond(config));
     }
-    let factor = topic.partitions.first().map_or(0, |first| first.replicas.len());
+    let factor = topic.replication_factor();
     let assignments = match &new.assignments {
         Some(chosen) if chosen.len() != count - had => {
             let (more, given) = (count - had, chosen.len());
@@ -218,13 +218,17 @@ pub(super) fn create_topic(
         check_assignments(image, config, topic)?
     };
     let settings = TopicSettings::new(&configs, config);
-    let partitions: Vec<Partition> = assignments
-        .into_iter()
-        .map(|replicas| new_partition(image, replicas, settings.min_insync_replicas, stays))
-        .collect();
-    let made = Topic { id: topic.id, name: topic.name.clone(), configs, partitions };
-    let summary = TopicSummary::from(&made);
-    let Topic { id, name, configs, partitions } = made;
+    let partition = |replicas| new_partition(image, replicas, settings.min_insync_replicas, stays);
+    let partitions: Vec<Partition> = assignments.into_iter().map(partition).collect();
+    let (id, name) = (topic.id, topic.name.clone());
+    let summary = TopicSummary {
+        id,
+        name: name.clone(),
+        partitions: partitions.len() as i32,
+        replication_factor: partitions.first().map_or(0, |p| p.replicas.len()) as i16,
+        min_isr: partitions.iter().map(|p| p.min_isr).max().unwrap_or(0),
+        configs: configs.clone(),
+    };
     let mut records = vec![Record::Topic { id, name, configs }];
     records.extend((0..).zip(partitions).map(|(index, partition)| Record::Partition {
         log: LogId { topic: id, partition: index },
@@ -273,7 +277,7 @@ impl From<&Topic> for TopicSummary {
             id: topic.id,
             name: topic.name.clone(),
             partitions: topic.partitions.len() as i32,
-            replication_factor: topic.partitions.first().map_or(0, |p| p.replicas.len()) as i16,
+            replication_factor: topic.replication_factor() as i16,
             min_isr: topic.min_isr(),
             configs: topic.configs.clone(),
         }
@@ -305,7 +309,9 @@ fn check_name(image: &Image, name: &str) -> Result<(), Refusal> {
         return Err(Refusal::new(ErrorCode::TOPIC_ALREADY_EXISTS, message));
     }
     let alike = |c: u8| if c == b'.' { b'_' } else { c };
-    let same = |other: &&String| other.bytes().map(alike).eq(name.bytes().map(alike));
+    let same = |other: &&String| {
+        other.len() == name.len() && other.bytes().map(alike).eq(name.bytes().map(alike))
+    };
     if name.contains(['.', '_'])
         && let Some(other) = image.names.keys().find(same)
     {

@@ -1,12 +1,17 @@
 //! The image: everything the committed metadata log says, immutable once shown.
 //!
 //! Each broker and controller has its own, made by applying the same records in the same order; `hash` chains over them, so
-//! that two images at one offset are equal or the simulator says so. Changed topics get a new `Arc`, others keep theirs:
-//! a shard finds what changed by comparing pointers.
+//! that two images at one offset are equal or the simulator says so.
+//!
+//! Its large maps are persistent trees: a copy costs nothing and shares all that is not changed after it. So the controller
+//! decides on a copy of its own, each shard keeps the image that it has seen, and two images are compared in the time that
+//! their difference takes ([`Image::changes_since`]), however many partitions the cluster has.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
 
 use crate::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, TopicId};
@@ -30,9 +35,9 @@ pub struct Image {
     /// Brokers that ever registered and were not removed.
     pub brokers: BTreeMap<NodeId, Broker>,
     /// Topics that exist.
-    pub topics: BTreeMap<TopicId, Arc<Topic>>,
+    pub topics: OrdMap<TopicId, Arc<Topic>>,
     /// Their names.
-    pub names: BTreeMap<String, TopicId>,
+    pub names: OrdMap<String, TopicId>,
 }
 
 /// A registered broker.
@@ -64,7 +69,8 @@ pub struct Topic {
     /// Its own configurations, by Kafka's names; what is not here has its default.
     pub configs: BTreeMap<String, String>,
     /// By index, dense from 0.
-    pub partitions: Vec<Partition>,
+    #[serde(with = "dense")]
+    pub partitions: OrdMap<i32, Arc<Partition>>,
 }
 
 /// A partition's record: who holds it, who leads it (KIP-966).
@@ -90,9 +96,15 @@ pub struct Partition {
 
 impl Image {
     /// The partition of a log, with its topic.
-    pub fn partition(&self, log: LogId) -> Option<(&Arc<Topic>, &Partition)> {
+    pub fn partition(&self, log: LogId) -> Option<(&Arc<Topic>, &Arc<Partition>)> {
         let topic = self.topics.get(&log.topic)?;
-        Some((topic, topic.partitions.get(usize::try_from(log.partition).ok()?)?))
+        Some((topic, topic.partitions.get(&log.partition)?))
+    }
+
+    /// The record of a partition, to be written over: for images that no log made.
+    pub fn partition_mut(&mut self, log: LogId) -> Option<&mut Partition> {
+        let topic = Arc::make_mut(self.topics.get_mut(&log.topic)?);
+        topic.partitions.get_mut(&log.partition).map(Arc::make_mut)
     }
 
     /// The topic of a name.
@@ -108,9 +120,32 @@ impl Image {
     /// Every partition, by topic and index.
     pub fn partitions(&self) -> impl Iterator<Item = (LogId, &Partition)> {
         self.topics.values().flat_map(|topic| {
-            let logs = (0..).map(|partition| LogId { topic: topic.id, partition });
-            logs.zip(&topic.partitions)
+            let log = |partition| LogId { topic: topic.id, partition };
+            topic.partitions.iter().map(move |(index, partition)| (log(*index), &**partition))
         })
+    }
+
+    /// What it says of topics that an earlier image did not.
+    pub fn changes_since(&self, before: &Image) -> Changes {
+        let mut changes = Changes::default();
+        for item in before.topics.diff(&self.topics) {
+            match item {
+                DiffItem::Remove(id, _) => changes.gone.push(*id),
+                DiffItem::Add(_, topic) => changes.all_of(topic),
+                DiffItem::Update { old: (_, old), new: (_, new) } if old.configs != new.configs => {
+                    changes.all_of(new);
+                }
+                DiffItem::Update { old: (_, old), new: (id, new) } => {
+                    for item in old.partitions.diff(&new.partitions) {
+                        let (DiffItem::Add(index, _)
+                        | DiffItem::Update { new: (index, _), .. }
+                        | DiffItem::Remove(index, _)) = item;
+                        changes.changed.push(LogId { topic: *id, partition: *index });
+                    }
+                }
+            }
+        }
+        changes
     }
 
     /// Takes the entry at an offset of the log: all its records, or none where it is one of the quorum's own.
@@ -166,15 +201,14 @@ impl Image {
             Record::Partition { log, partition } => {
                 let topic = self.topics.get_mut(&log.topic).expect("a partition has a topic");
                 let partitions = &mut Arc::make_mut(topic).partitions;
-                let index = usize::try_from(log.partition).expect("partitions count from 0");
-                match partitions.get_mut(index) {
+                match partitions.get_mut(&log.partition) {
                     Some(old) => {
                         assert!(partition.partition_epoch > old.partition_epoch, "it only grows");
-                        *old = partition;
+                        *old = Arc::new(partition);
                     }
                     None => {
-                        assert!(index == partitions.len(), "partitions are dense");
-                        partitions.push(partition);
+                        assert!(log.partition as usize == partitions.len(), "partitions are dense");
+                        partitions.insert(log.partition, Arc::new(partition));
                     }
                 }
             }
@@ -213,10 +247,66 @@ impl Hash {
     }
 }
 
+/// What changed from one image to a later one, of topics.
+#[derive(PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    /// Topics that are no more.
+    pub gone: Vec<TopicId>,
+    /// Partitions that are new or have another record, and all of those topics that are configured otherwise.
+    pub changed: Vec<LogId>,
+}
+
+impl Changes {
+    fn all_of(&mut self, topic: &Topic) {
+        let log = |index: &i32| LogId { topic: topic.id, partition: *index };
+        self.changed.extend(topic.partitions.keys().map(log));
+    }
+}
+
+/// Partitions of a topic in a snapshot: one after the other, without their indexes.
+mod dense {
+    use std::sync::Arc;
+
+    use imbl::OrdMap;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Partition;
+
+    pub fn serialize<S: Serializer>(
+        partitions: &OrdMap<i32, Arc<Partition>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(partitions.values())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<OrdMap<i32, Arc<Partition>>, D::Error> {
+        let partitions = Vec::<Partition>::deserialize(deserializer)?;
+        Ok((0..).zip(partitions.into_iter().map(Arc::new)).collect())
+    }
+}
+
 impl Topic {
+    /// A topic with these partitions, from the first on.
+    pub fn new(
+        id: TopicId,
+        name: String,
+        configs: BTreeMap<String, String>,
+        partitions: impl IntoIterator<Item = Partition>,
+    ) -> Topic {
+        let partitions = (0..).zip(partitions.into_iter().map(Arc::new)).collect();
+        Topic { id, name, configs, partitions }
+    }
+
+    /// How many replicas its first partition has, and with that any that is added.
+    pub fn replication_factor(&self) -> usize {
+        self.partitions.get(&0).map_or(0, |first| first.replicas.len())
+    }
+
     /// Effective `min.insync.replicas`: of its partitions, which may have different numbers of replicas, the largest.
     pub fn min_isr(&self) -> u16 {
-        self.partitions.iter().map(|partition| partition.min_isr).max().unwrap_or(0)
+        self.partitions.values().map(|partition| partition.min_isr).max().unwrap_or(0)
     }
 }
 

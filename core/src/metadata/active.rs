@@ -630,7 +630,7 @@ mod tests {
             tell(active, image, 1, ControllerMessage::Administer { term, epoch, id, request });
             commit(active, &config, image);
             let made = image.topic(name).expect("it was made");
-            made.partitions.iter().any(|partition| partition.replicas.contains(&NodeId(2)))
+            made.partitions.values().any(|partition| partition.replicas.contains(&NodeId(2)))
         };
         assert!(create(&mut active, &mut image, "before", 1));
         // It stays in the set of that topic: nobody else has its partitions.

@@ -191,7 +191,7 @@ mod tests {
             let mut done = Vec::new();
             for (ms, term, id) in [(0, 7, known), (RETRY_MS, 8, found)] {
                 let mut image = Image::default();
-                image.names.extend(id.map(|id| ("t".into(), id)));
+                image.names.extend(id.map(|id| ("t".to_string(), id)));
                 let (now, under) = (Instant(0).after_ms(ms), Some((term, BrokerEpoch(5))));
                 done = admin.poll(now, &image, under, &mut TopicId::default, &mut send);
             }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{Key, Partitions};
-use crate::image::{Broker, Image};
+use crate::image::{Broker, Changes, Image};
 use crate::replica::{Context, Replica, State};
 use crate::trace::{Event, Mark};
-use crate::{BrokerEpoch, Incarnation, LogId, NodeId, Outputs, TopicId};
+use crate::{BrokerEpoch, Config, Incarnation, LogId, NodeId, Outputs};
 
 impl<W: Copy + Ord> Partitions<W> {
     /// Takes this broker's registration, or the end of one.
@@ -22,14 +22,7 @@ impl<W: Copy + Ord> Partitions<W> {
             return;
         }
         let before = std::mem::replace(&mut self.host.image, image.clone());
-        let changed: Vec<TopicId> = image
-            .topics
-            .iter()
-            .filter(|(id, topic)| before.topics.get(*id).is_none_or(|b| !Arc::ptr_eq(b, topic)))
-            .map(|(id, _)| *id)
-            .collect();
-        let gone: Vec<TopicId> =
-            before.topics.keys().filter(|id| !image.topics.contains_key(id)).copied().collect();
+        let Changes { gone, changed } = image.changes_since(&before);
         for topic in gone {
             let first = LogId { topic, partition: 0 };
             let last = LogId { topic, partition: i32::MAX };
@@ -37,8 +30,8 @@ impl<W: Copy + Ord> Partitions<W> {
             logs.into_iter().for_each(|log| self.delete(log, out));
         }
         self.delete_orphans(out);
-        for topic in changed {
-            self.take_topic(topic);
+        for log in changed {
+            self.take(log, &image);
         }
         if lives(&before).ne(lives(&image)) {
             self.look_at_all(out);
@@ -50,19 +43,16 @@ impl<W: Copy + Ord> Partitions<W> {
         self.take_ahead(out);
     }
 
-    /// Makes replicas for the partitions of a topic that this broker holds and this shard owns; they are looked at next.
-    fn take_topic(&mut self, topic: TopicId) {
-        let me = self.host.config.node;
-        let found = self.host.image.topics[&topic].clone();
-        for (index, partition) in (0..).zip(&found.partitions) {
-            let log = LogId { topic, partition: index };
-            let mine = log.shard(self.host.config.shards) == self.index;
-            if mine && (partition.replicas.contains(&me) || self.replicas.contains_key(&log)) {
-                self.orphans.remove(&log);
-                let store = &self.host.store;
-                self.replicas.entry(log).or_insert_with(|| Replica::new(log, store));
-                self.touched.insert(log);
-            }
+    /// Makes a replica for a partition that this broker holds and this shard owns; it is looked at next.
+    fn take(&mut self, log: LogId, image: &Image) {
+        let Config { node, shards, .. } = *self.host.config;
+        let Some((_, partition)) = image.partition(log) else { return };
+        let mine = log.shard(shards) == self.index;
+        if mine && (partition.is_replica(node) || self.replicas.contains_key(&log)) {
+            self.orphans.remove(&log);
+            let store = &self.host.store;
+            self.replicas.entry(log).or_insert_with(|| Replica::new(log, store));
+            self.touched.insert(log);
         }
     }
 

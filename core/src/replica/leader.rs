@@ -394,9 +394,7 @@ impl Replica {
                 // A member of ISR or ELR holds all that was committed, so all below the log start. Of another it is not known.
                 None => {
                     let holds = leader.isr.contains(&node)
-                        || self.topic.as_ref().is_some_and(|topic| {
-                            topic.partitions[self.log.partition as usize].elr.contains(&node)
-                        })
+                        || self.named.as_ref().is_some_and(|(_, p)| p.elr.contains(&node))
                         || progress.acknowledged >= Some(base);
                     (begin, base) = (!holds, log.start());
                 }
@@ -439,11 +437,9 @@ impl Replica {
             Some(at) => at <= cx.now.mono,
             None => wanted != leader.isr,
         };
-        let (true, Some(partition), Some(broker_epoch)) = (
-            due,
-            self.topic.as_ref().and_then(|t| t.partitions.get(self.log.partition as usize)),
-            cx.host.acting(),
-        ) else {
+        let (true, Some(partition), Some(broker_epoch)) =
+            (due, self.named.as_ref().map(|(_, partition)| partition), cx.host.acting())
+        else {
             return;
         };
         let members: Vec<_> =

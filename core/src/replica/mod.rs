@@ -128,7 +128,8 @@ enum Role {
 /// One replica of a partition.
 pub struct Replica {
     log: LogId,
-    topic: Option<Arc<Topic>>,
+    /// Its topic and its record, as of the last change of either.
+    named: Option<(Arc<Topic>, Arc<Partition>)>,
     /// Its settings, parsed.
     settings: Option<TopicSettings>,
     /// The life on disk; none before the log exists or while that is not known.
@@ -160,7 +161,7 @@ impl Replica {
         let found = store.log(log);
         Replica {
             log,
-            topic: None,
+            named: None,
             settings: None,
             // Of a log that recovery found damaged even the state may be an old one.
             life: found.filter(|log| !log.is_damaged()).map(life),
@@ -173,8 +174,8 @@ impl Replica {
     }
 
     /// The partition's record as the image has it.
-    pub fn partition(&self) -> Option<&Partition> {
-        self.topic.as_ref()?.partitions.get(usize::try_from(self.log.partition).ok()?)
+    pub fn partition(&self) -> Option<&Arc<Partition>> {
+        self.named.as_ref().map(|(_, partition)| partition)
     }
 
     /// What is set for its topic, where the image has it.
@@ -184,12 +185,12 @@ impl Replica {
 
     /// Looks at new metadata: another record of the partition, another life of a broker, serving begun or ended.
     pub fn on_metadata(&mut self, cx: &mut Context) {
-        let topic = cx.host.image.topics.get(&self.log.topic);
-        if topic.map(|topic| &topic.configs) != self.topic.as_ref().map(|topic| &topic.configs) {
-            let parse = |topic: &Arc<Topic>| TopicSettings::new(&topic.configs, &cx.host.config);
-            self.settings = topic.map(parse);
+        let named = cx.host.image.partition(self.log);
+        let configs = named.map(|(topic, _)| &topic.configs);
+        if configs != self.named.as_ref().map(|(topic, _)| &topic.configs) {
+            self.settings = configs.map(|configs| TopicSettings::new(configs, &cx.host.config));
         }
-        self.topic = topic.cloned();
+        self.named = named.map(|(topic, partition)| (topic.clone(), partition.clone()));
         let me = cx.host.config.node;
         let Some(partition) = self.partition().cloned() else { return self.become_idle() };
         let (Some(_), Some(expected)) = (cx.host.acting(), partition.incarnation(me)) else {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Host, Replica, Role};
-use crate::image::Topic;
+use crate::image::{Partition, Topic};
 use crate::storage::Log;
 use crate::{Epoch, LogId, NodeId, Offset, ReplicaIncarnation};
 
@@ -43,8 +43,10 @@ pub struct ReplicaView {
 pub struct PartitionView {
     /// The partition.
     pub log: LogId,
-    /// Its topic with the partition's record, as the metadata has it.
+    /// Its topic, as the metadata has it.
     pub topic: Arc<Topic>,
+    /// Its record.
+    pub partition: Arc<Partition>,
     /// Whether it leads.
     pub leading: bool,
     /// Whether its data is damaged, or of an ended life.
@@ -75,10 +77,11 @@ pub struct Tally {
 impl Replica {
     /// What operators see of it; nothing where the metadata does not name it.
     pub fn shown(&self, host: &Host) -> Option<PartitionView> {
-        let log = host.store.log(self.log);
+        let (log, (topic, partition)) = (host.store.log(self.log), self.named.clone()?);
         Some(PartitionView {
             log: self.log,
-            topic: self.topic.clone()?,
+            topic,
+            partition,
             leading: matches!(self.role, Role::Leader(_)),
             damaged: self.is_damaged(host),
             start: log.map_or(0, Log::start),

@@ -6,8 +6,8 @@ use super::*;
 #[test]
 fn what_is_asked_early_waits_until_partitions_have_leaders() {
     let lead = |image: &mut Image, leader| {
-        let topic = image.topics.get_mut(&TOPIC).expect("the topic");
-        Arc::make_mut(topic).partitions[0].leader = leader;
+        let first = LogId { topic: TOPIC, partition: 0 };
+        image.partition_mut(first).expect("it exists").leader = leader;
         image.end += 1;
     };
     let ask = || MetadataRequest { topics: None, ..MetadataRequest::default() };
@@ -37,8 +37,8 @@ fn what_is_asked_early_waits_for_no_partition_that_stays_without_a_leader() {
     let ask = || MetadataRequest { topics: None, ..MetadataRequest::default() };
     let leaderless = |eligible: bool| {
         move |image: &mut Image| {
-            let topic = image.topics.get_mut(&TOPIC).expect("the topic");
-            let partition = &mut Arc::make_mut(topic).partitions[0];
+            let first = LogId { topic: TOPIC, partition: 0 };
+            let partition = image.partition_mut(first).expect("it exists");
             partition.leader = None;
             if !eligible {
                 (partition.isr, partition.elr) = (vec![], vec![]);

@@ -125,12 +125,8 @@ impl Broker1 {
             min_isr: 1,
             ..Partition::default()
         };
-        let topic = Topic {
-            id: TOPIC,
-            name: "t".into(),
-            configs: BTreeMap::new(),
-            partitions: vec![partition; PARTITIONS as usize],
-        };
+        let partitions = vec![partition; PARTITIONS as usize];
+        let topic = Topic::new(TOPIC, "t".into(), BTreeMap::new(), partitions);
         image.topics.insert(TOPIC, Arc::new(topic));
         image.names.insert("t".into(), TOPIC);
         change(&mut image);
@@ -422,8 +418,9 @@ const MANY: i32 = 40;
 fn broker_with_segments() -> Broker1 {
     let mut broker = Broker1::start(InstantDisk::default(), |image| {
         let topic = image.topics.get_mut(&TOPIC).expect("the topic");
-        let partition = topic.partitions[0].clone();
-        Arc::make_mut(topic).partitions = vec![partition; MANY as usize];
+        let partition = topic.partitions[&0].clone();
+        Arc::make_mut(topic).partitions =
+            (0..MANY).map(|index| (index, partition.clone())).collect();
     });
     let id = broker.produce(9, -1, (0..MANY).map(|p| (p, batch("x"))).collect());
     broker.produced(id);
@@ -480,8 +477,9 @@ fn what_moves_while_a_fetch_reads_wakes_it() {
     broker.stalled = true;
     let id = broker.send(1, 12, request);
     assert!(waiting_reads(&broker) > 0);
-    let topic = broker.image.topics.get_mut(&TOPIC).expect("it exists");
-    for partition in Arc::make_mut(topic).partitions.iter_mut().skip(1).step_by(2) {
+    for partition in (1..MANY).step_by(2) {
+        let log = LogId { topic: TOPIC, partition };
+        let partition = broker.image.partition_mut(log).expect("it exists");
         (partition.leader, partition.leader_epoch) = (None, 5);
     }
     broker.image.end += 1;
@@ -730,8 +728,9 @@ fn acks_decide_what_is_waited_for() {
 #[test]
 fn a_time_out_runs_where_other_replicas_are_waited_for() {
     let mut broker = Broker1::start(InstantDisk::default(), |image| {
-        let topic = Arc::make_mut(image.topics.get_mut(&TOPIC).expect("the topic"));
-        for partition in &mut topic.partitions {
+        for partition in 0..PARTITIONS {
+            let log = LogId { topic: TOPIC, partition };
+            let partition = image.partition_mut(log).expect("it exists");
             partition.replicas.push(NodeId(2));
             partition.incarnations.push(ReplicaIncarnation(0));
             partition.isr.push(NodeId(2));
@@ -743,8 +742,9 @@ fn a_time_out_runs_where_other_replicas_are_waited_for() {
 
     // Where none of them is left in sync and that is too few, it waits for one to come back, no longer than it was to.
     let late = broker.produce(9, -1, vec![(0, batch("f"))]);
-    let topic = Arc::make_mut(broker.image.topics.get_mut(&TOPIC).expect("the topic"));
-    for partition in &mut topic.partitions {
+    for partition in 0..PARTITIONS {
+        let log = LogId { topic: TOPIC, partition };
+        let partition = broker.image.partition_mut(log).expect("it exists");
         (partition.isr, partition.min_isr) = (vec![ME], 2);
         partition.partition_epoch += 1;
     }

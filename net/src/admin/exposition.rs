@@ -444,8 +444,7 @@ fn labels(of: &PartitionView) -> impl EncodeLabelSet + use<'_> {
 
 /// The record of a partition that is led here.
 fn led(view: &PartitionView) -> Option<&Partition> {
-    let index = usize::try_from(view.log.partition).ok()?;
-    view.leading.then(|| view.topic.partitions.get(index))?
+    view.leading.then_some(&*view.partition)
 }
 
 fn is_under_replicated(partition: &Partition) -> bool {
@@ -493,16 +492,19 @@ mod tests {
             partition(Some(NodeId(2)), &[2], 1),
             partition(None, &[], 2),
         ];
+        let partitions = partitions.into_iter().map(Arc::new);
         let topic = Arc::new(Topic {
             id,
             name: "orders.v1".into(),
             configs: BTreeMap::new(),
-            partitions: partitions.clone(),
+            partitions: (0..).zip(partitions).collect(),
         });
-        let image = Image { topics: [(id, topic.clone())].into(), ..Image::default() };
-        let views = (0..).zip(&partitions).map(|(index, partition)| PartitionView {
+        let image =
+            Image { topics: [(id, topic.clone())].into_iter().collect(), ..Image::default() };
+        let views = topic.partitions.iter().map(|(&index, partition)| PartitionView {
             log: LogId { topic: id, partition: index },
             topic: topic.clone(),
+            partition: partition.clone(),
             leading: partition.leader == Some(NodeId(1)),
             damaged: index == 4,
             start: 1,

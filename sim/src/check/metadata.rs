@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use milena_core::image::{Image, Partition};
-use milena_core::{BrokerEpoch, Epoch, LogId, NodeId};
+use milena_core::image::{Changes, Image, Partition};
+use milena_core::{BrokerEpoch, Epoch, NodeId};
 use milena_wire::Response;
 
 use super::marks::Seen;
@@ -24,30 +24,20 @@ impl Checks {
         let before = self.image.replace(image.clone());
         let registered = self.registrations(image, before.as_deref())?;
         let mut changed = Vec::new();
-        for (id, topic) in &image.topics {
-            let known = before.as_ref().and_then(|before| before.topics.get(id));
-            if known.is_some_and(|known| Arc::ptr_eq(known, topic) || known == topic) {
-                continue;
-            }
-            for (index, partition) in topic.partitions.iter().enumerate() {
-                let log = self.log_index(LogId { topic: *id, partition: index as i32 });
-                if self.logs[log].partition.as_ref() != Some(partition) {
-                    self.on_partition(image, before.as_deref(), log, partition)?;
-                    changed.push(log);
-                }
+        let Changes { gone, changed: logs } = match &before {
+            Some(before) => image.changes_since(before),
+            None => image.changes_since(&Image::default()),
+        };
+        for (id, partition) in logs.iter().filter_map(|id| Some((*id, image.partition(*id)?.1))) {
+            let log = self.log_index(id);
+            if self.logs[log].partition.as_ref() != Some(partition) {
+                self.on_partition(image, before.as_deref(), log, partition)?;
+                changed.push(log);
             }
         }
-        if let Some(before) = before {
-            let gone: Vec<_> = before
-                .topics
-                .keys()
-                .filter(|id| !image.topics.contains_key(*id))
-                .copied()
-                .collect();
-            for truth in self.logs.iter_mut().filter(|truth| gone.contains(&truth.id.topic)) {
-                truth.deleted = true;
-                truth.partition = None;
-            }
+        for truth in self.logs.iter_mut().filter(|truth| gone.contains(&truth.id.topic)) {
+            truth.deleted = true;
+            truth.partition = None;
         }
         for log in changed {
             self.all_eligible_hold_all(log)?;
@@ -129,13 +119,10 @@ impl Checks {
                 );
                 return Err(Violation::new("P24", story));
             }
-            let known = before.into_iter().flat_map(|before| &before.topics);
+            let known = before.into_iter().flat_map(Image::partitions);
             let mut epochs: Vec<(usize, Epoch)> = Vec::new();
-            for (topic, partitions) in known {
-                for (index, partition) in partitions.partitions.iter().enumerate() {
-                    let log = self.log_index(LogId { topic: *topic, partition: index as i32 });
-                    epochs.push((log, partition.leader_epoch));
-                }
+            for (id, partition) in known {
+                epochs.push((self.log_index(id), partition.leader_epoch));
             }
             self.nodes[node].pending_barrier = Some((broker.epoch, epochs));
         }

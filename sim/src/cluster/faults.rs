@@ -53,7 +53,7 @@ impl Cluster {
             self.checks
                 .image
                 .iter()
-                .flat_map(|image| image.topics.values().flat_map(|topic| &topic.partitions))
+                .flat_map(|image| image.partitions().map(|(_, partition)| partition))
         };
         let index = |id: &NodeId| (id.0 - 1) as usize;
         match target {

@@ -247,11 +247,11 @@ impl Cluster {
                 image.topics.get(&TopicId(id.0)).is_some_and(|topic| topic.name == name)
             });
             for topic in image.topics.values() {
-                for (index, partition) in topic.partitions.iter().enumerate() {
-                    let log = LogId { topic: topic.id, partition: index as i32 };
+                for (&index, partition) in &topic.partitions {
+                    let log = LogId { topic: topic.id, partition: index };
                     if self.checks.has_lost_too_much(log, partition) {
                         self.checks.marks.seen(Seen::OfflineForGood);
-                        self.history.give_up(&topic.name, Uuid(topic.id.0), index as i32);
+                        self.history.give_up(&topic.name, Uuid(topic.id.0), index);
                     }
                 }
             }
@@ -328,10 +328,10 @@ impl Cluster {
             }
         }
         for (id, topic) in &image.topics {
-            for (index, partition) in topic.partitions.iter().enumerate() {
+            for (&index, partition) in &topic.partitions {
                 let name = format!("{}-{index}", topic.name);
                 let Some(leader) = partition.leader else {
-                    let log = LogId { topic: *id, partition: index as i32 };
+                    let log = LogId { topic: *id, partition: index };
                     if self.checks.has_lost_too_much(log, partition) {
                         continue;
                     }

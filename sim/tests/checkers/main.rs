@@ -91,7 +91,7 @@ impl Stage {
                 partition_epoch: 0,
                 min_isr: 2,
             },
-            |(_, partition)| partition.clone(),
+            |(_, partition)| (**partition).clone(),
         );
         partition.partition_epoch += 1;
         change(&mut partition);
@@ -120,16 +120,11 @@ impl Stage {
             })
             .collect();
         change(&mut brokers);
-        let topic = Topic {
-            id: TOPIC,
-            name: "t".into(),
-            configs: self.configs.clone(),
-            partitions: vec![partition],
-        };
+        let topic = Topic::new(TOPIC, "t".into(), self.configs.clone(), [partition]);
         let image = Image {
             end: self.images,
             brokers,
-            topics: [(TOPIC, Arc::new(topic))].into(),
+            topics: [(TOPIC, Arc::new(topic))].into_iter().collect(),
             ..Image::default()
         };
         let shown = self.checks.on_image(&Arc::new(image));
@@ -145,7 +140,7 @@ impl Stage {
     /// The partition as last shown.
     fn partition(&self) -> Partition {
         let image = self.checks.image.as_ref().expect("an image was shown");
-        image.partition(LOG).expect("it has the partition").1.clone()
+        (**image.partition(LOG).expect("it has the partition").1).clone()
     }
 
     fn tell(&mut self, node: usize, event: Event) -> Result<(), String> {

@@ -49,7 +49,7 @@ fn p10_a_member_that_has_not_come() {
     stage.ok(2, recovered(1, 1, false));
     stage.ok(2, Event::Serving { epoch: BrokerEpoch(2) });
     let partition = stage.checks.image.as_ref().and_then(|image| image.partition(LOG));
-    let mut partition = partition.expect("it was shown").1.clone();
+    let mut partition = (**partition.expect("it was shown").1).clone();
     partition.partition_epoch += 1;
     partition.isr = nodes(&[1, 2, 3]);
     let joined = stage.show_with(partition, |brokers| {
@@ -81,7 +81,7 @@ fn p11_sets_that_make_no_sense() {
     let mut stage = Stage::with_partition();
     let partition =
         stage.checks.image.as_ref().and_then(|image| image.partition(LOG)).map(|(_, p)| p.clone());
-    let partition = Partition { partition_epoch: 5, ..partition.expect("it was shown") };
+    let partition = Partition { partition_epoch: 5, ..(*partition.expect("it was shown")).clone() };
     let fenced = stage.show_with(partition, |brokers| {
         brokers.get_mut(&NodeId(2)).expect("three brokers").fenced = true;
     });

@@ -364,7 +364,7 @@ fn p19_a_second_life_in_an_epoch() {
     let partition =
         stage.checks.image.as_ref().and_then(|image| image.partition(LOG)).map(|(_, p)| p.clone());
     stage
-        .show_with(partition.expect("it was shown"), |brokers| {
+        .show_with((*partition.expect("it was shown")).clone(), |brokers| {
             brokers.get_mut(&NodeId(1)).expect("three brokers").epoch = BrokerEpoch(7);
         })
         .expect("it registers again");
