@@ -27,21 +27,46 @@ use milena_wire::{ErrorCode, Request, Response, Uuid};
 
 const SHARDS: u16 = 2;
 const PARTITIONS: i32 = 12;
-/// Operations before the first that is counted, and those that are.
-const WARM_UP: u64 = 2_000;
-const COUNTED: u64 = 2_000;
+/// Partitions of a topic at most.
+const PARTITIONS_MAX: i32 = 10_000;
 /// The argument with which this program runs one row under `valgrind`.
 const ONE_ROW: &str = "--one-row";
 
-/// A row: its name, how many nodes, whether the partition is another shard's than the connection, and what is asked.
-type Row = (&'static str, i32, bool, fn(&Target) -> (i16, Request));
+struct Row {
+    name: &'static str,
+    nodes: i32,
+    /// Whether the partition is another shard's than the connection.
+    elsewhere: bool,
+    /// Partitions that there are beside those of the topic that is asked for.
+    others: i32,
+    /// Operations that are counted, after as many that are not.
+    counted: u64,
+    /// What is asked the nth time.
+    ask: fn(&Target, u64) -> (i16, Request),
+}
 
-const ROWS: [Row; 5] = [
-    ("produce, one node, its own shard", 1, false, produce),
-    ("produce, one node, another shard", 1, true, produce),
-    ("produce, three nodes: leader and two pushes", 3, false, produce),
-    ("fetch of one batch, its own shard", 1, false, fetch),
-    ("fetch of one batch, another shard", 1, true, fetch),
+impl Row {
+    const fn new(name: &'static str, nodes: i32, ask: fn(&Target, u64) -> (i16, Request)) -> Row {
+        Row { name, nodes, elsewhere: false, others: 0, counted: 2_000, ask }
+    }
+
+    const fn elsewhere(name: &'static str, ask: fn(&Target, u64) -> (i16, Request)) -> Row {
+        Row { elsewhere: true, ..Row::new(name, 1, ask) }
+    }
+
+    const fn change(name: &'static str, others: i32) -> Row {
+        Row { others, counted: 100, ..Row::new(name, 1, create) }
+    }
+}
+
+const ROWS: [Row; 7] = [
+    Row::new("produce, one node, its own shard", 1, produce),
+    Row::elsewhere("produce, one node, another shard", produce),
+    Row::new("produce, three nodes: leader and two pushes", 3, produce),
+    Row::new("fetch of one batch, its own shard", 1, fetch),
+    Row::elsewhere("fetch of one batch, another shard", fetch),
+    Row::change("a topic more, among few partitions", 0),
+    Row::change("a topic more, among 100,000 partitions", 100_000),
 ];
 
 fn main() {
@@ -53,12 +78,13 @@ fn main() {
     }
     println!("{:<45}{:>14}{:>14}", "per request", "allocations", "instructions");
     for (index, row) in ROWS.iter().enumerate() {
-        let allocations = run(row) as f64 / COUNTED as f64;
+        let counted = row.counted as f64;
+        let allocations = run(row) as f64 / counted;
         let instructions = match instructions(index) {
-            Some(all) => format!("{:.0}", all as f64 / COUNTED as f64),
+            Some(all) => format!("{:.0}", all as f64 / counted),
             None => "no valgrind".into(),
         };
-        println!("{:<45}{allocations:>14.1}{instructions:>14}", row.0);
+        println!("{:<45}{allocations:>14.1}{instructions:>14}", row.name);
     }
 }
 
@@ -77,13 +103,16 @@ fn instructions(row: usize) -> Option<u64> {
 }
 
 /// Allocations of the operations that count.
-fn run(&(_, nodes, elsewhere, ask): &Row) -> u64 {
-    let mut cluster = Cluster::start(nodes);
-    let target = cluster.target(elsewhere);
-    cluster.ask(&target, produce(&target));
-    for index in 0..WARM_UP + COUNTED {
-        cluster.counts = index >= WARM_UP;
-        cluster.ask(&target, ask(&target));
+fn run(row: &Row) -> u64 {
+    let mut cluster = Cluster::start(row.nodes);
+    let target = cluster.target(row.elsewhere);
+    cluster.ask(&target, produce(&target, 0));
+    for number in 0..row.others / PARTITIONS_MAX {
+        cluster.ask(&target, topic(format!("other-{number}"), PARTITIONS_MAX, 1));
+    }
+    for number in 0..2 * row.counted {
+        cluster.counts = number >= row.counted;
+        cluster.ask(&target, (row.ask)(&target, number));
     }
     cluster.allocations
 }
@@ -96,7 +125,7 @@ struct Target {
     partition: i32,
 }
 
-fn produce(target: &Target) -> (i16, Request) {
+fn produce(target: &Target, _: u64) -> (i16, Request) {
     let mut batch = BatchBuilder::new(0, -1, Compression::None);
     batch.append(1_000, None, Some(&[7; 100]), &[]);
     let data = PartitionProduceData { index: target.partition, records: Some(batch.build()) };
@@ -114,7 +143,7 @@ fn produce(target: &Target) -> (i16, Request) {
     (13, request.into())
 }
 
-fn fetch(target: &Target) -> (i16, Request) {
+fn fetch(target: &Target, _: u64) -> (i16, Request) {
     let partition = FetchPartition {
         partition: target.partition,
         fetch_offset: 0,
@@ -132,6 +161,19 @@ fn fetch(target: &Target) -> (i16, Request) {
         ..FetchRequest::default()
     };
     (15, request.into())
+}
+
+fn create(_: &Target, number: u64) -> (i16, Request) {
+    topic(format!("made-{number}"), 1, 1)
+}
+
+fn topic(name: String, num_partitions: i32, nodes: i32) -> (i16, Request) {
+    let replication_factor = nodes as i16;
+    let topic =
+        CreatableTopic { name, num_partitions, replication_factor, ..CreatableTopic::default() };
+    let request =
+        CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    (7, request.into())
 }
 
 /// The step that is counted. It has a name of its own in the program, by which its instructions are told from all others.
@@ -166,16 +208,8 @@ impl Cluster {
             allocations: 0,
         };
         (1..=count).for_each(|node| cluster.boot(node, count));
-        let topic = CreatableTopic {
-            name: "t".into(),
-            num_partitions: PARTITIONS,
-            replication_factor: count as i16,
-            ..CreatableTopic::default()
-        };
-        let create =
-            CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
         loop {
-            let answer = cluster.answer(1, 0, (7, create.clone().into()));
+            let answer = cluster.answer(1, 0, topic("t".into(), PARTITIONS, count));
             let Response::CreateTopics(created) = answer else { panic!("{answer:?}") };
             match created.topics[0].error_code {
                 ErrorCode::NONE | ErrorCode::TOPIC_ALREADY_EXISTS => return cluster,
@@ -254,6 +288,9 @@ impl Cluster {
             Response::Fetch(answer) => {
                 let partition = &answer.responses[0].partitions[0];
                 assert!(partition.records.as_ref().is_some_and(|r| !r.is_empty()), "{answer:?}");
+            }
+            Response::CreateTopics(answer) => {
+                assert_eq!(answer.topics[0].error_code, ErrorCode::NONE, "{answer:?}");
             }
             other => panic!("{other:?}"),
         }
