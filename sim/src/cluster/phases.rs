@@ -345,7 +345,7 @@ impl Cluster {
                         format!("{name} does not get its replicas back: {partition:?}"),
                     );
                 }
-                let log = self.checks.log_index(LogId { topic: *id, partition: index as i32 });
+                let log = self.checks.log_index(LogId { topic: *id, partition: index });
                 let wall = self.nodes[(leader.0 - 1) as usize].clocks(self.now).wall;
                 if let Some(story) = self.checks.kept_too_long(leader, log, wall) {
                     return wrong("L13", story);
