@@ -16,7 +16,7 @@ mod header;
 mod lz4;
 mod records;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 pub use builder::BatchBuilder;
 pub use compression::{Compression, DecompressLimit};
@@ -336,10 +336,9 @@ pub fn with_header(batch: &Bytes, header: &BatchHeader) -> Bytes {
 /// If `batch` is shorter than a header; check it first.
 pub fn assign(batch: &Bytes, base_offset: i64, leader_epoch: i32) -> [Bytes; 2] {
     assert!(batch.len() >= HEADER_LEN, "not a batch");
-    let mut prefix = BytesMut::with_capacity(CHECKSUM_START);
-    prefix.put_i64(base_offset);
-    prefix.put_slice(&batch[8..12]);
-    prefix.put_i32(leader_epoch);
-    prefix.put_slice(&batch[16..CHECKSUM_START]);
-    [prefix.freeze(), batch.slice(CHECKSUM_START..)]
+    let mut prefix = [0; CHECKSUM_START];
+    prefix.copy_from_slice(&batch[..CHECKSUM_START]);
+    prefix[..8].copy_from_slice(&base_offset.to_be_bytes());
+    prefix[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
+    [Bytes::from_owner(prefix), batch.slice(CHECKSUM_START..)]
 }

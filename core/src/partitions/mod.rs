@@ -37,7 +37,7 @@ use crate::{Config, Epoch, Instant, LogId, NodeId, Now, Offset, OpId, Outputs, T
 use ahead::Ahead;
 use roomless::Roomless;
 pub use waits::{News, Reading, Safety, Standing};
-use waits::{ReadFor, Waits, Watch};
+use waits::{ReadFor, Wait, Watch};
 
 /// Record bytes that wait for room in the store, those of clients and those of leaders each: a share of the memory that a
 /// shard's store may use.
@@ -59,8 +59,8 @@ pub struct Partitions<W> {
     unflushed: BTreeSet<LogId>,
     /// What each read of the store is for.
     reads: BTreeMap<Ticket, ReadFor<W>>,
-    /// Who waits for what was appended to become safe.
-    waits: BTreeMap<LogId, Waits<W>>,
+    /// Who waits for what was appended to become safe, with the epoch in which that was.
+    waits: BTreeMap<Wait<W>, Epoch>,
     /// Who waits for a partition to move.
     watches: BTreeMap<LogId, Watch<W>>,
     /// What those who wait have not been told yet.
@@ -290,7 +290,7 @@ impl<W: Copy + Ord> Partitions<W> {
     fn on_store_event(&mut self, event: StoreEvent, out: &mut Outputs) {
         match event {
             StoreEvent::Flushed => {
-                for log in std::mem::take(&mut self.unflushed) {
+                while let Some(log) = self.unflushed.pop_first() {
                     self.touch(log, out, |replica, cx| replica.on_flushed(cx));
                 }
             }

@@ -1,6 +1,6 @@
 //! Those who wait for a partition, and what they are told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use milena_wire::ErrorCode;
@@ -11,12 +11,12 @@ use crate::storage::{Read, ReadError};
 use crate::{Epoch, LogId, NodeId, Offset, Outputs, Timestamp};
 
 /// What is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Safety {
-    /// When it is on this node's stable storage.
-    Flushed,
     /// When it is below the high watermark.
     Committed,
+    /// When it is on this node's stable storage.
+    Flushed,
     /// When every member of the maximal in-sync set has answered an exchange that began after the wait: what this broker knew
     /// then as the leader was true then, and no other leader had committed anything.
     Confirmed,
@@ -87,34 +87,15 @@ pub(super) enum ReadFor<W> {
     Time(W, usize),
 }
 
-/// Who waits for what was appended to one log, by the offset after it, or for an exchange, by its number; with the epoch in
-/// which that was.
-#[derive(Debug)]
-pub(super) struct Waits<W> {
-    committed: BTreeMap<(Offset, W), Epoch>,
-    flushed: BTreeMap<(Offset, W), Epoch>,
-    confirmed: BTreeMap<(Offset, W), Epoch>,
-}
-
-impl<W> Default for Waits<W> {
-    fn default() -> Self {
-        let (committed, flushed, confirmed) = Default::default();
-        Waits { committed, flushed, confirmed }
-    }
-}
-
-impl<W: Copy + Ord> Waits<W> {
-    fn by(&mut self, safety: Safety) -> &mut BTreeMap<(Offset, W), Epoch> {
-        match safety {
-            Safety::Flushed => &mut self.flushed,
-            Safety::Committed => &mut self.committed,
-            Safety::Confirmed => &mut self.confirmed,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.committed.is_empty() && self.flushed.is_empty() && self.confirmed.is_empty()
-    }
+/// Who waits for what of a log: up to which offset that was appended, or for the exchange of which number. One order of all
+/// of them, so that a wait more needs no room of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Wait<W> {
+    log: LogId,
+    safety: Safety,
+    upto: Offset,
+    /// None only where a search begins.
+    waiter: Option<W>,
 }
 
 /// Who waits for a partition to move from where it stood.
@@ -132,7 +113,7 @@ impl<W: Copy + Ord> Partitions<W> {
 
     /// Waits until what was appended up to an offset, in the epoch in which this broker leads, is safe.
     pub fn wait(&mut self, log: LogId, next: Offset, epoch: Epoch, safety: Safety, waiter: W) {
-        self.waits.entry(log).or_default().by(safety).insert((next, waiter), epoch);
+        self.waits.insert(Wait { log, safety, upto: next, waiter: Some(waiter) }, epoch);
     }
 
     /// Begins an exchange with the followers and waits until it is confirmed that this broker leads in that epoch still, as
@@ -148,48 +129,43 @@ impl<W: Copy + Ord> Partitions<W> {
 
     /// Waits for that no longer.
     pub fn forget(&mut self, log: LogId, next: Offset, safety: Safety, waiter: W) {
-        if let Some(waits) = self.waits.get_mut(&log) {
-            waits.by(safety).remove(&(next, waiter));
-            if waits.is_empty() {
-                self.waits.remove(&log);
-            }
-        }
+        self.waits.remove(&Wait { log, safety, upto: next, waiter: Some(waiter) });
+    }
+
+    /// The first who waits for something of a log.
+    fn first_wait(&self, log: LogId, safety: Safety) -> Option<(Wait<W>, Epoch)> {
+        let from = Wait { log, safety, upto: Offset::MIN, waiter: None };
+        let (wait, epoch) = self.waits.range(from..).next()?;
+        ((wait.log, wait.safety) == (log, safety)).then_some((*wait, *epoch))
     }
 
     /// Tells of what has become safe, and of what was appended in an epoch that is over.
     pub(super) fn tell_of_safety(&mut self, log: LogId) {
-        if !self.waits.contains_key(&log) {
-            return;
-        }
-        let leading = self.leading(log);
-        let Some(waits) = self.waits.get_mut(&log) else { return };
-        let found = self.replicas.get(&log).zip(self.host.store.log(log));
         for safety in [Safety::Committed, Safety::Flushed, Safety::Confirmed] {
-            if waits.by(safety).is_empty() {
+            if self.first_wait(log, safety).is_none() {
                 continue;
             }
-            let safe = match (found, safety) {
+            let leading = self.leading(log);
+            let safe = match (self.replicas.get(&log).zip(self.host.store.log(log)), safety) {
                 (None, _) => 0,
                 (Some((replica, _)), Safety::Committed) => replica.high_watermark(),
                 (Some((_, log)), Safety::Flushed) => log.flushed_end(),
                 (Some((replica, _)), Safety::Confirmed) => replica.confirmed(&self.host) as Offset,
             };
-            while let Some(first) = waits.by(safety).first_entry() {
-                let ((next, waiter), epoch) = (*first.key(), *first.get());
+            while let Some((wait, epoch)) = self.first_wait(log, safety) {
                 // All of them are of one epoch: the end of a leadership fails what it left.
                 let outcome = if leading != Ok(epoch) {
                     Err(leading.err().unwrap_or(ErrorCode::NOT_LEADER_OR_FOLLOWER))
-                } else if next <= safe {
+                } else if wait.upto <= safe {
                     Ok(())
                 } else {
                     break;
                 };
-                first.remove();
-                self.news.push_back(News::Safe { waiter, log, outcome });
+                self.waits.remove(&wait);
+                if let Some(waiter) = wait.waiter {
+                    self.news.push_back(News::Safe { waiter, log, outcome });
+                }
             }
-        }
-        if waits.is_empty() {
-            self.waits.remove(&log);
         }
     }
 

@@ -154,8 +154,13 @@ impl Quorum {
                 self.log.truncate(offset);
             }
             self.act(out);
-            entry.lsn =
-                store.append(LogId::METADATA, vec![entry.batch.clone()], self.now.wall, false, out);
+            entry.lsn = store.append(
+                LogId::METADATA,
+                std::slice::from_ref(&entry.batch),
+                self.now.wall,
+                false,
+                out,
+            );
             self.log.push(entry);
             appended = true;
         }
@@ -283,7 +288,8 @@ impl Quorum {
         self.act(out);
         let (offset, epoch) = (self.log.end(), self.state.term);
         let batch = encode(offset, epoch, self.now.wall, &value);
-        let lsn = store.append(LogId::METADATA, vec![batch.clone()], self.now.wall, true, out);
+        let lsn =
+            store.append(LogId::METADATA, std::slice::from_ref(&batch), self.now.wall, true, out);
         let entry = decode(offset, &batch).expect("what was written can be read");
         self.log.push(Entry { lsn, ..entry });
         offset

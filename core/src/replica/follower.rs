@@ -10,6 +10,8 @@
 //! older epoch than the leader's, nothing is cut yet: the leader steps back by the hint, and the push that then matches
 //! shows where its own log goes on differently.
 
+use milena_wire::batch;
+
 use super::batches;
 use super::message::{Acknowledge, Answer, Push};
 use super::{Context, Replica, Role, epoch_before};
@@ -118,10 +120,12 @@ impl Replica {
 
     fn take_records(&mut self, cx: &mut Context, push: &Push) {
         let id = self.log;
-        let Ok(batches) = batches::split(&push.records) else { return self.refuse(cx, push) };
+        if batches::end(&push.records).is_err() {
+            return self.refuse(cx, push);
+        }
         let mut at = push.base;
         let mut appended = false;
-        for batch in batches {
+        for batch in batches::split(&push.records).flatten() {
             let header = &batch.header;
             let (base, next, epoch) =
                 (header.base_offset, header.next_offset(), header.partition_leader_epoch);
@@ -145,10 +149,11 @@ impl Replica {
                 }
             }
             // It came over a network, and from here on it counts as a copy.
-            if batch.validate().is_err() || epoch < self.last_epoch(cx) {
+            let whole = batch.join();
+            if batch::validate(&whole).is_err() || epoch < self.last_epoch(cx) {
                 return self.refuse(cx, push);
             }
-            cx.host.store.append(id, vec![batch.join()], cx.now.wall, false, cx.out);
+            cx.host.store.append(id, &[whole], cx.now.wall, false, cx.out);
             appended = true;
         }
         let Role::Follower(follower) = &mut self.role else { return };

@@ -4,7 +4,9 @@
 //! arrives, whatever became of the message, since a refused one may be the copy of one that was accepted. While one
 //! stands, the next is said again and again, computed anew each time: to withdraw is to propose the present set.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::Bytes;
 use milena_wire::batch;
@@ -122,7 +124,7 @@ impl Replica {
         let end = |cx: &Context| cx.host.store.log(self.log).expect("a leader has a log").end();
         let base = end(cx);
         let pieces = batch::assign(batch, base, leader.epoch);
-        cx.host.store.append(self.log, pieces.into(), cx.now.wall, true, cx.out);
+        cx.host.store.append(self.log, &pieces, cx.now.wall, true, cx.out);
         let next = end(cx);
         self.tally.records_in += (next - base) as u64;
         self.tally.bytes_in += batch.len() as u64;
@@ -186,7 +188,7 @@ impl Replica {
             min_isr: leader.min_isr,
             partition_epoch: leader.partition_epoch,
         });
-        if leader.maximal() != leader.isr {
+        if leader.standing.iter().any(|node| !leader.isr.contains(node)) {
             cx.out.event(|| Event::Sometimes(Mark::ReplicaMaximalIsrDiffers));
         }
     }
@@ -311,11 +313,18 @@ impl Replica {
     /// Sends what can be sent to followers, and proposes the in-sync set that now fits.
     pub fn pump(&mut self, cx: &mut Context) {
         let Role::Leader(leader) = &self.role else { return };
-        let followers: Vec<NodeId> = leader.followers.keys().copied().collect();
-        for node in followers {
+        let mut next = leader.followers.keys().next().copied();
+        while let Some(node) = next {
             while self.push_once(cx, node) {}
+            next = self.follower_after(node);
         }
         self.propose(cx);
+    }
+
+    fn follower_after(&self, node: NodeId) -> Option<NodeId> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let later = (Bound::Excluded(node), Bound::Unbounded);
+        leader.followers.range(later).next().map(|(node, _)| *node)
     }
 
     /// Sends one push or begins one read, if the follower can take more. Whether it is worth trying again at once.
@@ -405,7 +414,8 @@ impl Replica {
         }
         let records = if begin { Vec::new() } else { records };
         let bytes = records.iter().map(Bytes::len).sum();
-        let Some(end) = end_of(&records, base) else { return };
+        let Ok(end) = batches::end(&records) else { return };
+        let end = end.unwrap_or(base);
         let bounds = (self.high_watermark, log.start());
         progress.told = bounds;
         progress.asked = leader.exchange;
@@ -431,14 +441,18 @@ impl Replica {
 
     /// Proposes the in-sync set that now fits, if it is another one or a proposal stands and its time has come.
     fn propose(&mut self, cx: &mut Context) {
-        let wanted = self.wanted_isr(cx);
-        let Role::Leader(leader) = &mut self.role else { return };
+        let Role::Leader(leader) = &self.role else { return };
         let due = match leader.propose_at {
-            Some(at) => at <= cx.now.mono,
-            None => wanted != leader.isr,
+            Some(at) if at > cx.now.mono => None,
+            Some(_) => Some(leader.wanted_isr(cx, self.high_watermark).into_owned()),
+            None => match leader.wanted_isr(cx, self.high_watermark) {
+                Cow::Borrowed(_) => None,
+                Cow::Owned(wanted) => Some(wanted),
+            },
         };
-        let (true, Some(partition), Some(broker_epoch)) =
-            (due, self.named.as_ref().map(|(_, partition)| partition), cx.host.acting())
+        let Role::Leader(leader) = &mut self.role else { return };
+        let (Some(wanted), Some((_, partition)), Some(broker_epoch)) =
+            (due, &self.named, cx.host.acting())
         else {
             return;
         };
@@ -468,35 +482,33 @@ impl Replica {
         };
         cx.out.local(Place::Metadata, LocalMessage::AlterPartition(proposal));
     }
-
-    /// The in-sync set as it should be: with those that have caught up in this epoch, without those that have not reached
-    /// the leader's end for too long, but never fewer than `min.insync.replicas` by the leader's own will.
-    fn wanted_isr(&self, cx: &Context) -> Vec<NodeId> {
-        let Role::Leader(leader) = &self.role else { return Vec::new() };
-        let (now, lag_ms_max) = (cx.now, cx.host.config.replication.lag_ms_max);
-        let mut wanted = leader.isr.clone();
-        for (node, progress) in &leader.followers {
-            let lags = progress.lags(now, lag_ms_max);
-            let caught_up = progress
-                .acknowledged
-                .is_some_and(|end| end >= self.high_watermark && end >= leader.start);
-            if leader.isr.contains(node) {
-                if progress.member.is_none() {
-                    // No broker of the cluster any more: it cannot be named in a proposal.
-                    wanted.retain(|member| member != node);
-                } else if lags && wanted.len() > usize::from(leader.min_isr) {
-                    wanted.retain(|member| member != node);
-                }
-            } else if caught_up && progress.reachable && !lags {
-                wanted.push(*node);
-            }
-        }
-        wanted.sort_unstable();
-        wanted
-    }
 }
 
 impl Leader {
+    /// The in-sync set as it should be: with those that have caught up in this epoch, without those that have not reached
+    /// the leader's end for too long, but never fewer than `min.insync.replicas` by the leader's own will. It is copied where it
+    /// is another one than the present.
+    fn wanted_isr(&self, cx: &Context, high_watermark: Offset) -> Cow<'_, [NodeId]> {
+        let (now, lag_ms_max) = (cx.now, cx.host.config.replication.lag_ms_max);
+        let mut wanted = Cow::Borrowed(&self.isr[..]);
+        for (node, progress) in &self.followers {
+            let lags = progress.lags(now, lag_ms_max);
+            let caught_up =
+                progress.acknowledged.is_some_and(|end| end >= high_watermark && end >= self.start);
+            if self.isr.contains(node) {
+                // What is no broker of the cluster any more cannot be named in a proposal.
+                let is_gone = progress.member.is_none();
+                if is_gone || lags && wanted.len() > usize::from(self.min_isr) {
+                    wanted.to_mut().retain(|member| member != node);
+                }
+            } else if caught_up && progress.reachable && !lags {
+                wanted.to_mut().push(*node);
+                wanted.to_mut().sort_unstable();
+            }
+        }
+        wanted
+    }
+
     fn may_shrink(&self, node: NodeId) -> bool {
         self.standing.is_empty()
             && self.isr.len() > usize::from(self.min_isr)
@@ -522,13 +534,5 @@ impl Progress {
     /// Whether it has not reached the leader's end for too long.
     fn lags(&self, now: Now, lag_ms_max: u64) -> bool {
         self.behind.is_some_and(|(_, since)| since.after_ms(lag_ms_max) <= now.mono)
-    }
-}
-
-/// Offset after the last record of a run that begins at `base`; none if it is not a run of batches.
-fn end_of(records: &[Bytes], base: Offset) -> Option<Offset> {
-    match batches::split(records) {
-        Ok(batches) => Some(batches.last().map_or(base, |last| last.header.next_offset())),
-        Err(_) => None,
     }
 }

@@ -33,11 +33,9 @@ pub fn high_watermark(
     if committed.len() < usize::from(min_isr) || committed.is_empty() {
         return current;
     }
-    let maximal = maximal(committed, standing);
-    let Some(least) = maximal
-        .iter()
-        .map(|node| flushed(*node))
-        .try_fold(Offset::MAX, |least, end| end.map(|end| least.min(end)))
+    let maximal = || committed.iter().chain(standing).copied();
+    let Some(least) =
+        maximal().map(&flushed).try_fold(Offset::MAX, |least, end| end.map(|end| least.min(end)))
     else {
         return current;
     };
@@ -45,7 +43,7 @@ pub fn high_watermark(
     assert!(
         moved == current
             || committed.len() >= usize::from(min_isr)
-                && maximal.iter().all(|node| flushed(*node).is_some_and(|end| end >= moved)),
+                && maximal().all(|node| flushed(node).is_some_and(|end| end >= moved)),
         "the high watermark moves only over what every member of the maximal set has flushed"
     );
     moved

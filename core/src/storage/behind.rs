@@ -3,8 +3,6 @@
 //! Only appends and index entries cost a write. A truncation, trim, reset or deletion changes what is known of the segments
 //! and removes files; nobody waits for that. A full disk leaves the change where it is, to be tried again.
 
-use std::collections::VecDeque;
-
 use super::log::{Action, Effect, Log, Op};
 use super::record::Kind;
 use super::segment::{Segment, encode_groups};
@@ -17,6 +15,9 @@ use crate::{LogId, Now, Outputs};
 const ACTIONS_MAX: usize = 64;
 /// Bytes of one write to a segment, about.
 const WRITE_BYTES: u64 = 4 << 20;
+
+/// The commands of an action, in order.
+type Commands = [Option<Command>; 2];
 
 impl Store {
     /// The mark on disk has moved up, perhaps: what it covers may be written behind.
@@ -78,7 +79,7 @@ impl Store {
         if let Some(log) = self.logs.get_mut(&id) {
             log.action = Some(action);
         }
-        for command in commands {
+        for command in commands.into_iter().flatten() {
             if let Command::Write { data, .. } = &command {
                 let size: usize = data.iter().map(bytes::Bytes::len).sum();
                 self.free = self.free.map(|free| free.saturating_sub(size as u64));
@@ -221,25 +222,20 @@ fn apply_to_segments(id: LogId, log: &mut Log, removed: &mut Vec<FileName>) {
 }
 
 /// The commands for index entries that had better be in a file.
-fn begin_filing(id: LogId, log: &mut Log) -> Option<(VecDeque<Command>, Action)> {
+fn begin_filing(id: LogId, log: &mut Log) -> Option<(Commands, Action)> {
     let segment = log.segments.iter().rev().take(2).find(|segment| segment.to_file() > 0)?;
     let count = segment.to_file();
     let file = segment.index(id);
-    let mut commands = VecDeque::new();
-    if segment.filed == 0 {
-        commands.push_back(Command::Create { file });
-    }
+    let create = (segment.filed == 0).then_some(Command::Create { file });
     let offset = u64::from(segment.filed) * super::segment::ENTRY as u64;
     let data = vec![encode_groups(id, segment, &segment.groups[..count])];
-    commands.push_back(Command::Write { file, offset, data });
     let (base, generation) = (segment.base, segment.generation);
     let effect = Effect::Filed { base, generation, count };
-    let outstanding = commands.len() as u8;
-    Some((commands, Action { outstanding, failed: None, effect }))
+    Some(begun(create, Command::Write { file, offset, data }, effect))
 }
 
 /// The commands for as many batches as go to one segment at once.
-fn begin_append(id: LogId, log: &mut Log, marked: Lsn) -> Option<(VecDeque<Command>, Action)> {
+fn begin_append(id: LogId, log: &mut Log, marked: Lsn) -> Option<(Commands, Action)> {
     let first = log.ops.front().filter(|op| op.kind == Kind::Append && op.lsn <= marked)?;
     let rules = &log.rules;
     let too_late = |base, begun, op: &Op| rules.too_late(id, base, begun, op.born);
@@ -252,7 +248,7 @@ fn begin_append(id: LogId, log: &mut Log, marked: Lsn) -> Option<(VecDeque<Comma
     // The time of a segment's first batch, which may be among these.
     let since = active.filter(|segment| segment.length > 0).map_or(first.born, |s| s.begun);
     let base = active.map_or(first.at, |segment| segment.base);
-    let (file, offset, begun) = match active {
+    let (file, offset, new) = match active {
         Some(segment) => (segment.file(id), segment.length, None),
         None => {
             let segment = Segment::new(first.at, log.generation);
@@ -270,15 +266,18 @@ fn begin_append(id: LogId, log: &mut Log, marked: Lsn) -> Option<(VecDeque<Comma
         count += 1;
         size += op.size;
     }
-    let mut commands = VecDeque::new();
-    if begun.is_some() {
-        commands.push_back(Command::Create { file });
-        if let Some(last) = log.segments.last_mut() {
-            last.closed = true;
-        }
+    let create = new.is_some().then_some(Command::Create { file });
+    if create.is_some()
+        && let Some(last) = log.segments.last_mut()
+    {
+        last.closed = true;
     }
-    commands.push_back(Command::Write { file, offset, data });
-    let outstanding = commands.len() as u8;
-    let effect = Effect::Appended { count, begun };
-    Some((commands, Action { outstanding, failed: None, effect }))
+    let effect = Effect::Appended { count, begun: new };
+    Some(begun(create, Command::Write { file, offset, data }, effect))
+}
+
+/// An action that writes to a file, which may have to be made first.
+fn begun(create: Option<Command>, write: Command, effect: Effect) -> (Commands, Action) {
+    let outstanding = 1 + u8::from(create.is_some());
+    ([create, Some(write)], Action { outstanding, failed: None, effect })
 }

@@ -86,28 +86,30 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Bytes in none, one or several pieces, cheap to clone and never joined.
+/// Bytes in no, one or two pieces, cheap to clone and never joined: a leader gives a batch a beginning of its own.
 #[derive(Clone, Default, Debug)]
 pub(super) enum Pieces {
     #[default]
     None,
     One(Bytes),
-    Many(std::sync::Arc<[Bytes]>),
+    Two([Bytes; 2]),
 }
 
 impl Pieces {
-    pub fn new(mut pieces: Vec<Bytes>) -> Pieces {
-        match pieces.len() {
-            0 => Pieces::None,
-            1 => Pieces::One(pieces.remove(0)),
-            _ => Pieces::Many(pieces.into()),
+    /// Shares them; copies where they are more than two.
+    pub fn new(pieces: &[Bytes]) -> Pieces {
+        match pieces {
+            [] => Pieces::None,
+            [one] => Pieces::One(one.clone()),
+            [one, two] => Pieces::Two([one.clone(), two.clone()]),
+            more => Pieces::One(more.concat().into()),
         }
     }
     pub fn as_slice(&self) -> &[Bytes] {
         match self {
             Pieces::None => &[],
             Pieces::One(bytes) => std::slice::from_ref(bytes),
-            Pieces::Many(pieces) => pieces,
+            Pieces::Two(pieces) => pieces,
         }
     }
     pub fn size(&self) -> usize {
@@ -132,7 +134,7 @@ impl Pieces {
         match self {
             Pieces::None => Bytes::new(),
             Pieces::One(bytes) => bytes.clone(),
-            Pieces::Many(pieces) => pieces.concat().into(),
+            Pieces::Two(pieces) => pieces.concat().into(),
         }
     }
 }

@@ -14,7 +14,7 @@
 //! flushed when it was written. What may be written behind is what a mark that is itself on disk covers, `marked`.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
@@ -55,7 +55,6 @@ pub(super) struct JournalFile {
 pub(super) struct Flight {
     pub last: Lsn,
     pub mark: Lsn,
-    pub logs: BTreeSet<LogId>,
     pub outstanding: u8,
 }
 
@@ -93,6 +92,10 @@ pub(super) struct Journal {
     pub pending: VecDeque<Record>,
     pending_bytes: u64,
     pub flight: Option<Flight>,
+    /// The logs of the group in flight, or of the last one, each perhaps several times.
+    pub flown: Vec<LogId>,
+    /// Room for the headers of groups, used again once the disk has them.
+    headers: BytesMut,
     /// When the last group came back.
     pub idle_since: Instant,
 }
@@ -133,6 +136,8 @@ impl Journal {
             pending: VecDeque::new(),
             pending_bytes: 0,
             flight: None,
+            flown: Vec::new(),
+            headers: BytesMut::new(),
             idle_since: Instant(0),
         }
     }
@@ -316,7 +321,7 @@ impl Journal {
         let capacity = self.capacity(&self.files[current]);
         let file = &mut self.files[current];
         let offset = file.used;
-        let (mut count, mut bytes) = (0, 0);
+        let (mut count, mut bytes, mut pieces) = (0, 0, 0);
         for record in &self.pending {
             let size = record.size() as u64;
             if count > 0 && (bytes + size > bytes_max || offset + bytes + size > capacity) {
@@ -324,21 +329,26 @@ impl Journal {
             }
             count += 1;
             bytes += size;
+            pieces += 1 + record.body.as_slice().len();
         }
-        let mut headers = BytesMut::with_capacity(count * HEADER);
-        let mut data = Vec::with_capacity(2 * count + 1);
-        let mut flight =
-            Flight { last: Lsn(0), mark: self.flushed, logs: BTreeSet::new(), outstanding: 0 };
+        self.headers.reserve(count * HEADER);
+        // One more for what fills up the last block.
+        let mut data = Vec::with_capacity(pieces + 1);
+        self.flown.clear();
+        let mut flight = Flight { last: Lsn(0), mark: self.flushed, outstanding: 0 };
         for record in self.pending.drain(..count) {
-            headers.extend_from_slice(&record.header(self.flushed, self.generation, self.seed));
-            data.push(headers.split().freeze());
+            let header = record.header(self.flushed, self.generation, self.seed);
+            self.headers.extend_from_slice(&header);
+            data.push(self.headers.split().freeze());
             data.extend_from_slice(record.body.as_slice());
             flight.last = record.lsn;
             if record.kind != Kind::Mark {
                 let live = file.logs.entry(record.log).or_default();
                 live.seq = live.seq.max(record.seq);
                 live.bytes += record.size() as u64;
-                flight.logs.insert(record.log);
+                if self.flown.last() != Some(&record.log) {
+                    self.flown.push(record.log);
+                }
             }
         }
         self.pending_bytes -= bytes;
@@ -397,7 +407,7 @@ impl Journal {
 
     /// Whether any file that recovery would read has records of the log.
     pub fn mentions(&self, log: LogId) -> bool {
-        self.flight.as_ref().is_some_and(|flight| flight.logs.contains(&log))
+        self.flight.is_some() && self.flown.contains(&log)
             || self.pending.iter().any(|record| record.log == log)
             || self.files.iter().any(|file| file.logs.contains_key(&log))
     }

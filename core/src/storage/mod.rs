@@ -315,12 +315,12 @@ impl Store {
         }
     }
 
-    /// Puts one whole, validated batch (offsets and epoch assigned, base offset = end of the log) at the end. `batch` may be
-    /// in several pieces. It counts from `wall` for retention if its own time cannot be believed. `leading` only goes into the event.
+    /// Puts one whole, validated batch (offsets and epoch assigned, base offset = end of the log) at the end. It may be in
+    /// pieces. It counts from `wall` for retention if its own time cannot be believed. `leading` only goes into the event.
     pub fn append(
         &mut self,
         id: LogId,
-        batch: Vec<Bytes>,
+        batch: &[Bytes],
         wall: Timestamp,
         leading: bool,
         out: &mut Outputs,
@@ -396,8 +396,7 @@ impl Store {
     /// Gives a change its numbers and puts it everywhere.
     fn submit(&mut self, id: LogId, mut op: Op, appended_s: u32) -> Lsn {
         self.memory += op.size;
-        let log = self.log_mut(id);
-        op.seq = log.seq + 1;
+        op.seq = self.log_mut(id).seq + 1;
         let (lsn, log, seq, kind, at, body) = (Lsn(0), id, op.seq, op.kind, op.at, op.body.clone());
         let lsn = self.journal.push(Record { lsn, log, seq, kind, at, appended_s, body });
         op.lsn = lsn;
@@ -468,8 +467,8 @@ impl Store {
             return;
         }
         let flight = self.journal.on_flushed(now.mono);
-        for id in &flight.logs {
-            if let Some(log) = self.logs.get_mut(id) {
+        for id in self.journal.flown.drain(..) {
+            if let Some(log) = self.logs.get_mut(&id) {
                 log.on_flushed(flight.last);
             }
         }

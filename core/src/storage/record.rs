@@ -224,7 +224,7 @@ mod tests {
             kind: Kind::Put,
             at: -5,
             appended_s: 0,
-            body: Pieces::new(vec![Bytes::copy_from_slice(body)]),
+            body: Pieces::new(&[Bytes::copy_from_slice(body)]),
         }
     }
 

@@ -525,16 +525,18 @@ impl Item {
     /// Takes what a read gave, unless it is beyond the limit and not the first of the answer; the bytes taken.
     fn take(&mut self, records: Vec<Bytes>, any: bool) -> usize {
         let bytes: usize = records.iter().map(Bytes::len).sum();
-        let last =
-            batches::split(&records).ok().and_then(|run| Some(run.last()?.header.next_offset()));
-        match last {
-            Some(next) if bytes <= self.limit || !any => {
+        match batches::end(&records) {
+            Ok(Some(next)) if bytes <= self.limit || !any => {
                 self.next = next;
                 self.limit = self.limit.saturating_sub(bytes);
-                self.records.extend(records);
+                if self.records.is_empty() {
+                    self.records = records;
+                } else {
+                    self.records.extend(records);
+                }
                 bytes
             }
-            Some(_) | None => {
+            Ok(_) | Err(_) => {
                 self.limit = 0;
                 0
             }
