@@ -194,6 +194,12 @@ impl Addresses {
         }
     }
 
+    /// Whether it is this process of a peer that is heard, on a connection that it has opened: the last one, of two.
+    pub fn hears(&self, node: NodeId, process: Process) -> bool {
+        let last = self.peers.get(&node).and_then(|peer| peer.heard_from.last());
+        last.is_some_and(|heard| heard.process == process)
+    }
+
     /// Whether a peer has been refusing this node for so long that the other process with its id lives.
     pub fn is_duplicate(&self, now: Instant, node: NodeId) -> bool {
         let since = self.peers.get(&node).and_then(|peer| peer.duplicate_since);
@@ -362,9 +368,12 @@ mod tests {
         let line = book.opened(at(2_999), PEER, "there", copy, "elsewhere").unwrap_err();
         assert!(line.contains("copies of one directory"), "{line}");
         assert_eq!(book.dial(at(2_999), PEER), Dial::Now("hello"), "neither is believed");
+        assert!(book.hears(PEER, FIRST) && !book.hears(PEER, other));
         assert_eq!(book.opened(at(3_000), PEER, "there", other, "elsewhere"), Ok(()), "silence");
+        assert!(book.hears(PEER, other) && !book.hears(PEER, FIRST));
 
         book.closed(PEER, "there");
+        assert!(book.hears(PEER, FIRST) && !book.hears(PEER, other));
         book.heard(at(4_000), PEER, "here");
         book.closed(PEER, "here");
         assert_eq!(book.opened(at(4_000), PEER, "there", other, "elsewhere"), Ok(()), "it went");

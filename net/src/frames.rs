@@ -10,7 +10,7 @@ use std::io::{self, IoSlice};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::runtime::{AsyncReadExt, AsyncWriteExt, OwnedReadHalf, OwnedWriteHalf};
+use crate::runtime::{AsyncReadExt, AsyncWriteExt, OwnedReadHalf, OwnedWriteHalf, TcpStream};
 
 /// Room for the first bytes of a connection, and of any connection with small frames.
 const ROOM_MIN: usize = 16 << 10;
@@ -66,11 +66,6 @@ impl FrameReader {
     /// Reads frames of at most `limit` bytes.
     pub fn new(half: OwnedReadHalf, limit: usize) -> FrameReader {
         FrameReader { half, buffer: BytesMut::new(), limit, shown: 0 }
-    }
-
-    /// Another limit from the next frame on.
-    pub fn set_limit(&mut self, limit: usize) {
-        self.limit = limit;
     }
 
     /// Bytes of a frame that has begun and is not whole.
@@ -132,11 +127,30 @@ impl FrameReader {
 
     fn length(&self) -> Result<Option<usize>, FrameError> {
         let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(None) };
-        let length = i32::from_be_bytes(*prefix);
-        match usize::try_from(length) {
-            Ok(length) if length <= self.limit => Ok(Some(length)),
-            _ => Err(FrameError::Length { length, limit: self.limit }),
-        }
+        length(*prefix, self.limit).map(Some)
+    }
+}
+
+fn length(prefix: [u8; 4], limit: usize) -> Result<usize, FrameError> {
+    let length = i32::from_be_bytes(prefix);
+    match usize::try_from(length) {
+        Ok(length) if length <= limit => Ok(length),
+        _ => Err(FrameError::Length { length, limit }),
+    }
+}
+
+/// Waits for the first frame of a connection and reads not a byte more, so that another thread can read what comes behind it.
+pub async fn read_first(stream: &mut TcpStream, limit: usize) -> Result<Bytes, FrameError> {
+    let mut prefix = [0; 4];
+    stream.read_exact(&mut prefix).await.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => FrameError::Closed,
+        _ => FrameError::Io(error),
+    })?;
+    let length = length(prefix, limit)?;
+    let mut frame = Vec::new();
+    match stream.take(length as u64).read_to_end(&mut frame).await? {
+        read if read < length => Err(FrameError::Cut),
+        _ => Ok(frame.into()),
     }
 }
 

@@ -1,14 +1,15 @@
 //! The loop that runs machines: wait for the first of message, disk result, request and deadline; read the clock once; step;
 //! do what came out. It decides nothing; it reads along where peers are and whether the broker serves.
 //!
-//! A worker is a thread with one or two machines, their disk lanes, and a share of the Kafka connections. The first worker
-//! of a node also has the connections to peers. What belongs to another worker goes there by its mailbox.
+//! A worker is a thread with one machine, its disk lanes and its links to other nodes. The shards' workers share the Kafka
+//! connections; the metadata's, which has little else to do, accepts all connections and knows where the peers are. So a shard
+//! that is busy for long takes no time from the quorum. What belongs to another worker goes there by its mailbox.
 //!
 //! Whatever has arrived is stepped before the disk is woken, so that one waking serves all of it. What comes while a sync is
 //! under way shares the next one.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,8 @@ use crate::accept::{self, Acceptor};
 use crate::files::Files;
 use crate::files::lanes::{Done, Lanes};
 use crate::kafka::{Connections, Counts, Limits};
-use crate::peers::{Hello, Peers};
+use crate::links::{Hello, Incoming, Links};
+use crate::peers::{Peers, Workers};
 use crate::report::{self, Ask};
 use crate::runtime::{self, Bound, Clock, Detached, Notify, TcpListener, mpsc, select};
 use crate::warnings::{self, Kind};
@@ -32,21 +34,20 @@ const INPUTS_PER_TURN: usize = 512;
 /// How long answers that are under way are waited for when a node stops.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// Inputs of a worker's machines that have arrived.
+/// Inputs of a worker's machine that have arrived.
 #[derive(Default)]
 struct Inbox {
-    queue: RefCell<VecDeque<(usize, Input)>>,
+    queue: RefCell<VecDeque<Input>>,
     wake: Notify,
 }
 
 impl Inbox {
-    /// Adds an input for a machine, by its number on this worker.
-    fn push(&self, machine: usize, input: Input) {
-        self.queue.borrow_mut().push_back((machine, input));
+    fn push(&self, input: Input) {
+        self.queue.borrow_mut().push_back(input);
         self.wake.notify_one();
     }
 
-    fn pop(&self) -> Option<(usize, Input)> {
+    fn pop(&self) -> Option<Input> {
         self.queue.borrow_mut().pop_front()
     }
 
@@ -57,33 +58,26 @@ impl Inbox {
 
 /// What comes to a worker from other threads.
 pub enum Mail {
-    /// The disk is done with commands of a machine, by its number.
-    Disk(usize, Vec<Done>),
-    /// Another worker's machine speaks.
+    /// The disk is done with commands.
+    Disk(Vec<Done>),
+    /// Another worker's machine speaks to this one's.
     Local {
-        /// To whom.
-        to: Place,
         /// Who.
         from: Place,
         /// What.
         message: LocalMessage,
     },
-    /// A peer speaks.
+    /// A peer speaks to this worker's machine, on a connection of another worker.
     Peer {
-        /// To whom.
-        to: Place,
         /// Who.
         from: NodeId,
         /// What.
         message: PeerMessage,
     },
-    /// A machine speaks to a peer; for the worker that has the connections.
-    Send {
-        /// To whom.
-        to: NodeId,
-        /// What.
-        message: PeerMessage,
-    },
+    /// The metadata's worker reaches a peer somewhere, or has lost it.
+    Reached(NodeId, Option<String>),
+    /// A peer's shard has connected.
+    Incoming(Incoming),
     /// A Kafka client has connected.
     Client(Detached),
     /// Someone watches.
@@ -98,18 +92,14 @@ pub type Mailbox = mpsc::UnboundedSender<Mail>;
 /// What the workers of a node share and need to know to run.
 #[derive(Clone)]
 pub struct Shared {
-    /// For log lines.
-    pub node: NodeId,
+    /// How this node introduces itself.
+    pub hello: Hello,
     /// The node's clock.
     pub clock: Clock,
     /// The data directory.
     pub files: Arc<Files>,
-    /// Where each machine runs: number of the worker.
-    pub places: BTreeMap<Place, usize>,
-    /// The ways to the workers.
+    /// The ways to the workers: the metadata's first, then each shard's.
     pub mailboxes: Vec<Mailbox>,
-    /// Shards of this node.
-    pub shards: u16,
     /// Of the Kafka listener.
     pub limits: Limits,
     /// Of Kafka connections.
@@ -122,13 +112,33 @@ pub struct Shared {
     pub ended: mpsc::UnboundedSender<Option<Halt>>,
 }
 
+/// The number of the worker that has a machine.
+fn worker(place: Place) -> usize {
+    match place {
+        Place::Metadata => 0,
+        Place::Shard(shard) => 1 + usize::from(shard),
+    }
+}
+
+/// The name of a machine's thread, and the beginning of those of its disk lanes.
+pub fn thread_name(node: NodeId, place: Place) -> String {
+    match place {
+        Place::Metadata => format!("n{node}-meta"),
+        Place::Shard(shard) => format!("n{node}-s{shard}"),
+    }
+}
+
 impl Shared {
-    /// Ends the whole node.
-    fn halt(&self, why: Halt) {
-        // First said, then done, so that no other worker's end is taken for the reason.
-        let _ = self.ended.send(Some(why));
-        self.halted.store(true, Ordering::Release);
-        self.tell_all_to_stop();
+    fn shards(&self) -> u16 {
+        (self.mailboxes.len() - 1) as u16
+    }
+
+    /// Sends mail to the worker of a machine, if there is such a machine.
+    fn post(&self, to: Place, mail: Mail) {
+        if let Some(mailbox) = self.mailboxes.get(worker(to)) {
+            // A worker that has ended takes the node with it.
+            let _ = mailbox.send(mail);
+        }
     }
 
     fn tell_all_to_stop(&self) {
@@ -139,10 +149,29 @@ impl Shared {
     }
 }
 
-/// What only the first worker of a node gets.
-pub struct First {
-    /// How this node introduces itself.
-    pub hello: Hello,
+impl Workers for Shared {
+    fn tell_reached(&self, node: NodeId, at: Option<&str>) {
+        for shard in 0..self.shards() {
+            self.post(Place::Shard(shard), Mail::Reached(node, at.map(str::to_string)));
+        }
+    }
+
+    fn give(&self, incoming: Incoming) {
+        // A peer may have more shards than this node.
+        let shard = incoming.hello.shard.unwrap_or(0) % self.shards().max(1);
+        self.post(Place::Shard(shard), Mail::Incoming(incoming));
+    }
+
+    fn halt(&self, why: Halt) {
+        // First said, then done, so that no other worker's end is taken for the reason.
+        let _ = self.ended.send(Some(why));
+        self.halted.store(true, Ordering::Release);
+        self.tell_all_to_stop();
+    }
+}
+
+/// Where connections come in, which is for the metadata's worker.
+pub struct Doors {
     /// Peers known from the configuration.
     pub peers: Vec<(NodeId, String)>,
     /// For peers.
@@ -151,23 +180,18 @@ pub struct First {
     pub kafka_listener: Option<Bound>,
 }
 
-/// A machine with its place.
-pub type Placed = (Place, Box<dyn Machine + Send>);
-
-struct Seat {
+struct Worker {
     place: Place,
     machine: Box<dyn Machine + Send>,
     lanes: Lanes,
-}
-
-struct Worker {
-    index: usize,
     shared: Shared,
-    seats: Vec<Seat>,
     inbox: Rc<Inbox>,
     out: Outputs,
+    links: Rc<Links>,
+    /// Of a shard.
     connections: Option<Rc<Connections>>,
-    peers: Option<Rc<Peers>>,
+    /// Of the metadata.
+    peers: Option<Rc<Peers<Shared>>>,
     /// Whether nothing more may leave this node.
     ended: bool,
     stopping: bool,
@@ -175,14 +199,14 @@ struct Worker {
 
 /// Runs a worker to its end.
 pub async fn work(
-    index: usize,
+    place: Place,
+    machine: Box<dyn Machine + Send>,
     shared: Shared,
-    machines: Vec<Placed>,
     mail: mpsc::UnboundedReceiver<Mail>,
-    first: Option<First>,
+    doors: Option<Doors>,
 ) {
     let ended = shared.ended.clone();
-    let halt = match Worker::start(index, shared, machines, first).await {
+    let halt = match Worker::start(place, machine, shared, doors).await {
         Ok(worker) => {
             worker.run(mail).await;
             None
@@ -195,78 +219,42 @@ pub async fn work(
 
 impl Worker {
     async fn start(
-        index: usize,
+        place: Place,
+        machine: Box<dyn Machine + Send>,
         shared: Shared,
-        machines: Vec<Placed>,
-        first: Option<First>,
+        doors: Option<Doors>,
     ) -> std::io::Result<Worker> {
-        let mut seats = Vec::new();
-        for (number, (place, machine)) in machines.into_iter().enumerate() {
-            let mailbox = shared.mailboxes[index].clone();
-            let name = match place {
-                Place::Metadata => format!("n{}-meta", shared.node),
-                Place::Shard(shard) => format!("n{}-s{shard}", shared.node),
-            };
-            let report = move |done| {
-                // A worker that has ended needs no answers.
-                let _ = mailbox.send(Mail::Disk(number, done));
-            };
-            let lanes = Lanes::start(&name, &shared.files, report)?;
-            seats.push(Seat { place, machine, lanes });
-        }
+        let mailbox = shared.mailboxes[worker(place)].clone();
+        let report = move |done| {
+            // A worker that has ended needs no answers.
+            let _ = mailbox.send(Mail::Disk(done));
+        };
+        let lanes = Lanes::start(&thread_name(shared.hello.from, place), &shared.files, report)?;
         let inbox = Rc::new(Inbox::default());
-        (0..seats.len()).for_each(|number| inbox.push(number, Input::Start));
-        let shard = seats.iter().position(|seat| matches!(seat.place, Place::Shard(_)));
-        let connections = shard.map(|machine| {
+        inbox.push(Input::Start);
+        let links = links(place, &shared, inbox.clone());
+        let connections = matches!(place, Place::Shard(_)).then(|| {
             let (limits, counts) = (shared.limits.clone(), shared.counts.clone());
             let inbox = inbox.clone();
-            let deliver = move |input| inbox.push(machine, input);
-            Connections::new(limits, counts, shared.clock, deliver)
+            Connections::new(limits, counts, shared.clock, move |input| inbox.push(input))
         });
-        let mut worker = Worker {
-            index,
+        let peers = match doors {
+            Some(doors) => Some(open(doors, links.clone(), &shared).await?),
+            None => None,
+        };
+        Ok(Worker {
+            place,
+            machine,
+            lanes,
             shared,
-            seats,
             inbox,
             out: Outputs::default(),
+            links,
             connections,
-            peers: None,
+            peers,
             ended: false,
             stopping: false,
-        };
-        if let Some(first) = first {
-            worker.listen(first).await?;
-        }
-        Ok(worker)
-    }
-
-    async fn listen(&mut self, first: First) -> std::io::Result<()> {
-        let (inbox, shared) = (self.inbox.clone(), self.shared.clone());
-        let numbers: BTreeMap<Place, usize> = self.numbers();
-        let halting = shared.clone();
-        let deliver = move |from, message: PeerMessage| {
-            let to = message.place(shared.shards);
-            match numbers.get(&to) {
-                Some(number) => inbox.push(*number, Input::Peer { from, message }),
-                None => post(&shared, to, Mail::Peer { to, from, message }),
-            }
-        };
-        let halt = move |why| halting.halt(why);
-        let (clock, warnings) = (self.shared.clock, self.shared.counts.warnings.clone());
-        runtime::spawn(look_after(self.shared.clone()));
-        let peers = Peers::new(first.hello, clock, warnings, deliver, halt);
-        first.peers.iter().for_each(|(node, address)| peers.given(*node, address));
-        runtime::spawn(peers.clone().accept(runtime::listen(first.peer_listener).await?));
-        self.peers = Some(peers);
-        if let (Some(listener), Some(connections)) = (first.kafka_listener, &self.connections) {
-            let listener = runtime::listen(listener).await?;
-            runtime::spawn(accept(self.index, listener, connections.clone(), self.shared.clone()));
-        }
-        Ok(())
-    }
-
-    fn numbers(&self) -> BTreeMap<Place, usize> {
-        self.seats.iter().enumerate().map(|(number, seat)| (seat.place, number)).collect()
+        })
     }
 
     async fn run(mut self, mut mail: mpsc::UnboundedReceiver<Mail>) {
@@ -285,8 +273,7 @@ impl Worker {
                 runtime::yield_now().await;
                 continue;
             }
-            let deadline =
-                self.seats.iter().filter_map(|s| s.machine.next_timeout()).map(|(at, _)| at).min();
+            let deadline = self.machine.next_timeout().map(|(at, _)| at);
             select! {
                 biased;
                 () = self.inbox.wake.notified() => {}
@@ -299,46 +286,45 @@ impl Worker {
 
     /// Answers what is under way for a little while, then ends.
     async fn stop(mut self, mut mail: mpsc::UnboundedReceiver<Mail>) {
-        if let Some(connections) = self.connections.clone() {
-            let stopping = connections.stop(PATIENCE);
-            let mut stopping = std::pin::pin!(stopping);
-            while !self.ended {
-                let deadline = self
-                    .seats
-                    .iter()
-                    .filter_map(|s| s.machine.next_timeout())
-                    .map(|(at, _)| at)
-                    .min();
-                select! {
-                    biased;
-                    () = &mut stopping => break,
-                    () = self.inbox.wake.notified() => {}
-                    Some(mail) = mail.recv() => self.on_mail(mail),
-                    () = self.shared.clock.sleep_until(deadline) => {}
-                }
-                self.turn();
+        let (connections, shared) = (self.connections.clone(), self.shared.clone());
+        let stopping = async move {
+            match connections {
+                Some(connections) => connections.stop(PATIENCE).await,
+                None => clients_gone(&shared).await,
             }
+        };
+        let mut stopping = std::pin::pin!(stopping);
+        while !self.ended {
+            let deadline = self.machine.next_timeout().map(|(at, _)| at);
+            select! {
+                biased;
+                () = &mut stopping => break,
+                () = self.inbox.wake.notified() => {}
+                Some(mail) = mail.recv() => self.on_mail(mail),
+                () = self.shared.clock.sleep_until(deadline) => {}
+            }
+            self.turn();
         }
     }
 
     fn on_mail(&mut self, mail: Mail) {
         match mail {
-            Mail::Disk(number, done) => {
+            Mail::Disk(done) => {
                 for done in done {
-                    self.seats[number].lanes.done(&done);
+                    self.lanes.done(&done);
                     let Done { op, outcome, .. } = done;
-                    self.inbox.push(number, Input::Disk { op, outcome });
+                    self.inbox.push(Input::Disk { op, outcome });
                 }
             }
-            Mail::Local { to, from, message } => self.local(from, to, message),
-            Mail::Peer { to, from, message } => {
-                if let Some(number) = self.seats.iter().position(|seat| seat.place == to) {
-                    self.inbox.push(number, Input::Peer { from, message });
-                }
+            Mail::Local { from, message } => {
+                self.read_along(&message);
+                self.inbox.push(Input::Local { from, message });
             }
-            Mail::Send { to, message } => {
-                if let Some(peers) = &self.peers {
-                    peers.send(to, &message);
+            Mail::Peer { from, message } => self.inbox.push(Input::Peer { from, message }),
+            Mail::Reached(node, at) => self.links.set_reached(node, at),
+            Mail::Incoming(incoming) => {
+                if let Err(error) = self.links.take_over(incoming) {
+                    lost(&self.shared, &error);
                 }
             }
             Mail::Client(stream) => match (stream.attach(), &self.connections) {
@@ -347,10 +333,9 @@ impl Worker {
                 (_, None) => {}
             },
             Mail::Ask(ask) => {
-                let machines = self.seats.iter().map(|seat| &*seat.machine as &dyn Machine);
                 let connections = self.connections.as_ref();
                 let traffic = || connections.map(|all| all.traffic()).unwrap_or_default();
-                report::answer(ask, machines, traffic);
+                report::answer(ask, self.machine.view(), traffic);
             }
             Mail::Stop => self.stopping = true,
         }
@@ -360,27 +345,23 @@ impl Worker {
     fn turn(&mut self) {
         let now = self.shared.clock.now();
         for _ in 0..INPUTS_PER_TURN {
-            let Some((number, input)) = self.inbox.pop() else { break };
-            self.step(number, now, input);
+            let Some(input) = self.inbox.pop() else { break };
+            self.step(now, input);
             if self.ended {
                 return;
             }
         }
-        for number in 0..self.seats.len() {
-            let due = self.seats[number].machine.next_timeout();
-            if due.is_some_and(|(at, _)| at <= now.mono) {
-                self.step(number, now, Input::Timeout);
-                if self.ended {
-                    return;
-                }
+        if self.machine.next_timeout().is_some_and(|(at, _)| at <= now.mono) {
+            self.step(now, Input::Timeout);
+            if self.ended {
+                return;
             }
         }
-        self.seats.iter_mut().for_each(|seat| seat.lanes.flush());
+        self.lanes.flush();
     }
 
-    fn step(&mut self, number: usize, now: Now, input: Input) {
-        let place = self.seats[number].place;
-        self.seats[number].machine.step(now, input, &mut self.out);
+    fn step(&mut self, now: Now, input: Input) {
+        self.machine.step(now, input, &mut self.out);
         if self.shared.halted.load(Ordering::Acquire) {
             // Another worker's machine, whose halt was reported by that one.
             self.out.queue.clear();
@@ -389,13 +370,15 @@ impl Worker {
         }
         while let Some(output) = self.out.queue.pop_front() {
             match output {
-                Output::Send { to, message } => match &self.peers {
-                    Some(peers) => peers.send(to, &message),
-                    None => {
-                        let _ = self.shared.mailboxes[0].send(Mail::Send { to, message });
+                Output::Send { to, message } => self.links.send(to, &message),
+                Output::Local { to, message } => {
+                    self.read_along(&message);
+                    if to == self.place {
+                        self.inbox.push(Input::Local { from: self.place, message });
+                    } else {
+                        self.shared.post(to, Mail::Local { from: self.place, message });
                     }
-                },
-                Output::Local { to, message } => self.local(place, to, message),
+                }
                 Output::Reply { client, id, response } => {
                     if let Some(connections) = &self.connections {
                         connections.reply(client, id, response);
@@ -406,8 +389,8 @@ impl Worker {
                         connections.close_at(client, id, why);
                     }
                 }
-                Output::Disk { op, command } => self.seats[number].lanes.submit(op, command),
-                Output::Log { level, line } => log(self.shared.node, level, &line),
+                Output::Disk { op, command } => self.lanes.submit(op, command),
+                Output::Log { level, line } => log(self.shared.hello.from, level, &line),
                 Output::Stop => self.shared.tell_all_to_stop(),
                 Output::Halt(why) => {
                     self.shared.halt(why);
@@ -419,54 +402,81 @@ impl Worker {
         }
     }
 
-    fn local(&mut self, from: Place, to: Place, message: LocalMessage) {
-        // The image says where brokers are that the configuration does not name.
-        if let (LocalMessage::Image(image), Some(peers)) = (&message, &self.peers) {
-            peers.set_cluster(image.cluster);
-            peers.on_image(image);
-        }
-        if let LocalMessage::Serving(epoch) = &message {
-            self.shared.serving.store(epoch.is_some(), Ordering::Relaxed);
-        }
-        match self.seats.iter().position(|seat| seat.place == to) {
-            Some(number) => self.inbox.push(number, Input::Local { from, message }),
-            None => post(&self.shared, to, Mail::Local { to, from, message }),
+    /// What the metadata tells a shard says also which cluster this is, where brokers are that the configuration does not
+    /// name, and whether this one serves.
+    fn read_along(&self, message: &LocalMessage) {
+        match message {
+            LocalMessage::Image(image) => {
+                self.links.set_cluster(image.cluster);
+                if let Some(peers) = &self.peers {
+                    peers.on_image(image);
+                }
+            }
+            LocalMessage::Serving(epoch) if self.place == Place::Metadata => {
+                self.shared.serving.store(epoch.is_some(), Ordering::Relaxed);
+            }
+            _ => {}
         }
     }
 }
 
-/// Sends mail to the worker that has a machine, if there is such a machine.
-fn post(shared: &Shared, to: Place, mail: Mail) {
-    if let Some(worker) = shared.places.get(&to) {
-        // A worker that has ended takes the node with it.
-        let _ = shared.mailboxes[*worker].send(mail);
+/// The links of a worker. What comes on them is for its own machine, where the other side has as many shards.
+fn links(place: Place, shared: &Shared, inbox: Rc<Inbox>) -> Rc<Links> {
+    let shard = match place {
+        Place::Metadata => None,
+        Place::Shard(shard) => Some(shard),
+    };
+    let hello = Hello { shard, ..shared.hello.clone() };
+    let (clock, warnings) = (shared.clock, shared.counts.warnings.clone());
+    let (shards, shared) = (shared.shards(), shared.clone());
+    let deliver = move |from, message: PeerMessage| {
+        let to = message.place(shards);
+        if to == place {
+            inbox.push(Input::Peer { from, message });
+        } else {
+            shared.post(to, Mail::Peer { from, message });
+        }
+    };
+    Links::new(hello, shards, clock, warnings, deliver)
+}
+
+/// Lets peers and Kafka clients in.
+async fn open(
+    doors: Doors,
+    links: Rc<Links>,
+    shared: &Shared,
+) -> std::io::Result<Rc<Peers<Shared>>> {
+    let (clock, warnings) = (shared.clock, shared.counts.warnings.clone());
+    runtime::spawn(look_after(shared.clone()));
+    let peers = Peers::new(shared.hello.from, links, clock, warnings, shared.clone());
+    doors.peers.iter().for_each(|(node, address)| peers.given(*node, address));
+    runtime::spawn(peers.clone().accept(runtime::listen(doors.peer_listener).await?));
+    if let Some(listener) = doors.kafka_listener {
+        runtime::spawn(accept(runtime::listen(listener).await?, shared.clone()));
+    }
+    Ok(peers)
+}
+
+/// Waits until the shards' workers have closed the Kafka connections: answers that are under way may need the metadata.
+async fn clients_gone(shared: &Shared) {
+    let end = shared.clock.mono().after_ms(PATIENCE.as_millis() as u64);
+    while shared.clock.mono() < end && shared.counts.load(&shared.limits).connections > 0 {
+        runtime::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// Accepts Kafka clients and spreads them over the workers that have a shard.
-async fn accept(own: usize, listener: TcpListener, connections: Rc<Connections>, shared: Shared) {
-    let workers: Vec<usize> = shared
-        .places
-        .iter()
-        .filter(|(place, _)| matches!(place, Place::Shard(_)))
-        .map(|(_, worker)| *worker)
-        .collect();
-    let mut turns = workers.iter().copied().cycle();
+/// Accepts Kafka clients and spreads them over the shards.
+async fn accept(listener: TcpListener, shared: Shared) {
     let (clock, warnings) = (shared.clock, shared.counts.warnings.clone());
     let acceptor = Acceptor { listener, whom: "Kafka clients", clock, warnings };
-    loop {
+    for shard in (0..shared.shards()).cycle() {
         let (stream, _) = match acceptor.next().await {
             Ok(accepted) => accepted,
             Err(halt) => return shared.halt(halt),
         };
-        match turns.next() {
-            Some(worker) if worker != own => match Detached::new(stream) {
-                Ok(stream) => {
-                    let _ = shared.mailboxes[worker].send(Mail::Client(stream));
-                }
-                Err(error) => lost(&shared, &error),
-            },
-            _ => connections.open(stream),
+        match Detached::new(stream) {
+            Ok(stream) => shared.post(Place::Shard(shard), Mail::Client(stream)),
+            Err(error) => lost(&shared, &error),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! could lose a record.
 //!
 //! A produce on its way: [`frames`] cuts the bytes, [`kafka`] decodes the request and leaves a slot for its answer,
-//! [`host`] steps the shard's machine and gives [`files`] what it wants written and [`peers`] what it wants sent; disk and
+//! [`host`] steps the shard's machine and gives [`files`] what it wants written and [`links`] what it wants sent; disk and
 //! peers answer to the host, which steps the machine again, and the answer goes to the slot and out.
 
 pub mod accept;
@@ -14,6 +14,7 @@ pub mod files;
 pub mod frames;
 pub mod host;
 pub mod kafka;
+pub mod links;
 pub mod metrics;
 pub mod node;
 pub mod peers;

@@ -1,6 +1,6 @@
 //! One node: its directory locked and its ports bound, its disk recovered, its threads started, and its end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use milena_core::{Config, Halt, Input, Machine, Output, Outputs, Place};
 
 use crate::accept;
 use crate::files::{Files, OpenError, Unsynced};
-use crate::host::{self, First, Mail, Mailbox, Placed, Shared};
+use crate::host::{self, Doors, Mail, Mailbox, Shared};
 use crate::kafka::{Counts, Limits};
-use crate::peers::Hello;
+use crate::links::Hello;
 use crate::runtime::{self, Bound, Clock, Thread, entropy, mpsc};
 use crate::watch::Watch;
 
@@ -95,20 +95,11 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let cluster = node.metadata.cluster_on_disk().unwrap_or(0);
     let incarnation = node.superblock.incarnation;
     let run = u64::from_le_bytes(entropy()?);
-    let mut machines: Vec<Vec<Placed>> = Vec::new();
-    let shards = node.shards.len() as u16;
-    let mut places = BTreeMap::from([(Place::Metadata, 0)]);
-    for (index, shard) in node.shards.into_iter().enumerate() {
-        let place = Place::Shard(index as u16);
-        places.insert(place, index);
-        machines.push(vec![(place, Box::new(shard))]);
-    }
-    if machines.is_empty() {
-        machines.push(Vec::new());
-    }
-    // With the first shard: both have the connections to peers on their own thread.
-    machines[0].insert(0, (Place::Metadata, Box::new(node.metadata)));
-
+    let shards = (0..).zip(node.shards);
+    let machines: Vec<(Place, Box<dyn Machine + Send>)> =
+        std::iter::once((Place::Metadata, Box::new(node.metadata) as _))
+            .chain(shards.map(|(index, shard)| (Place::Shard(index), Box::new(shard) as _)))
+            .collect();
     let (mailboxes, mails): (Vec<Mailbox>, Vec<_>) =
         machines.iter().map(|_| mpsc::unbounded_channel()).unzip();
     let serving = Arc::new(AtomicBool::new(false));
@@ -124,36 +115,30 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         limits: limits.clone(),
     };
     let shared = Shared {
-        node: config.node,
+        hello: Hello {
+            cluster,
+            from: config.node,
+            to: config.node,
+            process: Process { incarnation, run },
+            shard: None,
+            address: config.peer.clone(),
+        },
         clock,
         files,
-        places,
         mailboxes,
-        shards,
         counts,
         limits,
         serving: serving.clone(),
         halted: Arc::new(AtomicBool::new(false)),
         ended: ended_sender,
     };
-    let mut first = Some(First {
-        hello: Hello {
-            cluster,
-            from: config.node,
-            to: config.node,
-            process: Process { incarnation, run },
-            address: config.peer.clone(),
-        },
-        peers: config.controllers.clone(),
-        peer_listener,
-        kafka_listener,
-    });
+    let mut doors =
+        Some(Doors { peers: config.controllers.clone(), peer_listener, kafka_listener });
     let mut threads = Vec::new();
-    for (index, (machines, mail)) in machines.into_iter().zip(mails).enumerate() {
-        let (shared, first) = (shared.clone(), first.take());
-        let name = format!("n{}-w{index}", config.node);
-        threads
-            .push(Thread::start(name, move || host::work(index, shared, machines, mail, first))?);
+    for ((place, machine), mail) in machines.into_iter().zip(mails) {
+        let (shared, doors) = (shared.clone(), doors.take());
+        let name = host::thread_name(config.node, place);
+        threads.push(Thread::start(name, move || host::work(place, machine, shared, mail, doors))?);
     }
     Ok(Running { watch, serving, threads, ended })
 }
@@ -183,9 +168,9 @@ impl Running {
 
     /// Stops it in good order: first others take over what it leads, for a few seconds at most.
     pub fn stop_in_good_order(self) {
-        let (to, from) = (Place::Metadata, Place::Metadata);
+        let from = Place::Metadata;
         // One that has ended already needs no asking.
-        let _ = self.watch.mailboxes[0].send(Mail::Local { to, from, message: LocalMessage::Stop });
+        let _ = self.watch.mailboxes[0].send(Mail::Local { from, message: LocalMessage::Stop });
         self.join();
     }
 

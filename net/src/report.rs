@@ -6,9 +6,8 @@ use std::sync::Arc;
 use milena_core::image::Image;
 use milena_core::metadata::MetadataView;
 use milena_core::replica::PartitionView;
-use milena_core::shard::ShardView;
 use milena_core::storage::StoreView;
-use milena_core::{BrokerEpoch, Epoch, LogId, Machine, NodeId, Offset, View};
+use milena_core::{BrokerEpoch, Epoch, LogId, NodeId, Offset, View};
 
 use crate::metrics::Traffic;
 use crate::runtime::oneshot;
@@ -58,34 +57,25 @@ pub enum Ask {
     Partitions(Option<LogId>, oneshot::Sender<Vec<PartitionView>>),
 }
 
-/// Answers what a worker is asked, of its machines and of what it has counted.
-pub fn answer<'a>(
-    ask: Ask,
-    machines: impl Iterator<Item = &'a dyn Machine>,
-    traffic: impl FnOnce() -> Traffic,
-) {
+/// Answers what a worker is asked, of what its machine shows and of what it has counted.
+pub fn answer(ask: Ask, view: View<'_>, traffic: impl FnOnce() -> Traffic) {
     // Who asked may have gone, which is all the same here.
     match ask {
         Ask::Report(sender) => {
             let mut report = Report { traffic: traffic(), ..Report::default() };
-            for machine in machines {
-                match machine.view() {
-                    View::Metadata(view) => report.metadata = Some(MetadataReport::new(&view)),
-                    View::Shard(shard) => {
-                        report.shard = Some((shard.index(), shard.store().view()));
-                    }
-                    View::Nothing => {}
-                }
+            match view {
+                View::Metadata(view) => report.metadata = Some(MetadataReport::new(&view)),
+                View::Shard(shard) => report.shard = Some((shard.index(), shard.store().view())),
+                View::Nothing => {}
             }
             let _ = sender.send(report);
         }
         Ask::Partitions(after, sender) => {
-            let shard = |machine: &'a dyn Machine| match machine.view() {
-                View::Shard(shard) => Some(shard),
-                View::Metadata(_) | View::Nothing => None,
+            let some = match view {
+                View::Shard(shard) => shard.partitions(after).take(PARTITIONS).collect(),
+                View::Metadata(_) | View::Nothing => Vec::new(),
             };
-            let some = |shard: ShardView<'a>| shard.partitions(after).take(PARTITIONS).collect();
-            let _ = sender.send(machines.filter_map(shard).next().map(some).unwrap_or_default());
+            let _ = sender.send(some);
         }
     }
 }

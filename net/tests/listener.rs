@@ -1,7 +1,6 @@
 //! The Kafka listener and the peer connections over real sockets, with a machine that only answers: order of answers, limits,
 //! and what bad bytes may do (nothing, to anyone else).
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,9 +15,9 @@ use milena_core::{
 };
 use milena_net::client::Connection;
 use milena_net::files::{Files, Unsynced};
-use milena_net::host::{self, First, Mail, Mailbox, Shared};
+use milena_net::host::{self, Doors, Mail, Mailbox, Shared};
 use milena_net::kafka::{Counts, Limits};
-use milena_net::peers::Hello;
+use milena_net::links::Hello;
 use milena_net::runtime::{self, Clock, Thread, mpsc};
 use milena_wire::messages::{
     ApiVersionsResponse, DescribeClusterRequest, FetchRequest, FetchResponse,
@@ -115,8 +114,8 @@ fn pipelines(pipeline: PipelineConfig) -> Limits {
 struct Server {
     address: String,
     peer_address: String,
-    mailbox: Mailbox,
-    thread: Option<Thread>,
+    mailboxes: Vec<Mailbox>,
+    threads: Vec<Thread>,
     hangups: Hangups,
     /// How many fetches its machine was given.
     fetched: Arc<AtomicUsize>,
@@ -135,44 +134,43 @@ impl Server {
         let (kafka, peer) = (bind(), bind());
         let address = kafka.address().unwrap().to_string();
         let peer_address = peer.address().unwrap().to_string();
-        let (mailbox, mail) = mpsc::unbounded_channel();
+        let (mailboxes, mails): (Vec<Mailbox>, Vec<_>) =
+            (0..2).map(|_| mpsc::unbounded_channel()).unzip();
         let (ended, _) = mpsc::unbounded_channel();
         let shared = Shared {
-            halted: Arc::default(),
-            node: NodeId(1),
-            clock: Clock::start(),
-            files: Arc::new(Files::open(directory.path(), Unsynced::PageCache).unwrap()),
-            places: BTreeMap::from([(Place::Shard(0), 0)]),
-            mailboxes: vec![mailbox.clone()],
-            shards: 1,
-            counts: Arc::new(Counts::new(&limits)),
-            limits,
-            serving: Default::default(),
-            ended,
-        };
-        let first = First {
             hello: Hello {
                 cluster,
                 from: NodeId(1),
                 to: NodeId(1),
                 process: Process { incarnation: Incarnation(1), run: 0 },
+                shard: None,
                 address: String::new(),
             },
-            peers: Vec::new(),
-            peer_listener: peer,
-            kafka_listener: Some(kafka),
+            halted: Arc::default(),
+            clock: Clock::start(),
+            files: Arc::new(Files::open(directory.path(), Unsynced::PageCache).unwrap()),
+            mailboxes: mailboxes.clone(),
+            counts: Arc::new(Counts::new(&limits)),
+            limits,
+            serving: Default::default(),
+            ended,
         };
+        let mut doors =
+            Some(Doors { peers: Vec::new(), peer_listener: peer, kafka_listener: Some(kafka) });
         let machine = Backwards::default();
         let (hangups, fetched) = (machine.hangups.clone(), machine.fetched.clone());
-        let thread = Thread::start("test".into(), move || {
-            let machine: Box<dyn Machine + Send> = Box::new(machine);
-            host::work(0, shared, vec![(Place::Shard(0), machine)], mail, Some(first))
+        let machines = [(Place::Metadata, Backwards::default()), (Place::Shard(0), machine)];
+        let threads = machines.into_iter().zip(mails).map(|((place, machine), mail)| {
+            let (shared, doors) = (shared.clone(), doors.take());
+            let work = move || host::work(place, Box::new(machine), shared, mail, doors);
+            Thread::start("test".into(), work).unwrap()
         });
+        let threads = threads.collect();
         Server {
             address,
             peer_address,
-            mailbox,
-            thread: Some(thread.unwrap()),
+            mailboxes,
+            threads,
             hangups,
             fetched,
             _directory: directory,
@@ -201,19 +199,24 @@ impl Server {
 /// The frame in which a node says to node 1 who it is.
 fn hello(cluster: u128, from: i32) -> Vec<u8> {
     let mut hello = b"milena".to_vec();
-    hello.extend(7_u16.to_be_bytes());
+    hello.extend(8_u16.to_be_bytes());
     hello.extend(cluster.to_be_bytes());
     hello.extend(from.to_be_bytes());
     hello.extend(1_i32.to_be_bytes());
     hello.extend(u128::from(from as u32).to_be_bytes());
     hello.extend(1_u64.to_be_bytes());
+    hello.extend((-1_i32).to_be_bytes());
     [&(hello.len() as u32).to_be_bytes(), &hello[..]].concat()
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.mailbox.send(Mail::Stop).ok();
-        assert!(self.thread.take().unwrap().join(), "the worker ended badly");
+        self.mailboxes.iter().for_each(|mailbox| {
+            mailbox.send(Mail::Stop).ok();
+        });
+        for thread in self.threads.drain(..) {
+            assert!(thread.join(), "a worker ended badly");
+        }
     }
 }
 

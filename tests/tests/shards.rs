@@ -65,7 +65,10 @@ fn the_number_of_shards_may_change_at_a_restart() -> Result<()> {
             }
         }
         let threads = cluster.nodes[0].threads()?;
-        let workers = threads.iter().filter(|name| name.starts_with("n1-w")).count();
+        let is_shard = |name: &&String| {
+            name.strip_prefix("n1-s").is_some_and(|number| number.parse::<u16>().is_ok())
+        };
+        let workers = threads.iter().filter(is_shard).count();
         ensure!(workers == usize::from(count), "{count} shards run on {threads:?}");
     }
     Ok(())

@@ -159,7 +159,7 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
-    use milena_core::NodeId;
+    use milena_core::{NodeId, View};
 
     use super::*;
     use crate::files::{Files, Unsynced};
@@ -190,7 +190,7 @@ mod tests {
         let (reports, partitions, took) = runtime::block_on(async move {
             runtime::spawn(async move {
                 while let Some(Mail::Ask(ask)) = mail.recv().await {
-                    report::answer(ask, std::iter::empty(), Traffic::default);
+                    report::answer(ask, View::Nothing, Traffic::default);
                 }
             });
             let began = watched.clock.mono();

@@ -11,6 +11,8 @@ pub mod frames;
 pub mod host;
 #[path = "../../../net/src/kafka.rs"]
 pub mod kafka;
+#[path = "../../../net/src/links.rs"]
+pub mod links;
 #[path = "../../../net/src/metrics.rs"]
 pub mod metrics;
 #[path = "../../../net/src/node.rs"]
