@@ -9,6 +9,26 @@ use crate::{
     BrokerEpoch, ClientContext, ClientId, Epoch, Incarnation, LogId, NodeId, ReplicaIncarnation,
 };
 
+/// Who made a request, and how it is to be answered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Caller {
+    /// The connection.
+    pub client: ClientId,
+    /// Number of the request on that connection.
+    pub id: u64,
+    /// Version of the request, and so of its answer.
+    pub version: i16,
+    /// Whether nobody waits for the answer (acks=0): what fails can only be told by closing the connection.
+    pub silent: bool,
+}
+
+impl Caller {
+    /// The first of a connection, where callers are in order.
+    pub(crate) fn first(client: ClientId) -> Caller {
+        Caller { client, id: 0, version: i16::MIN, silent: false }
+    }
+}
+
 /// From one machine of a node to another.
 #[derive(Clone, Debug)]
 pub enum LocalMessage {
@@ -54,29 +74,27 @@ pub enum LocalMessage {
     },
     /// When a client's request has parts for another shard's partitions: from the connection's shard to the partitions'.
     Scatter {
-        /// Number of the part, drawn by the sender.
-        part: u64,
-        /// Version of the request.
-        version: i16,
+        /// Who made the request.
+        caller: Caller,
         /// The part that concerns the receiver.
         request: Request,
     },
     /// The answer to [`LocalMessage::Scatter`].
     Gather {
-        /// Number of the part.
-        part: u64,
+        /// Who made the request.
+        caller: Caller,
         /// The answer to that part; none where the protocol has none.
         response: Option<Response>,
     },
     /// When a scattered fetch is to be answered with what there is, since another part of it has enough.
     Hasten {
-        /// Number of the part.
-        part: u64,
+        /// Who made the request.
+        caller: Caller,
     },
     /// When a scattered part need not be answered any more.
     Abandon {
-        /// Number of the part.
-        part: u64,
+        /// Who made the request.
+        caller: Caller,
     },
 }
 

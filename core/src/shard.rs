@@ -11,10 +11,10 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::local::LocalMessage;
+use crate::local::{Caller, LocalMessage};
 use crate::peer::PeerMessage;
 use crate::replica::{PartitionView, ReplicaView};
-use crate::requests::{Asked, Caller, Origin, Partitions, Requests};
+use crate::requests::{Asked, Origin, Partitions, Requests};
 use crate::storage::{Store, Superblock};
 use crate::{Config, Input, Instant, LogId, Machine, Now, Outputs, Place, Timer, View};
 
@@ -85,17 +85,17 @@ impl Shard {
             (_, LocalMessage::Administered { client, id, response }) => {
                 out.reply(client, id, response)
             }
-            (Place::Shard(shard), LocalMessage::Scatter { part, version, request }) => {
-                requests.on_part(partitions, Origin { shard, part }, version, request, out)
+            (Place::Shard(shard), LocalMessage::Scatter { caller, request }) => {
+                requests.on_part(partitions, Origin { shard, caller }, request, out)
             }
-            (Place::Shard(_), LocalMessage::Gather { part, response }) => {
-                requests.on_answer(partitions, part, response, out)
+            (Place::Shard(shard), LocalMessage::Gather { caller, response }) => {
+                requests.on_answer(partitions, Origin { shard, caller }, response, out)
             }
-            (Place::Shard(shard), LocalMessage::Hasten { part }) => {
-                requests.hasten(partitions, Origin { shard, part }, out)
+            (Place::Shard(shard), LocalMessage::Hasten { caller }) => {
+                requests.hasten(partitions, Origin { shard, caller }, out)
             }
-            (Place::Shard(shard), LocalMessage::Abandon { part }) => {
-                requests.abandon(partitions, Origin { shard, part })
+            (Place::Shard(shard), LocalMessage::Abandon { caller }) => {
+                requests.abandon(partitions, Origin { shard, caller })
             }
             // What shards say to Metadata, and what Metadata never says.
             (_, LocalMessage::AlterPartition(_))
@@ -171,7 +171,7 @@ impl Machine for Shard {
             } => panic!("the driver asks a message for its machine"),
             Input::Local { from, message } => self.on_local(from, message, out),
             Input::Request { client, id, version, request, context } => {
-                let caller = Caller { client, id, version };
+                let caller = Caller { client, id, version, silent: false };
                 requests.on_request(partitions, Asked { caller, request, context }, out)
             }
             Input::Hangup { client } => requests.on_hangup(partitions, client, out),

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use milena_core::disk::{Command, FileName, Outcome, Success};
-use milena_core::local::LocalMessage;
+use milena_core::local::{Caller, LocalMessage};
 use milena_core::peer::PeerMessage;
 use milena_core::replica::message::ReplicaMessage;
 use milena_core::{Output, Place};
@@ -103,12 +103,16 @@ impl Fingerprint {
             LocalMessage::Damaged { replica, .. } => self.number(0x40 + u64::from(replica.0)),
             LocalMessage::Administer { client, id, .. } => self.numbers([5, client.0, *id]),
             LocalMessage::Administered { client, id, .. } => self.numbers([6, client.0, *id]),
-            LocalMessage::Scatter { part, .. } => self.numbers([7, *part, 0]),
-            LocalMessage::Gather { part, .. } => self.numbers([8, *part, 0]),
-            LocalMessage::Abandon { part } => self.numbers([9, *part, 0]),
+            LocalMessage::Scatter { caller, .. } => self.caller(7, caller),
+            LocalMessage::Gather { caller, .. } => self.caller(8, caller),
+            LocalMessage::Abandon { caller } => self.caller(9, caller),
             LocalMessage::Stop => self.number(11),
-            LocalMessage::Hasten { part } => self.numbers([10, *part, 0]),
+            LocalMessage::Hasten { caller } => self.caller(10, caller),
         }
+    }
+
+    fn caller(&mut self, kind: u64, caller: &Caller) {
+        self.numbers([kind, caller.client.0, caller.id]);
     }
 
     fn numbers(&mut self, numbers: [u64; 3]) {

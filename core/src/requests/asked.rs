@@ -1,18 +1,11 @@
-//! A request as it came, and whom to answer.
+//! A request as it came.
 
 use std::sync::Arc;
 
 use milena_wire::Request;
 
-use crate::{ClientContext, ClientId};
-
-/// Who made a request, and how it is to be answered.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Caller {
-    pub client: ClientId,
-    pub id: u64,
-    pub version: i16,
-}
+use crate::ClientContext;
+use crate::local::Caller;
 
 /// A request as it came.
 #[derive(Debug)]

@@ -3,15 +3,17 @@
 //! ```text
 //!   connection ──▶ request ──▶ answered from the image, or by Metadata
 //!                     │
-//!                     ▼ cut by owners (scatter)
-//!                   parts ──▶ the owner's `parts` ──▶ partitions
-//!                     │               │
-//!                     ▼ put together  ▼
-//!   connection ◀── gathering ◀───── answers
+//!                     │ cut by owners, where there are several (scatter)
+//!                     ▼
+//!                   `parts` of each owner ──▶ partitions
+//!                     │
+//!                     │ put together, where there are several (gathering)
+//!                     ▼
+//!   connection ◀── answer
 //! ```
 //!
-//! The shard of the connection cuts a request by the owners of its partitions and gathers the answers; parts of its own
-//! partitions take the same way without a message.
+//! A request whose partitions all belong to the shard of its connection goes to `parts` as it came, and what they answer goes to
+//! the client. Of any other the shard of the connection cuts parts for the owners and gathers their answers.
 
 mod asked;
 mod early;
@@ -23,27 +25,29 @@ mod scatter;
 mod session;
 mod table;
 
-use std::collections::BTreeMap;
-
 use milena_wire::messages::{FetchRequest, FetchResponse, ProduceRequest};
 use milena_wire::{Request, Response};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use crate::local::LocalMessage;
+use crate::local::{Caller, LocalMessage};
 use crate::partitions::{self, News};
 use crate::{ClientId, Config, Instant, Output, Outputs, Place, Timer, api};
-pub(crate) use asked::{Asked, Caller};
+pub(crate) use asked::Asked;
 use early::Early;
-use gathering::{Gathering, Gatherings, Progress, Whole};
+use gathering::{Gathering, Gatherings, Progress};
 pub(crate) use parts::Origin;
 use parts::{Answer, Parts, fetch, list_offsets, produce};
-use scatter::Owners;
-use session::Sessions;
+use scatter::{Cut, Owners};
+use session::{Plan, Sessions};
 use table::{Row, Server};
 
 /// The partitions of this shard, on which parts of requests wait.
 pub(crate) type Partitions = partitions::Partitions<Origin>;
+
+/// Requests of clients and parts of them that wait at one shard at most, ten of each of as many connections as a node takes by
+/// default.
+const WAITING_MAX: usize = 100_000;
 
 /// Uncommitted and committed reads, which are the same while there are no transactions.
 const ISOLATION_LEVELS: std::ops::RangeInclusive<i8> = 0..=1;
@@ -81,13 +85,14 @@ impl Requests {
 
     /// Takes a request of a connection.
     pub fn on_request(&mut self, partitions: &mut Partitions, asked: Asked, out: &mut Outputs) {
-        let Caller { client, id, version } = asked.caller;
+        let Caller { client, id, version, .. } = asked.caller;
         let Row { server, elements, asks_about_cluster, all_topics } =
             table::row(&asked.request, version);
         if elements > partitions.config().replication.partitions_max as usize {
             return close(client, id, "a request names too much", out);
         }
-        if self.gatherings.is_full() && server == Server::Owners {
+        let waiting = self.gatherings.len() + self.parts.len();
+        if waiting >= WAITING_MAX && server == Server::Owners {
             return close(client, id, "too many requests wait", out);
         }
         if asks_about_cluster && self.early.must_wait(partitions) {
@@ -123,11 +128,11 @@ impl Requests {
                     return out.reply(caller.client, caller.id, Response::ListOffsets(refused));
                 }
                 let cut = Owners::new(partitions).list_offsets(request);
-                self.scatter(partitions, caller, Whole::ListOffsets, cut, out);
+                self.serve(partitions, caller, Plan::Sessionless, cut, out);
             }
             Request::OffsetForLeaderEpoch(request) => {
                 let cut = Owners::new(partitions).leader_epochs(request);
-                self.scatter(partitions, caller, Whole::OffsetForLeaderEpoch, cut, out);
+                self.serve(partitions, caller, Plan::Sessionless, cut, out);
             }
             other => unreachable!("{:?} has no partitions", other.api_key()),
         }
@@ -140,7 +145,7 @@ impl Requests {
         request: ProduceRequest,
         out: &mut Outputs,
     ) {
-        let Caller { client, id, version } = caller;
+        let Caller { client, id, version, .. } = caller;
         let acks = request.acks;
         if let Some(refused) = produce::refuse_unframed(&request) {
             return match acks {
@@ -149,7 +154,8 @@ impl Requests {
             };
         }
         let cut = Owners::new(partitions).produce(version, request);
-        self.scatter(partitions, caller, Whole::Produce { acks }, cut, out);
+        let caller = Caller { silent: acks == 0, ..caller };
+        self.serve(partitions, caller, Plan::Sessionless, cut, out);
     }
 
     fn on_fetch(
@@ -159,7 +165,7 @@ impl Requests {
         mut request: FetchRequest,
         out: &mut Outputs,
     ) {
-        let Caller { client, id, version } = caller;
+        let Caller { client, id, version, .. } = caller;
         let by_id = version >= session::TOPIC_ID_VERSION;
         let levels = ISOLATION_LEVELS.contains(&request.isolation_level);
         let strange = (!levels).then(|| (request.session_id, request.topics.clone()));
@@ -173,7 +179,7 @@ impl Requests {
                     return out.reply(client, id, Response::Fetch(refused));
                 }
                 let cut = Owners::new(partitions).fetch(by_id, request);
-                self.scatter(partitions, caller, Whole::Fetch(plan), cut, out);
+                self.serve(partitions, caller, plan, cut, out);
             }
             Err(error_code) => {
                 let response = FetchResponse { error_code, ..FetchResponse::default() };
@@ -182,50 +188,65 @@ impl Requests {
         }
     }
 
-    /// Sends each part to its owner and waits for the answers. There is at least one part.
-    fn scatter(
+    /// Has a request served: here, where all of it is this shard's, as any part is; else each part by its owner, and its answer
+    /// put together from theirs.
+    fn serve(
         &mut self,
         partitions: &mut Partitions,
         caller: Caller,
-        whole: Whole,
-        cut: BTreeMap<u16, Request>,
+        plan: Plan,
+        cut: Cut,
         out: &mut Outputs,
     ) {
-        let version = caller.version;
-        let numbered = self.gatherings.begin(caller, whole, cut);
-        let (own, others): (Vec<_>, Vec<_>) =
-            numbered.into_iter().partition(|(_, shard, _)| *shard == partitions.index());
-        for (part, shard, request) in others {
-            out.local(Place::Shard(shard), LocalMessage::Scatter { part, version, request });
-        }
+        let own = partitions.index();
+        let (request, plan) = match cut {
+            Cut::Own(request) => (Some(request), plan),
+            Cut::Parts(parts) => {
+                let owners = parts.iter().map(|(shard, _)| *shard).collect();
+                self.gatherings.begin(caller, plan, owners);
+                let mut of_own = None;
+                for (shard, request) in parts {
+                    if shard == own {
+                        of_own = Some(request);
+                    } else {
+                        out.local(Place::Shard(shard), LocalMessage::Scatter { caller, request });
+                    }
+                }
+                (of_own, Plan::Sessionless)
+            }
+        };
         // Last, since its answer may already have something to say about the others.
-        for (part, shard, request) in own {
-            self.on_part(partitions, Origin { shard, part }, version, request, out);
+        if let Some(request) = request {
+            self.parts.serve(partitions, Origin { shard: own, caller }, plan, request, out);
+            self.give_answers(partitions, out);
         }
     }
 
-    /// Serves the part of a request that concerns this shard's partitions.
+    /// Serves the part of another shard's request that concerns this shard's partitions.
     pub fn on_part(
         &mut self,
         partitions: &mut Partitions,
         origin: Origin,
-        version: i16,
         request: Request,
         out: &mut Outputs,
     ) {
-        self.parts.serve(partitions, origin, version, request, out);
+        self.parts.serve(partitions, origin, Plan::Sessionless, request, out);
         self.give_answers(partitions, out);
     }
 
-    /// Takes another shard's answer to a part.
+    /// Takes another shard's answer to its part of a request.
     pub fn on_answer(
         &mut self,
         partitions: &mut Partitions,
-        part: u64,
+        Origin { shard, caller }: Origin,
         response: Option<Response>,
         out: &mut Outputs,
     ) {
-        self.gather(partitions, part, response, out);
+        match self.gatherings.answer(caller, shard, response) {
+            // Its client has gone.
+            Progress::Whole(_) => {}
+            progress => self.gather(partitions, caller, progress, out),
+        }
         self.give_answers(partitions, out);
     }
 
@@ -255,14 +276,12 @@ impl Requests {
 
     /// Drops what waits for a connection that is gone.
     pub fn on_hangup(&mut self, partitions: &mut Partitions, client: ClientId, out: &mut Outputs) {
+        let own = partitions.index();
         self.early.forget(client);
-        for gone in self.gatherings.remove_of(client) {
-            for (part, shard) in gone.open {
-                if shard == partitions.index() {
-                    self.parts.abandon(partitions, Origin { shard, part });
-                } else {
-                    out.local(Place::Shard(shard), LocalMessage::Abandon { part });
-                }
+        self.parts.abandon_all(partitions, Origin { shard: own, caller: Caller::first(client) });
+        for (caller, gone) in self.gatherings.remove_of(client) {
+            for shard in gone.open.into_iter().filter(|shard| *shard != own) {
+                out.local(Place::Shard(shard), LocalMessage::Abandon { caller });
             }
         }
     }
@@ -301,69 +320,70 @@ impl Requests {
         self.parts.check_invariants(partitions);
     }
 
-    /// Gives the answers to parts to the shards of their connections.
+    /// Gives answers to the clients, or to the shards of their connections.
     fn give_answers(&mut self, partitions: &mut Partitions, out: &mut Outputs) {
-        while let Some(Answer { origin: Origin { shard, part }, response }) =
+        let own = partitions.index();
+        while let Some(Answer { origin: Origin { shard, caller }, plan, response }) =
             self.parts.pop_answer()
         {
-            if shard == partitions.index() {
-                self.gather(partitions, part, response, out);
-            } else {
-                out.local(Place::Shard(shard), LocalMessage::Gather { part, response });
+            if shard != own {
+                out.local(Place::Shard(shard), LocalMessage::Gather { caller, response });
+                continue;
+            }
+            match self.gatherings.answer(caller, own, response) {
+                Progress::Whole(response) => self.answer(partitions, caller, plan, response, out),
+                progress => self.gather(partitions, caller, progress, out),
             }
         }
     }
 
-    /// Takes the answer to a part; the last one makes the answer to the client.
+    /// Goes on with a request whose parts are answered one by one; the last of them makes the answer to the client.
     fn gather(
         &mut self,
         partitions: &mut Partitions,
-        part: u64,
-        response: Option<Response>,
+        caller: Caller,
+        progress: Progress,
         out: &mut Outputs,
     ) {
-        match self.gatherings.answer(part, response) {
-            Progress::None => {}
+        match progress {
+            Progress::Whole(_) | Progress::Waits => {}
             Progress::Hasten(open) => {
-                for (part, shard) in open {
+                for shard in open {
                     if shard == partitions.index() {
-                        self.parts.hasten(partitions, Origin { shard, part }, out);
+                        self.parts.hasten(partitions, Origin { shard, caller }, out);
                     } else {
-                        out.local(Place::Shard(shard), LocalMessage::Hasten { part });
+                        out.local(Place::Shard(shard), LocalMessage::Hasten { caller });
                     }
                 }
             }
-            Progress::Done(number) => {
-                let done = self.gatherings.remove(number).expect("just answered");
-                self.complete(partitions, done, out);
+            Progress::Done(Gathering { plan, answers, .. }) => {
+                self.answer(partitions, caller, plan, answers, out)
             }
         }
     }
 
-    fn complete(&mut self, partitions: &Partitions, done: Gathering, out: &mut Outputs) {
-        let Gathering { caller: Caller { client, id, version }, whole, answers, .. } = done;
-        let response = match whole {
+    /// Answers a client with what became of all parts of its request, or of the whole.
+    fn answer(
+        &mut self,
+        partitions: &Partitions,
+        Caller { client, id, version, silent }: Caller,
+        plan: Plan,
+        answers: impl IntoIterator<Item = Response>,
+        out: &mut Outputs,
+    ) {
+        let mut response = gathering::put_together(answers);
+        match &mut response {
             // What failed can only be told by closing.
-            Whole::Produce { acks: 0 } if answers.is_empty() => return out.reply(client, id, None),
-            Whole::Produce { acks: 0 } => {
-                return close(client, id, "a produce with acks=0 failed", out);
+            Some(_) if silent => return close(client, id, "a produce with acks=0 failed", out),
+            Some(Response::Produce(response)) => {
+                leaders::name_produce(partitions.image(), version, response);
             }
-            Whole::Produce { .. } => {
-                let mut merged = gathering::merge_produce(answers);
-                leaders::name_produce(partitions.image(), version, &mut merged);
-                Response::Produce(merged)
+            Some(Response::Fetch(response)) => {
+                *response = self.sessions.conclude(plan, std::mem::take(response));
+                leaders::name_fetch(partitions.image(), version, response);
             }
-            Whole::Fetch(plan) => {
-                let merged = gathering::merge_fetch(answers);
-                let mut response = self.sessions.conclude(plan, merged);
-                leaders::name_fetch(partitions.image(), version, &mut response);
-                Response::Fetch(response)
-            }
-            Whole::ListOffsets => Response::ListOffsets(gathering::merge_list_offsets(answers)),
-            Whole::OffsetForLeaderEpoch => {
-                Response::OffsetForLeaderEpoch(gathering::merge_leader_epochs(answers))
-            }
-        };
+            Some(_) | None => {}
+        }
         out.reply(client, id, response);
     }
 }

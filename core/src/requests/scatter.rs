@@ -5,6 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use milena_wire::messages::fetch::{FetchPartition, FetchTopic};
+use milena_wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
+use milena_wire::messages::offset_for_leader_epoch::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
+use milena_wire::messages::produce::{PartitionProduceData, TopicProduceData};
 use milena_wire::messages::{
     FetchRequest, ListOffsetsRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
@@ -15,12 +21,29 @@ use super::parts::produce;
 use crate::image::Image;
 use crate::{LogId, TopicId};
 
+/// What becomes of a request.
+pub(super) enum Cut {
+    /// When all of it is this shard's: it is the request as it came.
+    Own(Request),
+    /// When others own of it: each owner's part. There is at least one.
+    Parts(Vec<(u16, Request)>),
+}
+
 /// Who owns which partition.
 pub(super) struct Owners<'a> {
     image: &'a Image,
     shards: u16,
     /// The shard that cuts.
     own: u16,
+}
+
+/// A topic as a request names it with some of its partitions.
+trait Topic: Clone {
+    type Partition;
+    /// Its name and its identity, one of which the request gives.
+    fn key(&self) -> (&str, Uuid);
+    fn indexes(&self) -> impl ExactSizeIterator<Item = i32>;
+    fn partitions(&mut self) -> &mut Vec<Self::Partition>;
 }
 
 impl Owners<'_> {
@@ -30,107 +53,170 @@ impl Owners<'_> {
         Owners { image, shards, own: partitions.index() }
     }
 
-    /// The shard that answers for a partition: its owner, or this one for what is not known here.
-    fn owner(&self, name: &str, topic_id: Uuid, by_id: bool, partition: i32) -> u16 {
-        let topic =
-            if by_id { Some(TopicId(topic_id.0)) } else { self.image.names.get(name).copied() };
-        match topic {
-            Some(topic) if self.image.topics.contains_key(&topic) => {
-                LogId { topic, partition }.shard(self.shards)
+    /// The shard that answers for each partition of a topic: its owner, or this one for what is not known here, and for a topic
+    /// without partitions.
+    fn of<T: Topic>(&self, topic: &T, by_id: bool) -> impl Iterator<Item = u16> {
+        let (name, id) = topic.key();
+        let named = if by_id { Some(TopicId(id.0)) } else { self.image.names.get(name).copied() };
+        let known = named.filter(|topic| self.image.topics.contains_key(topic));
+        let indexes = topic.indexes();
+        let none = (indexes.len() == 0).then_some(self.own);
+        let owners = indexes.map(move |partition| match known {
+            Some(topic) => LogId { topic, partition }.shard(self.shards),
+            None => self.own,
+        });
+        owners.chain(none)
+    }
+
+    /// Cuts a request that names these topics; `with` puts some of them into a copy of it.
+    fn cut<R: Clone, T: Topic>(
+        &self,
+        request: R,
+        topics: Vec<T>,
+        by_id: bool,
+        with: fn(R, Vec<T>) -> Request,
+    ) -> Cut {
+        let sole = {
+            let mut owners = topics.iter().flat_map(|topic| self.of(topic, by_id));
+            let first = owners.next().unwrap_or(self.own);
+            owners.all(|owner| owner == first).then_some(first)
+        };
+        match sole {
+            Some(owner) if owner == self.own => Cut::Own(with(request, topics)),
+            Some(owner) => Cut::Parts(vec![(owner, with(request, topics))]),
+            None => {
+                let parts = self.by_owner(topics, by_id).into_iter();
+                let parts = parts.map(|(owner, topics)| (owner, with(request.clone(), topics)));
+                Cut::Parts(parts.collect())
             }
-            _ => self.own,
         }
     }
 
-    /// Cuts topics by the owners of their partitions, keeping their order; one without partitions stays here. There is at
-    /// least one part.
-    fn cut<T: Clone, P>(
-        &self,
-        topics: Vec<T>,
-        partitions: impl Fn(&mut T) -> &mut Vec<P>,
-        owner: impl Fn(&T, &P) -> u16,
-    ) -> BTreeMap<u16, Vec<T>> {
+    /// Cuts topics by the owners of their partitions, keeping their order; one without partitions stays here.
+    fn by_owner<T: Topic>(&self, topics: Vec<T>, by_id: bool) -> BTreeMap<u16, Vec<T>> {
         let mut parts: BTreeMap<u16, Vec<T>> = BTreeMap::new();
         for mut topic in topics {
             let mut by_owner: BTreeMap<u16, T> = BTreeMap::new();
-            let all = std::mem::take(partitions(&mut topic));
+            let owners: Vec<u16> = self.of(&topic, by_id).collect();
+            let all = std::mem::take(topic.partitions());
             if all.is_empty() {
                 by_owner.insert(self.own, topic.clone());
             }
-            for partition in all {
-                let part = by_owner.entry(owner(&topic, &partition));
-                partitions(part.or_insert_with(|| topic.clone())).push(partition);
+            for (owner, partition) in owners.into_iter().zip(all) {
+                let part = by_owner.entry(owner).or_insert_with(|| topic.clone());
+                part.partitions().push(partition);
             }
             for (shard, topic) in by_owner {
                 parts.entry(shard).or_default().push(topic);
             }
         }
-        if parts.is_empty() {
-            parts.insert(self.own, Vec::new());
-        }
         parts
     }
 
-    pub fn produce(&self, version: i16, mut request: ProduceRequest) -> BTreeMap<u16, Request> {
+    pub fn produce(&self, version: i16, mut request: ProduceRequest) -> Cut {
         let by_id = version >= produce::TOPIC_ID_VERSION;
         let mut topics = std::mem::take(&mut request.topic_data);
         topics.retain(|topic| !topic.partition_data.is_empty());
-        self.cut(
-            topics,
-            |t| &mut t.partition_data,
-            |t, p| self.owner(&t.name, t.topic_id, by_id, p.index),
-        )
-        .into_iter()
-        .map(|(shard, topic_data)| (shard, ProduceRequest { topic_data, ..request.clone() }.into()))
-        .collect()
-    }
-
-    pub fn fetch(&self, by_id: bool, mut request: FetchRequest) -> BTreeMap<u16, Request> {
-        let mut topics = std::mem::take(&mut request.topics);
-        topics.retain(|topic| !topic.partitions.is_empty());
-        let parts = self.cut(
-            topics,
-            |t| &mut t.partitions,
-            |t, p| self.owner(&t.topic, t.topic_id, by_id, p.partition),
-        );
-        // The limits are the whole answer's. Each part gives at least one batch of its own, and waits for its share only, so
-        // that together they never wait where one shard would not.
-        let count = i32::try_from(parts.len()).unwrap_or(i32::MAX);
-        request.max_bytes = (request.max_bytes / count).max(request.max_bytes.min(1));
-        request.min_bytes = (request.min_bytes / count).max(request.min_bytes.min(1));
-        parts
-            .into_iter()
-            .map(|(shard, topics)| (shard, FetchRequest { topics, ..request.clone() }.into()))
-            .collect()
-    }
-
-    pub fn list_offsets(&self, mut request: ListOffsetsRequest) -> BTreeMap<u16, Request> {
-        let mut topics = std::mem::take(&mut request.topics);
-        topics.retain(|topic| !topic.partitions.is_empty());
-        self.cut(
-            topics,
-            |t| &mut t.partitions,
-            |t, p| self.owner(&t.name, Uuid::ZERO, false, p.partition_index),
-        )
-        .into_iter()
-        .map(|(shard, topics)| (shard, ListOffsetsRequest { topics, ..request.clone() }.into()))
-        .collect()
-    }
-
-    pub fn leader_epochs(
-        &self,
-        mut request: OffsetForLeaderEpochRequest,
-    ) -> BTreeMap<u16, Request> {
-        let topics = std::mem::take(&mut request.topics);
-        self.cut(
-            topics,
-            |t| &mut t.partitions,
-            |t, p| self.owner(&t.topic, Uuid::ZERO, false, p.partition),
-        )
-        .into_iter()
-        .map(|(shard, topics)| {
-            (shard, OffsetForLeaderEpochRequest { topics, ..request.clone() }.into())
+        self.cut(request, topics, by_id, |request, topic_data| {
+            ProduceRequest { topic_data, ..request }.into()
         })
-        .collect()
+    }
+
+    pub fn fetch(&self, by_id: bool, mut request: FetchRequest) -> Cut {
+        let mut topics = std::mem::take(&mut request.topics);
+        topics.retain(|topic| !topic.partitions.is_empty());
+        let mut cut = self.cut(request, topics, by_id, |request, topics| {
+            FetchRequest { topics, ..request }.into()
+        });
+        if let Cut::Parts(parts) = &mut cut {
+            // The limits are the whole answer's. Each part gives at least one batch of its own, and waits for its share only, so
+            // that together they never wait where one shard would not.
+            let count = i32::try_from(parts.len()).unwrap_or(i32::MAX);
+            for (_, part) in parts {
+                let Request::Fetch(part) = part else { continue };
+                part.max_bytes = (part.max_bytes / count).max(part.max_bytes.min(1));
+                part.min_bytes = (part.min_bytes / count).max(part.min_bytes.min(1));
+            }
+        }
+        cut
+    }
+
+    pub fn list_offsets(&self, mut request: ListOffsetsRequest) -> Cut {
+        let mut topics = std::mem::take(&mut request.topics);
+        topics.retain(|topic| !topic.partitions.is_empty());
+        self.cut(request, topics, false, |request, topics| {
+            ListOffsetsRequest { topics, ..request }.into()
+        })
+    }
+
+    pub fn leader_epochs(&self, mut request: OffsetForLeaderEpochRequest) -> Cut {
+        let topics = std::mem::take(&mut request.topics);
+        self.cut(request, topics, false, |request, topics| {
+            OffsetForLeaderEpochRequest { topics, ..request }.into()
+        })
+    }
+}
+
+impl Topic for TopicProduceData {
+    type Partition = PartitionProduceData;
+
+    fn key(&self) -> (&str, Uuid) {
+        (&self.name, self.topic_id)
+    }
+
+    fn indexes(&self) -> impl ExactSizeIterator<Item = i32> {
+        self.partition_data.iter().map(|partition| partition.index)
+    }
+
+    fn partitions(&mut self) -> &mut Vec<PartitionProduceData> {
+        &mut self.partition_data
+    }
+}
+
+impl Topic for FetchTopic {
+    type Partition = FetchPartition;
+
+    fn key(&self) -> (&str, Uuid) {
+        (&self.topic, self.topic_id)
+    }
+
+    fn indexes(&self) -> impl ExactSizeIterator<Item = i32> {
+        self.partitions.iter().map(|partition| partition.partition)
+    }
+
+    fn partitions(&mut self) -> &mut Vec<FetchPartition> {
+        &mut self.partitions
+    }
+}
+
+impl Topic for ListOffsetsTopic {
+    type Partition = ListOffsetsPartition;
+
+    fn key(&self) -> (&str, Uuid) {
+        (&self.name, Uuid::ZERO)
+    }
+
+    fn indexes(&self) -> impl ExactSizeIterator<Item = i32> {
+        self.partitions.iter().map(|partition| partition.partition_index)
+    }
+
+    fn partitions(&mut self) -> &mut Vec<ListOffsetsPartition> {
+        &mut self.partitions
+    }
+}
+
+impl Topic for OffsetForLeaderTopic {
+    type Partition = OffsetForLeaderPartition;
+
+    fn key(&self) -> (&str, Uuid) {
+        (&self.topic, Uuid::ZERO)
+    }
+
+    fn indexes(&self) -> impl ExactSizeIterator<Item = i32> {
+        self.partitions.iter().map(|partition| partition.partition)
+    }
+
+    fn partitions(&mut self) -> &mut Vec<OffsetForLeaderPartition> {
+        &mut self.partitions
     }
 }

@@ -12,14 +12,14 @@ use milena_wire::messages::fetch::{
     PartitionData,
 };
 use milena_wire::messages::{FetchRequest, FetchResponse};
-use milena_wire::{ErrorCode, Records, Response, Uuid};
+use milena_wire::{ErrorCode, Records};
 
-use super::{Origin, Part, Parts};
+use super::{Answer, Origin, Part, Parts};
 use crate::partitions::{Reading, Standing};
 use crate::replica::batches;
 use crate::requests::Partitions;
 use crate::requests::named::locate;
-use crate::requests::session;
+use crate::requests::session::{self, Plan};
 use crate::storage::ReadError;
 use crate::trace::{Event, Mark};
 use crate::{Instant, LogId, Offset, Outputs, Timer};
@@ -34,14 +34,16 @@ const READS_AGAIN_MAX: u32 = 3;
 /// A fetch part that reads or waits.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    version: i16,
+    /// What is to be done with the answer.
+    plan: Plan,
     min_bytes: usize,
     max_bytes: usize,
     read_committed: bool,
     /// When it is answered with what there is.
     at: Instant,
     hastened: bool,
-    topics: Vec<(String, Uuid)>,
+    /// The answer's topics, still without their partitions.
+    topics: Vec<FetchableTopicResponse>,
     items: Vec<Item>,
     /// The partition that is next to be read.
     place: usize,
@@ -95,22 +97,23 @@ impl Parts {
         &mut self,
         partitions: &mut Partitions,
         origin: Origin,
-        version: i16,
+        plan: Plan,
         request: FetchRequest,
         out: &mut Outputs,
     ) {
-        let by_id = version >= session::TOPIC_ID_VERSION;
+        let by_id = origin.caller.version >= session::TOPIC_ID_VERSION;
         let image = partitions.image();
-        let (mut topics, mut items) = (Vec::new(), Vec::new());
+        let count = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+        let mut topics = Vec::with_capacity(request.topics.len());
+        let mut items = Vec::with_capacity(count);
         let mut named = BTreeSet::new();
         // A negative limit is that of the first partition, and leaves nothing for the others.
         let mut limit = Some(request.max_bytes);
-        for topic in request.topics {
-            for mut asked in topic.partitions {
-                let (name, id) = (&topic.topic, topic.topic_id);
-                let log = locate(image, name, id, by_id, asked.partition);
+        for FetchTopic { topic, topic_id, partitions } in request.topics {
+            for mut asked in partitions {
+                let log = locate(image, &topic, topic_id, by_id, asked.partition);
                 // Named again, it is answered once, as it was named first.
-                if log.is_ok_and(|log| !named.insert(log)) {
+                if count > 1 && log.is_ok_and(|log| !named.insert(log)) {
                     continue;
                 }
                 if log.is_ok()
@@ -131,12 +134,12 @@ impl Parts {
                     promised: 0,
                 });
             }
-            topics.push((topic.topic, topic.topic_id));
+            topics.push(FetchableTopicResponse { topic, topic_id, partitions: Vec::new() });
         }
         let most = partitions.config().replication.fetch_bytes_max as usize;
         let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0);
         let waiting = Waiting {
-            version,
+            plan,
             min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
             max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(most),
             read_committed: request.isolation_level == 1,
@@ -369,11 +372,8 @@ impl Parts {
         out: &mut Outputs,
     ) {
         self.drop_fetch(partitions, origin, &waiting);
-        let version = waiting.version;
-        let mut response = FetchResponse::default();
-        response.responses.extend(waiting.topics.into_iter().map(|(topic, topic_id)| {
-            FetchableTopicResponse { topic, topic_id, partitions: Vec::new() }
-        }));
+        let version = origin.caller.version;
+        let mut responses = waiting.topics;
         for item in waiting.items {
             let mut data = PartitionData {
                 partition_index: item.asked.partition,
@@ -422,9 +422,10 @@ impl Parts {
                     };
                 }
             }
-            response.responses[item.topic].partitions.push(data);
+            responses[item.topic].partitions.push(data);
         }
-        self.answer(origin, Some(Response::Fetch(response)));
+        let response = FetchResponse { responses, ..FetchResponse::default() }.into();
+        self.answers.push_back(Answer { origin, plan: waiting.plan, response: Some(response) });
     }
 }
 

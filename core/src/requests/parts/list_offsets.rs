@@ -49,7 +49,6 @@ const SEARCHES_MAX: usize = 8;
 /// A part that waits for lookups or for its leaders to know what is committed.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    version: i16,
     at: Instant,
     topics: Vec<String>,
     items: Vec<Item>,
@@ -84,10 +83,10 @@ impl Parts {
         &mut self,
         partitions: &mut Partitions,
         origin: Origin,
-        version: i16,
         request: ListOffsetsRequest,
         out: &mut Outputs,
     ) {
+        let version = origin.caller.version;
         let wait_ms = match u64::try_from(request.timeout_ms) {
             Ok(wait_ms) if version >= TIMEOUT_VERSION => wait_ms.min(WAIT_MS_MAX),
             Ok(_) | Err(_) => WAIT_MS,
@@ -114,7 +113,7 @@ impl Parts {
         self.attempt_list(
             partitions,
             origin,
-            Waiting { version, at, topics, items, place: 0, searching: 0 },
+            Waiting { at, topics, items, place: 0, searching: 0 },
             out,
         );
     }
@@ -205,7 +204,7 @@ impl Parts {
 
     fn conclude_list(&mut self, partitions: &mut Partitions, origin: Origin, mut waiting: Waiting) {
         if waiting.at <= partitions.now().mono {
-            let code = if waiting.version >= NOT_AVAILABLE_VERSION {
+            let code = if origin.caller.version >= NOT_AVAILABLE_VERSION {
                 ErrorCode::OFFSET_NOT_AVAILABLE
             } else {
                 ErrorCode::LEADER_NOT_AVAILABLE

@@ -12,26 +12,28 @@ use std::collections::{BTreeMap, VecDeque};
 use milena_wire::messages::ProduceRequest;
 use milena_wire::{Request, Response};
 
+use crate::local::Caller;
 use crate::partitions::News;
 use crate::requests::Partitions;
+use crate::requests::session::Plan;
 use crate::timers::Timers;
 use crate::{Instant, Outputs, Timer};
 use produce::Stalled;
 
-/// Who asked for a part: a shard of this node, by its own number.
+/// Who asked for a part.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Origin {
     /// The shard of the connection.
     pub shard: u16,
-    /// Number of the part, drawn there.
-    pub part: u64,
+    /// Whose request it is there.
+    pub caller: Caller,
 }
 
 /// A part of a request that is not answered yet.
 #[derive(Debug)]
 enum Part {
     /// When a produce waits for room.
-    Stalled { version: i16, request: ProduceRequest, at: Instant },
+    Stalled { request: ProduceRequest, at: Instant },
     /// When a produce waits to be confirmed.
     Produce(produce::Waiting),
     /// When a fetch reads or waits.
@@ -44,6 +46,8 @@ enum Part {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub origin: Origin,
+    /// What is to be done with it, where it is the whole answer to a fetch.
+    pub plan: Plan,
     pub response: Option<Response>,
 }
 
@@ -57,22 +61,20 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Serves the part of a request that concerns this shard's partitions.
+    /// Serves the part of a request that concerns this shard's partitions. A fetch is answered with its plan.
     pub fn serve(
         &mut self,
         partitions: &mut Partitions,
         origin: Origin,
-        version: i16,
+        plan: Plan,
         request: Request,
         out: &mut Outputs,
     ) {
         match request {
-            Request::Produce(request) => {
-                self.serve_produce(partitions, origin, version, request, out)
-            }
-            Request::Fetch(request) => self.serve_fetch(partitions, origin, version, request, out),
+            Request::Produce(request) => self.serve_produce(partitions, origin, request, out),
+            Request::Fetch(request) => self.serve_fetch(partitions, origin, plan, request, out),
             Request::ListOffsets(request) => {
-                self.serve_list_offsets(partitions, origin, version, request, out)
+                self.serve_list_offsets(partitions, origin, request, out)
             }
             Request::OffsetForLeaderEpoch(request) => {
                 self.serve_leader_epochs(partitions, origin, request)
@@ -87,7 +89,20 @@ impl Parts {
     }
 
     fn answer(&mut self, origin: Origin, response: Option<Response>) {
-        self.answers.push_back(Answer { origin, response });
+        self.answers.push_back(Answer { origin, plan: Plan::Sessionless, response });
+    }
+
+    /// How many are not answered yet.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Drops all parts of a connection, of which this is the first that there could be.
+    pub fn abandon_all(&mut self, partitions: &mut Partitions, first: Origin) {
+        let later = self.waiting.range(first..).map(|(origin, _)| *origin);
+        let of = |origin: &Origin| (origin.shard, origin.caller.client);
+        let all: Vec<Origin> = later.take_while(|origin| of(origin) == of(&first)).collect();
+        all.into_iter().for_each(|origin| self.abandon(partitions, origin));
     }
 
     /// Drops a part that nobody waits for any more.

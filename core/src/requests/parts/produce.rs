@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use milena_wire::batch::{self, BatchHeader, Compression, DecompressLimit, TimestampType};
 use milena_wire::messages::produce::{
-    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceData,
+    TopicProduceResponse,
 };
 use milena_wire::messages::{ProduceRequest, ProduceResponse};
 use milena_wire::{ErrorCode, Response};
@@ -78,16 +79,15 @@ impl Parts {
         &mut self,
         partitions: &mut Partitions,
         origin: Origin,
-        version: i16,
         request: ProduceRequest,
         out: &mut Outputs,
     ) {
         let wait_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
         let at = partitions.now().mono.after_ms(wait_ms);
         let waits = (partitions.must_wait() || self.has_stalled())
-            && leads_any(partitions, version, &request);
+            && leads_any(partitions, origin.caller.version, &request);
         if !waits {
-            return self.append_part(partitions, origin, version, request, at, out);
+            return self.append_part(partitions, origin, request, at, out);
         }
         let bytes = records_bytes(&request);
         let most = partitions.config().storage.memory_bytes_max / ROOMLESS_SHARE;
@@ -99,7 +99,7 @@ impl Parts {
         out.event(|| Event::Sometimes(Mark::ProduceWaitsForRoom));
         self.stalled.bytes += bytes;
         self.stalled.queue.push_back(origin);
-        self.waiting.insert(origin, Part::Stalled { version, request, at });
+        self.waiting.insert(origin, Part::Stalled { request, at });
         self.timers.set(origin, Some(at), Timer::ProduceWait);
     }
 
@@ -118,12 +118,12 @@ impl Parts {
             return false;
         }
         let Some(origin) = self.stalled.queue.pop_front() else { return false };
-        let Some(Part::Stalled { version, request, at }) = self.waiting.remove(&origin) else {
+        let Some(Part::Stalled { request, at }) = self.waiting.remove(&origin) else {
             panic!("what is in the queue is stalled");
         };
         self.timers.remove(origin);
         self.stalled.bytes -= records_bytes(&request);
-        self.append_part(partitions, origin, version, request, at, out);
+        self.append_part(partitions, origin, request, at, out);
         true
     }
 
@@ -145,23 +145,17 @@ impl Parts {
         &mut self,
         partitions: &mut Partitions,
         origin: Origin,
-        version: i16,
         request: ProduceRequest,
         at: Instant,
         out: &mut Outputs,
     ) {
-        let acks = request.acks;
-        let mut waiting =
-            Waiting { acks, response: ProduceResponse::default(), open: BTreeMap::new() };
+        let (acks, version) = (request.acks, origin.caller.version);
+        let mut responses = Vec::with_capacity(request.topic_data.len());
+        let mut open = BTreeMap::new();
         let mut failed = false;
-        for topic in request.topic_data {
-            let place = waiting.response.responses.len();
-            waiting.response.responses.push(TopicProduceResponse {
-                name: topic.name.clone(),
-                topic_id: topic.topic_id,
-                partition_responses: Vec::with_capacity(topic.partition_data.len()),
-            });
-            for data in topic.partition_data {
+        for TopicProduceData { name, topic_id, partition_data, .. } in request.topic_data {
+            let mut partition_responses = Vec::with_capacity(partition_data.len());
+            for data in partition_data {
                 let index = data.index;
                 let mut answer = PartitionProduceResponse {
                     index,
@@ -169,10 +163,10 @@ impl Parts {
                     ..PartitionProduceResponse::default()
                 };
                 let by_id = version >= TOPIC_ID_VERSION;
-                let outcome = locate(partitions.image(), &topic.name, topic.topic_id, by_id, index)
+                let outcome = locate(partitions.image(), &name, topic_id, by_id, index)
                     .map_err(Refusal::from)
                     .and_then(|log| {
-                        if waiting.open.contains_key(&log) {
+                        if open.contains_key(&log) {
                             let why = "a partition is named twice in one request";
                             return Err(Refusal::new(ErrorCode::INVALID_REQUEST, why));
                         }
@@ -181,9 +175,8 @@ impl Parts {
                     });
                 match outcome {
                     Ok((log, epoch, base, next)) if acks != 0 => {
-                        let partition = waiting.response.responses[place].partition_responses.len();
-                        let written = Written { topic: place, partition, epoch, base, next };
-                        waiting.open.insert(log, written);
+                        let (topic, partition) = (responses.len(), partition_responses.len());
+                        open.insert(log, Written { topic, partition, epoch, base, next });
                         partitions.wait(log, next, epoch, safety(acks), origin);
                     }
                     Ok(_) => {}
@@ -192,14 +185,16 @@ impl Parts {
                         refusal.fill(&mut answer);
                     }
                 }
-                waiting.response.responses[place].partition_responses.push(answer);
+                partition_responses.push(answer);
             }
+            responses.push(TopicProduceResponse { name, topic_id, partition_responses });
         }
-        if waiting.open.is_empty() {
-            let response = (acks != 0 || failed).then_some(Response::Produce(waiting.response));
+        let response = ProduceResponse { responses, ..ProduceResponse::default() };
+        if open.is_empty() {
+            let response = (acks != 0 || failed).then_some(Response::Produce(response));
             return self.answer(origin, response);
         }
-        self.waiting.insert(origin, Part::Produce(waiting));
+        self.waiting.insert(origin, Part::Produce(Waiting { acks, response, open }));
         self.timers.set(origin, Some(at), Timer::ProduceWait);
     }
 
