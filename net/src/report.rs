@@ -7,7 +7,7 @@ use milena_core::image::Image;
 use milena_core::metadata::MetadataView;
 use milena_core::replica::PartitionView;
 use milena_core::storage::StoreView;
-use milena_core::{BrokerEpoch, Epoch, LogId, NodeId, Offset, View};
+use milena_core::{BrokerEpoch, Epoch, LogId, NodeId, Offset, Place, View};
 
 use crate::metrics::Traffic;
 use crate::runtime::oneshot;
@@ -55,6 +55,14 @@ pub enum Ask {
     Report(oneshot::Sender<Report>),
     /// The next of its shard's partitions.
     Partitions(Option<LogId>, oneshot::Sender<Vec<PartitionView>>),
+}
+
+/// The machine of a worker, by its number.
+pub fn place(worker: usize) -> Place {
+    match worker.checked_sub(1) {
+        None => Place::Metadata,
+        Some(shard) => Place::Shard(shard as u16),
+    }
 }
 
 /// Answers what a worker is asked, of what its machine shows and of what it has counted.

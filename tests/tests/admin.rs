@@ -129,7 +129,7 @@ fn a_scrape_moves_with_what_clients_do() -> Result<()> {
     ensure!(after["kafka_server_replicamanager_underreplicatedpartitions"] == 0.0);
     ensure!(after["kafka_server_replicamanager_atminisrpartitioncount"] == 2.0);
     ensure!(after["kafka_controller_kafkacontroller_activecontrollercount"] == 1.0);
-    ensure!(after["milena_worker_up{worker=\"0\"}"] == 1.0);
+    ensure!(after["milena_worker_up{shard=\"0\"}"] == 1.0);
     // What is refused is counted by its error.
     cluster.milena(&["topic", "create", "letters"])?;
     let refused = "kafka_network_requestmetrics_errors_total{request=\"CreateTopics\",error=\"TOPIC_ALREADY_EXISTS\"}";

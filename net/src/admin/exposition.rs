@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use milena_core::NodeId;
 use milena_core::image::Partition;
 use milena_core::replica::{PartitionView, Tally};
 use milena_core::storage::StoreView;
+use milena_core::{NodeId, Place};
 use milena_wire::ErrorCode;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 use crate::files::SyncTimes;
 use crate::kafka::Load;
 use crate::metrics::{ApiTraffic, Histogram, Traffic};
-use crate::report::{MetadataReport, Report};
+use crate::report::{self, MetadataReport, Report};
 
 /// Of the text that [`encode`] gives.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -408,7 +408,11 @@ impl Out<'_> {
     fn workers(&mut self, scrape: &Scrape) -> fmt::Result {
         let help = "Whether this thread answered in time; where not, what it has is missing here";
         let up = scrape.workers.iter().map(|answer| u32::from(answer.is_some()));
-        let values = up.enumerate().map(|(worker, up)| ([("worker", worker)], up));
+        let shard = |worker| match report::place(worker) {
+            Place::Metadata => "metadata".to_string(),
+            Place::Shard(shard) => shard.to_string(),
+        };
+        let values = up.enumerate().map(|(worker, up)| ([("shard", shard(worker))], up));
         self.gauges(("milena_worker_up", help), values)?;
         let labels =
             vec![("node", scrape.node.to_string()), ("version", env!("CARGO_PKG_VERSION").into())];
@@ -589,8 +593,8 @@ mod tests {
             "milena_request_memory_bytes 11",
             "milena_response_memory_bytes{shard=\"0\"} 22",
             "milena_response_memory_bytes_max{shard=\"0\"} 222",
-            "milena_worker_up{worker=\"0\"} 1",
-            "milena_worker_up{worker=\"1\"} 0",
+            "milena_worker_up{shard=\"metadata\"} 1",
+            "milena_worker_up{shard=\"0\"} 0",
             "process_open_fds 20",
         ];
         for line in expected {

@@ -1,14 +1,18 @@
 //! Whether a node is well, and whether it is of use yet: one plain line says what lacks.
 
-use milena_core::NodeId;
+use milena_core::{NodeId, Place};
 
-use crate::report::Report;
+use crate::report::{self, Report};
 
 /// Says which of a node's threads do not answer, if any.
 pub fn silent(reports: &[Option<Report>]) -> Option<String> {
     let numbered = reports.iter().enumerate().filter(|(_, report)| report.is_none());
-    let silent: Vec<String> = numbered.map(|(worker, _)| worker.to_string()).collect();
-    (!silent.is_empty()).then(|| format!("no answer in time from worker {}", silent.join(", ")))
+    let named = numbered.map(|(worker, _)| match report::place(worker) {
+        Place::Metadata => "metadata".to_string(),
+        Place::Shard(shard) => format!("shard {shard}"),
+    });
+    let silent: Vec<String> = named.collect();
+    (!silent.is_empty()).then(|| format!("no answer in time from {}", silent.join(", ")))
 }
 
 /// Says what a node waits for before it is of use, if anything: a broker serves clients, a controller has a quorum.
@@ -126,7 +130,7 @@ mod tests {
         let there = || Some(Report::default());
         assert_eq!(silent(&[there(), there()]), None);
         let two = [None, there(), None];
-        assert_eq!(silent(&two).as_deref(), Some("no answer in time from worker 0, 2"));
+        assert_eq!(silent(&two).as_deref(), Some("no answer in time from metadata, shard 1"));
         assert_eq!(waits_for(NODE, true, &two), silent(&two));
     }
 }
