@@ -87,6 +87,9 @@ pub struct ReplicationConfig {
     pub lag_ms_max: u64,
     /// Unacknowledged pushes are sent again after this long.
     pub push_retry_ms: u64,
+    /// How many replicas of a shard ask one follower where it stands at a time, and how many ask the controller for another
+    /// in-sync set.
+    pub turns_max: usize,
     /// Record bytes of one push.
     pub push_bytes_max: u32,
     /// Record bytes on their way to one follower of one partition.
@@ -182,6 +185,7 @@ impl Default for ReplicationConfig {
         ReplicationConfig {
             lag_ms_max: 10_000,
             push_retry_ms: 300,
+            turns_max: 500,
             push_bytes_max: 4 << 20,
             push_window_bytes: 32 << 20,
             batch_bytes_max: 1_048_588,

@@ -379,6 +379,8 @@ marks! {
         ReplicaShrinkProposed = "replica.shrink_proposed",
         /// When a follower cut a diverged tail.
         ReplicaTruncated = "replica.truncated",
+        /// When a leader stood in line to ask a follower or the controller.
+        ReplicaWaitsForTurn = "replica.waits_for_turn",
         /// When a read found a damaged segment.
         SegmentDamaged = "segment.damaged",
         /// When a log began a new segment.

@@ -174,6 +174,8 @@ pub struct CoreSettings {
     pub preferred_leader_ms: u64,
     pub lag_ms_max: u64,
     pub push_retry_ms: u64,
+    #[serde(default = "turns")]
+    pub turns_max: usize,
     pub push_bytes_max: u32,
     pub push_window_bytes: u32,
     pub batch_bytes_max: u32,
@@ -222,6 +224,11 @@ fn shard_unsent() -> usize {
 /// When a fetch session might give way before that was drawn.
 fn evictable() -> u64 {
     ReplicationConfig::default().fetch_session_evictable_ms
+}
+
+/// Turns to ask before they were drawn.
+fn turns() -> usize {
+    ReplicationConfig::default().turns_max
 }
 
 /// A topic.
@@ -728,6 +735,7 @@ impl Setup {
             replication: ReplicationConfig {
                 lag_ms_max: core.lag_ms_max,
                 push_retry_ms: core.push_retry_ms,
+                turns_max: core.turns_max,
                 push_bytes_max: core.push_bytes_max,
                 push_window_bytes: core.push_window_bytes,
                 batch_bytes_max: core.batch_bytes_max,

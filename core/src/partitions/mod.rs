@@ -30,7 +30,7 @@ use milena_wire::ErrorCode;
 use crate::disk::Outcome;
 use crate::image::Image;
 use crate::replica::message::{Push, ReplicaMessage};
-use crate::replica::{Context, Host, PartitionView, Replica, ReplicaView, Unavailable};
+use crate::replica::{Context, Host, PartitionView, Replica, ReplicaView, Turns, Unavailable};
 use crate::storage::{Log, Store, StoreEvent, Superblock, Ticket};
 use crate::timers::Timers;
 use crate::{Config, Epoch, Instant, LogId, NodeId, Now, Offset, OpId, Outputs, Timer};
@@ -91,11 +91,12 @@ impl<W: Copy + Ord> Partitions<W> {
             now: Now::default(),
             orphans: store.logs().into_iter().collect(),
             host: Host {
-                config,
                 incarnation: superblock.incarnation,
                 image: Arc::new(Image::default()),
                 serving: None,
                 store,
+                turns: Turns::new(config.replication.turns_max),
+                config,
                 reads: Vec::new(),
             },
             replicas: BTreeMap::new(),
@@ -334,6 +335,11 @@ impl<W: Copy + Ord> Partitions<W> {
             let due = replica.due(&self.host);
             self.timers.set(Key::Replica(log), due, Timer::Replication);
         }
+        let replica = self.replicas.get(&log);
+        self.host.turns.keep(log, |asked| replica.is_some_and(|replica| replica.waits_for(asked)));
+        while let Some(log) = self.host.turns.pop_granted() {
+            self.touched.insert(log);
+        }
         self.tell_of_safety(log);
         self.tell_of_moves(log);
         true
@@ -355,6 +361,9 @@ impl<W: Copy + Ord> Partitions<W> {
         for replica in self.replicas.values() {
             replica.check_invariants(&self.host.store);
         }
+        self.host.turns.check_invariants(|log, asked| {
+            self.replicas.get(&log).is_some_and(|replica| replica.waits_for(asked))
+        });
         assert!(self.touched.is_empty(), "a step settles what it touches");
         assert!(self.news.is_empty(), "a step tells its news");
     }

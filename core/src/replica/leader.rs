@@ -14,7 +14,7 @@ use milena_wire::batch;
 use super::batches;
 use super::message::{Acknowledge, Answer, Push, ReplicaMessage};
 use super::progress::{Flow, Progress};
-use super::{Context, Host, Replica, Role, epoch_before, watermark};
+use super::{Asked, Context, Host, Replica, Role, epoch_before, watermark};
 use crate::image::Partition;
 use crate::local::{AlterPartition, LocalMessage};
 use crate::storage::{Log, Read, ReadError, Ticket};
@@ -280,10 +280,11 @@ impl Replica {
     pub(super) fn lead_timeout(&mut self, cx: &mut Context) {
         let now = cx.now.mono;
         let Role::Leader(leader) = &mut self.role else { return };
-        for progress in leader.followers.values_mut() {
+        for (node, progress) in &mut leader.followers {
             if progress.deadline.is_some_and(|at| at <= now) {
                 progress.probe(progress.acknowledged.unwrap_or(progress.next));
                 progress.heads_only = true;
+                cx.host.turns.give_back(Asked::Follower(*node), self.log);
             }
         }
         self.pump(cx);
@@ -308,6 +309,15 @@ impl Replica {
             [progress.deadline.filter(|_| progress.reachable), lag, news, asked]
         });
         followers.flatten().chain(leader.propose_at).min()
+    }
+
+    /// Whether it has asked somebody something and waits for the answer.
+    pub fn waits_for(&self, asked: Asked) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        match asked {
+            Asked::Controller => leader.propose_at.is_some(),
+            Asked::Follower(node) => leader.followers.get(&node).is_some_and(Progress::is_probed),
+        }
     }
 
     /// Sends what can be sent to followers, and proposes the in-sync set that now fits.
@@ -351,6 +361,10 @@ impl Replica {
             }
         };
         if !wanted {
+            return false;
+        }
+        if progress.flow == Flow::Probe && !cx.host.turns.take(Asked::Follower(node), self.log) {
+            cx.out.event(|| Event::Sometimes(Mark::ReplicaWaitsForTurn));
             return false;
         }
         if progress.next < log.start() {
@@ -459,6 +473,10 @@ impl Replica {
         let members: Vec<_> =
             wanted.iter().filter_map(|node| cx.host.member(*node, partition)).collect();
         if members.len() != wanted.len() {
+            return;
+        }
+        if !cx.host.turns.take(Asked::Controller, self.log) {
+            cx.out.event(|| Event::Sometimes(Mark::ReplicaWaitsForTurn));
             return;
         }
         if wanted == leader.isr {

@@ -22,6 +22,7 @@ mod follower;
 mod leader;
 pub mod message;
 mod progress;
+mod turns;
 mod view;
 pub mod watermark;
 
@@ -40,6 +41,7 @@ use crate::{
 };
 use follower::Follower;
 use leader::Leader;
+pub use turns::{Asked, Turns};
 pub use view::{PartitionView, ReplicaView, Tally};
 
 /// What the replicas of a shard share.
@@ -54,6 +56,8 @@ pub struct Host {
     pub serving: Option<BrokerEpoch>,
     /// The shard's logs.
     pub store: Store,
+    /// Who of them may ask followers and the controller.
+    pub turns: Turns,
     /// Reads for followers that have begun and are not yet assigned to their replica by the shard.
     pub reads: Vec<(Ticket, LogId, NodeId)>,
 }

@@ -89,6 +89,12 @@ impl Progress {
         self.in_flight_bytes
     }
 
+    /// Whether it has been asked where it stands, or what it is to be asked with is being read.
+    pub fn is_probed(&self) -> bool {
+        let on_its_way = self.deadline.is_some() || self.reading.is_some();
+        self.reachable && self.flow == Flow::Probe && on_its_way
+    }
+
     /// Goes back to probing at an offset, forgetting what is on its way.
     pub fn probe(&mut self, next: Offset) {
         self.flow = Flow::Probe;

@@ -323,6 +323,7 @@ fn core_settings(draw: &mut Stream) -> CoreSettings {
         preferred_leader_ms: draw.between(200, 2_000),
         lag_ms_max: draw.between(150, 1_500),
         push_retry_ms: draw.between(20, 150),
+        turns_max: if draw.chance(333_000) { draw.between(1, 3) as usize } else { 500 },
         push_bytes_max: draw.between(8_192, 16_384) as u32,
         push_window_bytes: draw.between(16_384, 65_536) as u32,
         batch_bytes_max,
