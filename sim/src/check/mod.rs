@@ -161,7 +161,7 @@ pub struct LogTruth {
     pub partition: Option<Partition>,
     /// Its record of each partition epoch that some image has shown.
     pub records: BTreeMap<i32, Partition>,
-    /// Replicas whose disk was lost, or put back to an older image, since they last joined the in-sync set.
+    /// Replicas that were damaged, or whose disk was lost or put back to an older image, since they last joined the in-sync set.
     pub lost: BTreeSet<usize>,
     /// One batch per (epoch, offset), ever, with the epoch of the record before it.
     unique: Map<u64, (u32, Offset, Epoch)>,

@@ -216,10 +216,9 @@ impl Checks {
         let at =
             format!("{} recovers {start}..{end} with last epoch {last_epoch}", self.at(node, log));
         let deleted = self.logs[log].deleted;
-        let replica = self.replica(node, log);
         if damaged {
-            replica.damaged = true;
-            replica.recovering = false;
+            self.is_damaged(node, log);
+            self.replica(node, log).recovering = false;
             self.marks.seen(Seen::RecoveredAsDamaged);
             if !may_be_damaged {
                 return Err(Violation::new(
@@ -229,6 +228,7 @@ impl Checks {
             }
             return Ok(());
         }
+        let replica = self.replica(node, log);
         if log == QUORUM && touched && end == 0 && replica.durable_to > 0 {
             // A damaged metadata log is emptied, and the disk must then take another incarnation.
             *replica = ReplicaLog::default();
@@ -272,7 +272,7 @@ impl Checks {
     pub(super) fn on_damaged(&mut self, node: usize, log: LogId) -> Checked {
         let may_be_damaged = self.may_be_damaged(node, log);
         let log = self.log_index(log);
-        self.replica(node, log).damaged = true;
+        self.is_damaged(node, log);
         self.marks.seen(Seen::DamageFoundByReading);
         if !may_be_damaged {
             return Err(Violation::new(
@@ -281,6 +281,13 @@ impl Checks {
             ));
         }
         Ok(())
+    }
+
+    /// What a node held of one partition cannot be relied on: until it is in sync again it counts as lost, also when it has begun
+    /// anew meanwhile.
+    fn is_damaged(&mut self, node: usize, log: usize) {
+        self.replica(node, log).damaged = true;
+        self.logs[log].lost.insert(node);
     }
 
     /// D3: a log that was acknowledged as durable is among those recovered.
@@ -299,7 +306,7 @@ impl Checks {
             if had_something && self.nodes[node].damage.touches(self.logs[log].id) {
                 // It went with the journal that was damaged, and is said to be damaged as soon as somebody asks for it. One of
                 // which nothing was on the disk yet went with the process, whatever was damaged before it was made.
-                self.replica(node, log).damaged = true;
+                self.is_damaged(node, log);
                 continue;
             }
             if durable && known {
