@@ -294,17 +294,18 @@ impl Replica {
         let Role::Leader(leader) = &self.role else { return None };
         let log = host.store.log(self.log)?;
         let config = &host.config.replication;
+        let proposes = !host.turns.stands(Asked::Controller, self.log);
         let followers = leader.followers.iter().flat_map(|(node, progress)| {
-            let lag = leader
-                .may_shrink(*node)
+            let asks = !host.turns.stands(Asked::Follower(*node), self.log);
+            let lag = (proposes && leader.may_shrink(*node))
                 .then_some(progress.behind)
                 .flatten()
                 .map(|(_, since)| since.after_ms(config.lag_ms_max));
-            let news = (progress.in_step(log)
+            let news = (asks
+                && progress.in_step(log)
                 && progress.told != (self.high_watermark, log.start()))
                 .then(|| progress.sent_at.after_ms(config.push_retry_ms));
-            let asked = progress
-                .owes_answer(leader.exchange)
+            let asked = (asks && progress.owes_answer(leader.exchange))
                 .then(|| progress.sent_at.after_ms(config.push_retry_ms));
             [progress.deadline.filter(|_| progress.reachable), lag, news, asked]
         });

@@ -58,6 +58,11 @@ impl Turns {
         false
     }
 
+    /// Whether a log's leader stands in line: it hears when its turn has come, and needs no deadline until then.
+    pub fn stands(&self, asked: Asked, log: LogId) -> bool {
+        self.lines.get(&asked).is_some_and(|line| line.stands.contains(&log))
+    }
+
     /// Ends a log's turn, if it has one: the next in line gets it.
     pub fn give_back(&mut self, asked: Asked, log: LogId) {
         let Some(line) = self.lines.get_mut(&asked) else { return };
@@ -123,6 +128,7 @@ mod tests {
         assert!(turns.take(one, log(0)), "it has its turn");
         assert!(turns.take(Asked::Controller, log(4)), "of somebody else");
         assert!(!turns.take(one, log(3)), "it stands in line already");
+        assert!(turns.stands(one, log(3)) && !turns.stands(one, log(1)));
 
         turns.give_back(one, log(0));
         assert!(!turns.take(one, log(0)), "others come first");
