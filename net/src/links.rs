@@ -346,7 +346,9 @@ impl Links {
         let mut out = VecDeque::new();
         push_frame(&mut out, self.hello_to(link.node));
         link.queue.borrow_mut().reached = true;
-        let unanswered = Cell::new(0);
+        // Right behind the hello: the first beat asks whether that is accepted.
+        link.say_first(Vec::new());
+        let unanswered = Cell::new(1);
         select! {
             result = link.drain(&mut to, &mut out) => match result {
                 Ok(()) => End::Broken(String::new()),
@@ -546,13 +548,16 @@ impl Link {
         self.wake.notify_one();
     }
 
-    /// Sends beats; done when too many got no answer. A host that has gone without a word would otherwise be noticed by TCP
-    /// after minutes. The first one, right behind the hello, asks whether that is accepted.
+    /// Sends beats after the first; done when too many got no answer. A host that has gone without a word would otherwise be noticed
+    /// by TCP after minutes.
     async fn beat(&self, every: Duration, unanswered: &Cell<usize>) {
-        while unanswered.get() < BEATS_UNANSWERED_MAX {
+        loop {
+            runtime::sleep(every).await;
+            if unanswered.get() >= BEATS_UNANSWERED_MAX {
+                return;
+            }
             unanswered.set(unanswered.get() + 1);
             self.say_first(Vec::new());
-            runtime::sleep(every).await;
         }
     }
 
