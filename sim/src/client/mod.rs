@@ -111,6 +111,8 @@ pub struct Session {
     metadata_pending: Option<u64>,
     metadata_after: Time,
     metadata_wanted: bool,
+    /// The broker whose connection broke last: as real clients do, it asks another one for Metadata.
+    avoided: Option<usize>,
     wakes_at: Option<Time>,
     wishes: Vec<Wish>,
 }
@@ -137,6 +139,7 @@ impl Session {
             metadata_pending: None,
             metadata_after: 0,
             metadata_wanted: true,
+            avoided: None,
             wakes_at: None,
             wishes: Vec::new(),
         }
@@ -174,7 +177,10 @@ impl Session {
             self.wake(self.metadata_after);
             return;
         }
-        let node = self.stream.below(self.nodes as u64) as usize;
+        let avoided = self.avoided.filter(|_| self.nodes > 1);
+        let others = self.nodes - usize::from(avoided.is_some());
+        let drawn = self.stream.below(others as u64) as usize;
+        let node = drawn + usize::from(avoided.is_some_and(|avoided| drawn >= avoided));
         let request = MetadataRequest {
             topics: None,
             allow_auto_topic_creation: false,
@@ -375,6 +381,7 @@ impl Client {
         if let Role::Consumer(consumer) = &mut self.role {
             consumer.forget_session(node);
         }
+        self.session.avoided = Some(node);
         self.session.want_metadata();
         let pause = self.session.backoff();
         self.session.wake(now + pause);
