@@ -279,8 +279,6 @@ macro_rules! marks {
 marks! {
     /// A rare path. A sweep counts how often each was taken, since what was never taken was never tested.
     pub enum Mark {
-        /// When another registration of this broker came into force.
-        BrokerRegistrationLost = "broker.registration_lost",
         /// When others took over what a broker led before it stopped.
         BrokerStoppedInGoodOrder = "broker.stopped_in_good_order",
         /// When a broker stopped before others had taken over.
@@ -355,8 +353,6 @@ marks! {
         ReplicaAcknowledgementDoesNotFit = "replica.acknowledgement_does_not_fit",
         /// When a follower began again where its leader's log begins.
         ReplicaBeginAt = "replica.begin_at",
-        /// When a follower was told to begin below its own start.
-        ReplicaBeginLower = "replica.begin_lower",
         /// When a replica reported its damage.
         ReplicaDamageReported = "replica.damage_reported",
         /// When a leader proposed a larger in-sync set.

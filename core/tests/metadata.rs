@@ -641,6 +641,32 @@ fn an_empty_disk_beside_a_process_that_lives_is_not_registered_and_stops() {
     assert_eq!(world.image(controller).brokers[&NodeId(node)], before);
 }
 
+/// A broker hears nobody until its session is over, and another process with its id is registered meanwhile. Once it hears of
+/// that it serves no more; when that one has gone it is registered again.
+#[test]
+fn a_broker_in_whose_place_another_one_is_registered_serves_no_more() {
+    let (mut world, broker) = (World::new(3, 15), 4);
+    let serves = move |world: &World| world.serving(broker);
+    world.disks.insert(broker, InstantDisk::default());
+    world.start(broker);
+    world.until("serving", 20 * SECOND, |world| world.all_serve() && serves(world));
+    let (old, old_disk) = (world.up.remove(&broker), world.disks.remove(&broker));
+    let fenced = |world: &World| !world.image(1).unfenced(NodeId(broker));
+    world.until("its session is over", 20 * SECOND, fenced);
+    world.disks.insert(broker, InstantDisk::default());
+    world.start(broker);
+    world.until("the other process serves", 20 * SECOND, serves);
+
+    world.up.insert(broker, old.expect("it was up"));
+    world.disks.insert(broker, old_disk.expect("it has a disk"));
+    let ours = world.up[&broker].metadata.view().serving;
+    assert!(ours.is_some(), "it has heard of nothing");
+    world.until("it hears of the other one", SECOND, move |world| !serves(world));
+    assert_eq!(world.told("another registration of this broker is in force"), 1);
+    world.until("it is registered again", 20 * SECOND, serves);
+    assert!(world.up[&broker].metadata.view().serving > ours);
+}
+
 #[test]
 fn any_node_describes_the_quorum_as_its_leader_sees_it() {
     let mut world = World::new(3, 9);
@@ -797,6 +823,26 @@ fn a_controller_gives_its_office_to_who_was_registered_last() {
         world.step(active, Input::Local { from: Place::Metadata, message: LocalMessage::Stop });
         world.until("stopped", SECOND, |world| !world.up.contains_key(&active));
         assert_eq!(world.active(), Some(restarted), "seed {seed}");
+    }
+}
+
+/// Where all stop at once, none of them gives the office to one that is about to go as well.
+#[test]
+fn where_all_stop_at_once_the_office_does_not_go_round() {
+    for seed in 0..10 {
+        let mut world = World::new(3, 900 + seed);
+        world.until("serving", 20 * SECOND, World::all_serve);
+        let before = world.up[&1].metadata.view().quorum.term();
+        for node in 1..=3 {
+            world.step(node, Input::Local { from: Place::Metadata, message: LocalMessage::Stop });
+        }
+        let mut term = before;
+        world.until("stopped", 5 * SECOND, |world| {
+            let terms = world.up.values().map(|process| process.metadata.view().quorum.term());
+            term = terms.max().unwrap_or(term);
+            world.up.is_empty()
+        });
+        assert!(term <= before + 2, "seed {seed}: from term {before} to {term}");
     }
 }
 

@@ -201,10 +201,14 @@ impl Metadata {
     }
 
     /// Gives the quorum's leadership away, to who was registered last where there is a choice: where one node is restarted after
-    /// the other, that one has its restart behind it, while any other would soon have to hand over again.
+    /// the other, that one has its restart behind it, while any other would soon have to hand over again. Who is about to stop
+    /// as well is left out.
     fn hand_over(&mut self, now: Now, out: &mut Outputs) -> bool {
-        let image = &self.image;
-        let registered = |node| image.brokers.get(&node).map(|broker| broker.epoch);
+        let (image, active) = (&self.image, &self.active);
+        let registered = |node| {
+            let stops = active.as_ref().is_some_and(|active| active.is_stopping(image, node));
+            (!stops).then(|| image.brokers.get(&node).map(|broker| broker.epoch))
+        };
         self.quorum.hand_over(now, registered, out)
     }
 
@@ -334,7 +338,6 @@ impl Metadata {
             }
             Some(Turn::Stop) => {
                 out.log(LogLevel::Warn, "another registration of this broker is in force");
-                out.event(|| Event::Sometimes(Mark::BrokerRegistrationLost));
                 self.tell_serving(None, out);
             }
             None => {}
@@ -581,6 +584,7 @@ impl Metadata {
             LocalMessage::Stop => {
                 let until = now.mono.after_ms(self.config.quorum.stop_ms_max);
                 self.departure.get_or_insert_with(|| Departure::new(until));
+                self.quorum.leave();
                 self.broker.iter_mut().for_each(Lifecycle::stop);
             }
             LocalMessage::AlterPartition(request) => {

@@ -19,13 +19,13 @@ pub(super) struct HandOver {
 }
 
 impl Quorum {
-    /// Gives the leadership to another voter where there is one: to who has most of the log, and of equals to who ranks highest.
-    /// True while that is under way, for an election timeout at most: then this is to be called again with each step, and nothing
+    /// Gives the leadership to another voter where there is one: to who has most of the log, and of equals to who ranks highest;
+    /// not to who has no rank. True while that is under way, for an election timeout at most: then this is to be called again with each step, and nothing
     /// to be proposed, since what has not reached the other voter keeps it waiting.
     pub fn hand_over<R: Ord>(
         &mut self,
         now: Now,
-        rank: impl Fn(NodeId) -> R,
+        rank: impl Fn(NodeId) -> Option<R>,
         out: &mut Outputs,
     ) -> bool {
         let (timeout, pause) =
@@ -42,7 +42,8 @@ impl Quorum {
         }
         let heirs = leading.progress.iter().filter(|(peer, progress)| {
             let is_voter = voters.get(&peer.node) == Some(&peer.incarnation);
-            is_voter && now.ms_since(progress.heard) < timeout
+            let is_heard = now.ms_since(progress.heard) < timeout;
+            is_voter && is_heard && rank(peer.node).is_some()
         });
         let most = heirs.max_by_key(|(peer, progress)| (progress.matched, rank(peer.node)));
         let Some((heir, progress)) = most else { return false };
@@ -55,10 +56,15 @@ impl Quorum {
         true
     }
 
+    /// When this node is about to stop: it takes over from nobody.
+    pub fn leave(&mut self) {
+        self.leaves = true;
+    }
+
     /// Stands because the leader of this term wants it to.
     pub(super) fn on_stand(&mut self, from: Voter, store: &mut Store) {
         let is_leader = matches!(&self.role, Role::Follower(following) if following.leader == from);
-        if is_leader && self.founding.acts && self.is_voter() {
+        if is_leader && !self.leaves && self.founding.acts && self.is_voter() {
             self.become_candidate(store);
         }
     }

@@ -175,6 +175,8 @@ pub struct Quorum {
     store_stale: bool,
     /// Whether this run has acted on the founding record.
     acted: bool,
+    /// Whether this node is about to stop.
+    leaves: bool,
 
     /// When to look for a leader, or stand.
     election_at: Option<Instant>,
@@ -210,6 +212,7 @@ impl Quorum {
             snapshots: Snapshots::default(),
             store_stale: false,
             acted: false,
+            leaves: false,
             election_at: None,
             leader_heard: None,
             starts: BTreeMap::new(),

@@ -74,7 +74,6 @@ impl Replica {
             self.begin_at(cx, &push);
             return None;
         }
-        self.begin_lower(cx, &push);
         match self.find_match(cx, &push) {
             Ok(()) if !push.records.is_empty() && !cx.host.store.has_room() => {
                 cx.out.event(|| Event::Sometimes(Mark::ReplicaPushWithoutRoom));
@@ -213,20 +212,6 @@ impl Replica {
     fn is_eligible(&self, cx: &Context) -> bool {
         let me = cx.host.config.node;
         self.partition().is_none_or(|p| p.isr.contains(&me) || p.elr.contains(&me))
-    }
-
-    /// Begun by one leader where the log of the next one does not begin yet, and empty: as well from there. Not once something
-    /// matched in this epoch: then the push is an old one, come late.
-    fn begin_lower(&mut self, cx: &mut Context, push: &Push) {
-        let log = cx.host.store.log(self.log).expect("a follower has a log");
-        let begins = log.start() == log.end() && (0..log.start()).contains(&push.base);
-        let matched = matches!(&self.role, Role::Follower(f) if f.matched.is_some());
-        if !begins || matched || self.is_eligible(cx) {
-            return;
-        }
-        self.barrier = cx.host.store.reset(self.log, push.base, cx.out);
-        self.high_watermark = push.base;
-        cx.out.event(|| Event::Sometimes(Mark::ReplicaBeginLower));
     }
 
     /// Acknowledges if there is something to say: only what is synced and matched in this epoch, and only once every
