@@ -267,6 +267,11 @@ impl Disk {
         self.faults.push(fault);
     }
 
+    /// How often a fault is still to happen.
+    pub fn waiting(&self, fault: Fault) -> usize {
+        self.faults.iter().filter(|waiting| **waiting == fault).count()
+    }
+
     /// Faults that have not happened yet go away.
     pub fn clear_faults(&mut self) {
         self.faults.clear();

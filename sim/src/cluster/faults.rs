@@ -347,7 +347,9 @@ impl Cluster {
             Fault::ReadFailure { reads, .. } => {
                 // A read that fails once is tried again; two that wait may fail it twice.
                 let waiting = self.nodes[at].disk.has_faults();
-                (0..*reads).for_each(|_| self.nodes[at].disk.inject(disk::Fault::Read));
+                // Four that wait from two strikes would make both copies of a superblock unreadable.
+                let there = self.nodes[at].disk.waiting(disk::Fault::Read) as u32;
+                (there..*reads).for_each(|_| self.nodes[at].disk.inject(disk::Fault::Read));
                 if *reads > 1 || waiting {
                     self.checks.on_reads_may_fail(at);
                 }
