@@ -38,7 +38,7 @@ impl Versions {
 pub struct Message {
     /// Kafka's number of the API.
     pub api_key: i16,
-    /// Those that are served.
+    /// Those that are served: not the last one where Kafka calls it unstable.
     pub versions: Versions,
     /// Those with compact lengths and tagged fields.
     pub flexible: Versions,
@@ -102,7 +102,10 @@ pub fn load(folder: &Path) -> Result<BTreeMap<i16, [Message; 2]>> {
     }
     ensure!(halves.len() > 50, "{} holds only {} APIs", folder.display(), halves.len());
     let whole = |(api_key, [request, response]): (i16, [Option<Message>; 2])| {
-        Some((api_key, [request?, response?]))
+        let (request, mut response) = (request?, response?);
+        // Only the request's schema says that the last version is unstable.
+        response.versions.1 = response.versions.1.min(request.versions.1);
+        Some((api_key, [request, response]))
     };
     Ok(halves.into_iter().filter_map(whole).collect())
 }
@@ -133,9 +136,11 @@ fn message(schema: &Value) -> Result<Message> {
     for shared in schema["commonStructs"].as_array().into_iter().flatten() {
         common.insert(text(shared, "name")?.to_owned(), shared["fields"].clone());
     }
+    let Versions(first, last) = Versions::parse(text(schema, "validVersions")?)?;
+    let unstable = schema["latestVersionUnstable"].as_bool().unwrap_or(false);
     Ok(Message {
         api_key: schema["apiKey"].as_i64().context("apiKey")? as i16,
-        versions: Versions::parse(text(schema, "validVersions")?)?,
+        versions: Versions(first, last - i16::from(unstable)),
         flexible: Versions::parse(text(schema, "flexibleVersions")?)?,
         fields: fields(&schema["fields"], &common)?,
     })
