@@ -90,6 +90,9 @@ pub type Offset = i64;
 /// Epoch of a partition's leader; in the metadata log, the Raft term. Written into each batch.
 pub type Epoch = i32;
 
+/// What a producer's batches are known by, in every partition. Given once in the life of a cluster.
+pub type ProducerId = i64;
+
 /// Given to a broker at each registration: the offset of the record that registered it, so that it only grows.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,

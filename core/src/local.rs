@@ -51,8 +51,8 @@ pub enum LocalMessage {
         /// The incarnation that its disk holds; the controller gives the next.
         replica: ReplicaIncarnation,
     },
-    /// When a client's request is the controller's to answer (topics created and deleted), or about its quorum, from a shard to
-    /// Metadata.
+    /// When a client's request is the controller's to answer (topics created and deleted), or about its quorum, or for a
+    /// producer id, from a shard to Metadata.
     Administer {
         /// The connection.
         client: ClientId,

@@ -57,6 +57,7 @@ macro_rules! each_api {
             ApiVersions = 18 (ApiVersionsRequest, ApiVersionsResponse),
             CreateTopics = 19 (CreateTopicsRequest, CreateTopicsResponse),
             DeleteTopics = 20 (DeleteTopicsRequest, DeleteTopicsResponse),
+            InitProducerId = 22 (InitProducerIdRequest, InitProducerIdResponse),
             OffsetForLeaderEpoch = 23 (OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse),
             DescribeConfigs = 32 (DescribeConfigsRequest, DescribeConfigsResponse),
             CreatePartitions = 37 (CreatePartitionsRequest, CreatePartitionsResponse),

@@ -9,9 +9,11 @@ mod config_resources;
 mod configs;
 mod metadata;
 mod partitions;
+mod producer_ids;
 mod quorum;
 mod versions;
 
+pub use producer_ids::refuse_init_producer_id;
 pub use quorum::describe_quorum;
 
 use std::collections::BTreeSet;

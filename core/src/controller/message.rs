@@ -1,7 +1,7 @@
 //! What brokers and the active controller say to each other.
 //!
 //! Any of it may be lost, delayed and doubled. A registration names the one that it replaces, a proposal the partition
-//! epoch, a damage report the incarnation, so that a late double finds another state than it speaks of and changes
+//! epoch, a damage report the incarnation, who wants producer ids the block that it has, so that a late double finds another state than it speaks of and changes
 //! nothing. A client's request names the term of the controller and the registration of the broker; that controller
 //! answers each of them once, and under another term or registration it is not done at all.
 
@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::local::AlterPartition;
 use crate::quorum::QuorumDescription;
 use crate::{
-    BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, Refusal, ReplicaIncarnation, TopicId,
+    BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ProducerId, Refusal,
+    ReplicaIncarnation, TopicId,
 };
 
 /// Between a broker and the active controller.
@@ -69,6 +70,13 @@ pub enum ControllerMessage {
         id: u64,
         /// What it knows.
         description: QuorumDescription,
+    },
+    /// When a broker needs producer ids. Not answered: metadata that shows another block is the answer.
+    AllocateProducerIds {
+        /// Of its registration.
+        epoch: BrokerEpoch,
+        /// The block that it has under that registration, by its first id; another one drops this.
+        after: Option<ProducerId>,
     },
     /// When a broker wants to stop: in place of its heartbeats, until it may (KIP-841).
     Stopping {

@@ -12,6 +12,7 @@ mod damaged;
 pub mod message;
 mod partition_change;
 mod preferred;
+mod producer_ids;
 mod topics;
 
 pub use admin::{Topics, administer};
@@ -20,6 +21,7 @@ pub use broker::{Leaving, confirm, fence, leave, register};
 pub use damaged::damaged;
 pub use partition_change::{Change, partition_change};
 pub use preferred::{Preferred, give_back};
+pub use producer_ids::allocate_producer_ids;
 pub use topics::is_topic_name;
 
 #[cfg(test)]

@@ -16,9 +16,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, TopicId};
 
+mod producer_ids;
 mod record;
 pub mod settings;
 
+pub use producer_ids::ProducerIds;
 pub use record::{DecodeError, Record, decode_records, encode_records};
 
 /// The metadata at one offset of its log.
@@ -38,6 +40,8 @@ pub struct Image {
     pub topics: OrdMap<TopicId, Arc<Topic>>,
     /// Their names.
     pub names: OrdMap<String, TopicId>,
+    /// Producer ids that are given.
+    pub producer_ids: ProducerIds,
 }
 
 /// A registered broker.
@@ -160,7 +164,7 @@ impl Image {
         hash.write(&offset.to_le_bytes());
         hash.write(&epoch.to_le_bytes());
         if !records.is_empty() {
-            hash.write(&record::encode(records));
+            hash.write(&encode_records(records));
         }
         self.draft(offset, records);
         (self.end, self.epoch, self.hash) = (offset + 1, epoch, hash.0);
@@ -182,6 +186,7 @@ impl Image {
                 let fenced = true;
                 let broker = Broker { incarnation, epoch, confirmed, fenced, kafka, peer, rack };
                 self.brokers.insert(node, broker);
+                self.producer_ids.blocks.remove(&node);
             }
             Record::ConfirmBroker { node, epoch } => {
                 let broker = self.brokers.get_mut(&node).expect("who confirms has registered");
@@ -216,21 +221,26 @@ impl Image {
                 let topic = self.topics.remove(&id).expect("only what exists is removed");
                 self.names.remove(&topic.name);
             }
+            Record::ProducerIds { node, epoch, next } => {
+                let known = self.brokers.get(&node).map(|broker| broker.epoch);
+                assert!(known == Some(epoch), "only the present registration is given ids");
+                self.producer_ids.give(node, next);
+            }
         }
     }
 
     /// The bytes of a snapshot.
     pub fn encode(&self) -> Vec<u8> {
-        record::encode(self)
+        record::encode_snapshot(self)
     }
 
     /// The image of a snapshot.
     ///
     /// # Errors
     ///
-    /// Where the bytes are none that [`Image::encode`] of this version wrote.
+    /// Where the bytes are none that [`Image::encode`] of this version or an earlier one wrote.
     pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
-        record::decode(bytes)
+        record::decode_snapshot(bytes)
     }
 }
 
@@ -327,6 +337,21 @@ mod tests {
     use super::*;
     use super::{decode_records, encode_records};
 
+    /// What an earlier version wrote is read.
+    #[test]
+    fn a_snapshot_from_before_producer_ids_has_given_none() {
+        let empty = [1, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(Image::decode(&empty), Ok(Image::default()));
+        let mut image = Image::default();
+        image.apply(4, 2, &records()[..5]);
+        let mut bytes = image.encode();
+        assert_eq!(bytes.split_off(bytes.len() - 2), [0, 0], "no id and no block");
+        bytes[0] = 1;
+        assert_eq!(Image::decode(&bytes), Ok(image));
+        bytes[0] = 3;
+        assert_eq!(Image::decode(&bytes), Err(DecodeError::Version(3)));
+    }
+
     fn records() -> Vec<Record> {
         let id = TopicId([3; 16]);
         let partition = Partition {
@@ -349,6 +374,7 @@ mod tests {
             Record::FenceBroker { node: NodeId(1), fenced: false },
             Record::Topic { id, name: "t".into(), configs: BTreeMap::new() },
             Record::Partition { log: LogId { topic: id, partition: 0 }, partition },
+            Record::ProducerIds { node: NodeId(1), epoch: BrokerEpoch(4), next: 1_000 },
         ]
     }
 
@@ -377,6 +403,8 @@ mod tests {
         assert_eq!((broker.epoch, broker.confirmed), (BrokerEpoch(4), Some(BrokerEpoch(4))));
         assert!(image.unfenced(NodeId(1)));
         assert_eq!(image.topic("t").map(|topic| topic.partitions.len()), Some(1));
+        let ids = &image.producer_ids;
+        assert_eq!((ids.next, ids.last_of(NodeId(1))), (1_000, Some(0)));
 
         let again = Record::RegisterBroker {
             node: NodeId(1),
@@ -389,6 +417,8 @@ mod tests {
         let broker = &image.brokers[&NodeId(1)];
         assert_eq!((broker.epoch, broker.confirmed), (BrokerEpoch(5), Some(BrokerEpoch(4))));
         assert!(!image.unfenced(NodeId(1)));
+        let ids = &image.producer_ids;
+        assert_eq!((ids.next, ids.last_of(NodeId(1))), (1_000, None), "of another process");
         assert_eq!(image.topics.len() + image.names.len(), 0);
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Partition;
-use crate::{BrokerEpoch, Incarnation, LogId, NodeId, TopicId};
+use super::{Image, Partition, ProducerIds};
+use crate::{BrokerEpoch, Incarnation, LogId, NodeId, ProducerId, TopicId};
 
 /// One change. The order of variants and fields is frozen: it is what postcard writes. New ones go to the end.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -58,10 +58,24 @@ pub enum Record {
         /// Identity.
         id: TopicId,
     },
+    /// When a broker is given producer ids: all from the first free one on.
+    ProducerIds {
+        /// The broker.
+        node: NodeId,
+        /// The epoch of its registration.
+        epoch: BrokerEpoch,
+        /// The first that is free from then on.
+        next: ProducerId,
+    },
 }
 
-/// Version of the encoding, the first byte of every entry and snapshot. Frozen; the next one gets the next number.
-pub(super) const VERSION: u8 = 1;
+/// Version of an entry's encoding, its first byte. Frozen; the next one gets the next number.
+const ENTRY_VERSION: u8 = 1;
+
+/// Version of a snapshot's encoding, its first byte. Frozen; the next one gets the next number.
+const SNAPSHOT_VERSION: u8 = 2;
+/// The version before that, which ended before the producer ids: none was given.
+const SNAPSHOT_VERSION_WITHOUT_PRODUCER_IDS: u8 = 1;
 
 /// Bytes that are not metadata of a version known here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -76,7 +90,7 @@ pub enum DecodeError {
 
 /// One entry of the metadata log: records that are applied together or not at all.
 pub fn encode_records(records: &[Record]) -> Vec<u8> {
-    encode(records)
+    encode(ENTRY_VERSION, records)
 }
 
 /// The records of an entry. An entry without bytes is one of the quorum's own and has none.
@@ -85,23 +99,41 @@ pub fn encode_records(records: &[Record]) -> Vec<u8> {
 ///
 /// Where the bytes are none that [`encode_records`] of this version wrote.
 pub fn decode_records(bytes: &[u8]) -> Result<Vec<Record>, DecodeError> {
-    if bytes.is_empty() { Ok(Vec::new()) } else { decode(bytes) }
+    match bytes.split_first() {
+        None => Ok(Vec::new()),
+        Some((&ENTRY_VERSION, rest)) => decode(rest),
+        Some((version, _)) => Err(DecodeError::Version(*version)),
+    }
+}
+
+/// The bytes of a snapshot.
+pub(super) fn encode_snapshot(image: &Image) -> Vec<u8> {
+    encode(SNAPSHOT_VERSION, image)
+}
+
+/// What [`encode_snapshot`] of this version or the one before wrote.
+pub(super) fn decode_snapshot(bytes: &[u8]) -> Result<Image, DecodeError> {
+    match bytes.split_first() {
+        Some((&SNAPSHOT_VERSION, rest)) => decode(rest),
+        Some((&SNAPSHOT_VERSION_WITHOUT_PRODUCER_IDS, rest)) => {
+            let none = postcard::to_extend(&ProducerIds::default(), rest.to_vec());
+            decode(&none.expect("a vector takes whatever it is given"))
+        }
+        Some((version, _)) => Err(DecodeError::Version(*version)),
+        None => Err(DecodeError::Malformed),
+    }
 }
 
 /// Version byte and postcard.
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
-    let encoded = postcard::to_extend(value, vec![VERSION]);
+fn encode<T: Serialize + ?Sized>(version: u8, value: &T) -> Vec<u8> {
+    let encoded = postcard::to_extend(value, vec![version]);
     encoded.expect("a vector takes whatever it is given")
 }
 
-/// What [`encode`] wrote, all of it.
-pub(super) fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    match bytes.split_first() {
-        Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
-            Ok((value, [])) => Ok(value),
-            _ => Err(DecodeError::Malformed),
-        },
-        Some((version, _)) => Err(DecodeError::Version(*version)),
-        None => Err(DecodeError::Malformed),
+/// What [`encode`] wrote behind the version, all of it.
+fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(DecodeError::Malformed),
     }
 }

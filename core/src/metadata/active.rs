@@ -11,7 +11,9 @@ use crate::controller::{self, Preferred};
 use crate::image::{Image, Record};
 use crate::local::AlterPartition;
 use crate::trace::Mark;
-use crate::{BrokerEpoch, Config, EARLY_MS, Epoch, Instant, LogId, NodeId, Offset, Refusal};
+use crate::{
+    BrokerEpoch, Config, EARLY_MS, Epoch, Instant, LogId, NodeId, Offset, ProducerId, Refusal,
+};
 
 /// Requests that wait at most; past it they are dropped, and asked again.
 const QUEUE_MAX: usize = 20_000;
@@ -35,6 +37,7 @@ enum Ask {
     AlterPartition(NodeId, AlterPartition),
     Damaged(NodeId, Damage),
     GiveBack(LogId),
+    AllocateProducerIds(NodeId, BrokerEpoch, Option<ProducerId>),
     Administer { from: NodeId, epoch: BrokerEpoch, id: u64, request: AdminRequest },
 }
 
@@ -207,6 +210,9 @@ impl Active {
             }
             ControllerMessage::AlterPartition(request) => Ask::AlterPartition(from, request),
             ControllerMessage::Damaged(report) => Ask::Damaged(from, report),
+            ControllerMessage::AllocateProducerIds { epoch, after } => {
+                Ask::AllocateProducerIds(from, epoch, after)
+            }
             ControllerMessage::Administer { term, epoch, id, request } => {
                 let known = image.brokers.get(&from).map(|broker| broker.epoch);
                 if term != self.term || known != Some(epoch) || self.queue.len() >= QUEUE_MAX {
@@ -406,6 +412,10 @@ impl Active {
                     take(draft, vec![record]);
                     decided.sometimes.push(Mark::ControllerGivenBack);
                 }
+            }
+            Ask::AllocateProducerIds(node, epoch, after) => {
+                let record = controller::allocate_producer_ids(draft, node, epoch, after);
+                take(draft, Vec::from_iter(record));
             }
             Ask::Administer { from, epoch, id, request }
                 if now < self.early_until && request.is_early(draft, config) =>

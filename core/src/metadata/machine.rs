@@ -23,9 +23,10 @@ use super::broker::{Lifecycle, Turn};
 use super::departure::{Departure, Ended};
 use super::describe::{Described, Describing};
 use super::news;
+use super::producer_ids::{Initialized, ProducerIds};
 use super::waiting::Waiting;
 use crate::api::admin::{admin_request, admin_response};
-use crate::api::describe_quorum;
+use crate::api::{describe_quorum, refuse_init_producer_id};
 use crate::controller::message::{ControllerMessage, Damage};
 use crate::image::{DecodeError, Image, decode_records, encode_records};
 use crate::local::LocalMessage;
@@ -57,6 +58,7 @@ pub struct Metadata {
     seen: Option<Seen>,
     admin: Admin,
     describing: Describing,
+    producer_ids: ProducerIds,
     waiting: Waiting,
     /// Until then clients' requests wait for this broker to serve, so that it counts where they are decided.
     early_until: Instant,
@@ -128,6 +130,7 @@ impl Metadata {
             seen: None,
             admin: Admin::default(),
             describing: Describing::default(),
+            producer_ids: ProducerIds::default(),
             waiting: Waiting::default(),
             early_until: Instant::default(),
             loopback: VecDeque::new(),
@@ -420,6 +423,7 @@ impl Metadata {
             if self.seen != Some(seen) {
                 self.seen = Some(seen);
                 broker.speak_soon();
+                self.producer_ids.ask_soon();
             }
             if broker.speak_at().is_some_and(|at| at <= now.mono) {
                 let message = broker.speak(now.mono, &self.config, &self.image);
@@ -432,6 +436,11 @@ impl Metadata {
             let mut draw = topic_ids(&mut self.rng);
             self.admin.poll(now.mono, &self.image, under, &mut draw, &mut send)
         };
+        let (node, epoch) = (self.config.node, self.broker.as_ref().and_then(Lifecycle::epoch));
+        send.extend(self.producer_ids.poll(now.mono, &self.image, node, epoch));
+        while let Some(initialized) = self.producer_ids.pop_answer(now.mono, &self.image) {
+            say_initialized(initialized, out);
+        }
         for message in send {
             self.send_to_controller(message, out);
         }
@@ -569,6 +578,7 @@ impl Metadata {
             | ControllerMessage::Stopping { .. }
             | ControllerMessage::AlterPartition(_)
             | ControllerMessage::Damaged(_)
+            | ControllerMessage::AllocateProducerIds { .. }
             | ControllerMessage::Administer { .. }) => {
                 let Some(active) = &mut self.active else { return };
                 let answer = active.on_message(now.mono, &self.image, from, message);
@@ -617,6 +627,17 @@ impl Metadata {
                     }
                 }
             }
+            LocalMessage::Administer {
+                client,
+                id,
+                request: Request::InitProducerId(request),
+                ..
+            } => {
+                let asker = Asker { shard: from, client, id };
+                let refused = refuse_init_producer_id(&request).map(|refused| (asker, refused));
+                let answer = refused.or_else(|| self.producer_ids.begin(now.mono, asker));
+                answer.into_iter().for_each(|answer| say_initialized(answer, out));
+            }
             LocalMessage::Administer { client, id, request, context: _ } => {
                 let asker = Asker { shard: from, client, id };
                 let mut draw = topic_ids(&mut self.rng);
@@ -654,6 +675,11 @@ fn say_described((asker, response): Described, out: &mut Outputs) {
     out.local(shard, LocalMessage::Administered { client, id, response: response.into() });
 }
 
+fn say_initialized((asker, response): Initialized, out: &mut Outputs) {
+    let Asker { shard, client, id } = asker;
+    out.local(shard, LocalMessage::Administered { client, id, response: response.into() });
+}
+
 impl Machine for Metadata {
     fn step(&mut self, now: Now, input: Input, out: &mut Outputs) {
         if self.halted {
@@ -687,6 +713,7 @@ impl Machine for Metadata {
             (look_at, Timer::Controller),
             (self.admin.next_timeout(), Timer::Retry),
             (self.describing.next_timeout(), Timer::Retry),
+            (self.producer_ids.next_timeout(), Timer::Retry),
             (self.waiting.line_at(), Timer::Waiting),
         ];
         let own = own.into_iter().filter_map(|(at, timer)| Some((at?, timer)));

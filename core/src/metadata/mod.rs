@@ -6,5 +6,6 @@ mod departure;
 mod describe;
 mod machine;
 mod news;
+mod producer_ids;
 mod waiting;
 pub use machine::{Metadata, MetadataView};

@@ -48,7 +48,8 @@ pub(super) fn of_entry(
             | Record::ConfirmBroker { .. }
             | Record::FenceBroker { .. }
             | Record::Topic { .. }
-            | Record::RemoveTopic { .. } => {}
+            | Record::RemoveTopic { .. }
+            | Record::ProducerIds { .. } => {}
         }
     }
     let failed = !causes.is_empty() || moves.lost > 0;

@@ -69,6 +69,7 @@ pub(super) fn row(request: &Request, version: i16) -> Row {
         Request::CreateTopics(r) => Metadata.row(r.topics.len()),
         Request::CreatePartitions(r) => Metadata.row(r.topics.len()),
         Request::DeleteTopics(r) => Metadata.row(r.topics.len() + r.topic_names.len()),
+        Request::InitProducerId(_) => Metadata.row(0),
         Request::DescribeQuorum(r) => {
             Metadata.row(r.topics.iter().map(|t| t.partitions.len().max(1)).sum())
         }

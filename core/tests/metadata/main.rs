@@ -2,7 +2,9 @@
 //!
 //! The disk does everything at once and loses nothing; the network delays, and where a test says so loses and doubles.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod producer_ids;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
