@@ -1,7 +1,7 @@
 //! A small blocking Kafka client, for the command line and the benchmark: our own wire crate over one socket per broker.
 //!
 //! It finds leaders in the metadata and outlives restarts: what may pass is tried again for as long as its time lasts. It is
-//! no library: no groups, no idempotence.
+//! no library: no groups.
 
 mod patience;
 
@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use milena_wire::messages::{
-    ApiVersionsRequest, DescribeClusterRequest, DescribeClusterResponse, MetadataRequest,
-    MetadataResponse,
+    ApiVersionsRequest, DescribeClusterRequest, DescribeClusterResponse, InitProducerIdRequest,
+    MetadataRequest, MetadataResponse,
     metadata::{MetadataRequestTopic, MetadataResponseTopic},
 };
 use milena_wire::{
@@ -194,6 +194,7 @@ fn is_passing(code: ErrorCode) -> bool {
         ErrorCode::BROKER_NOT_AVAILABLE,
         ErrorCode::REPLICA_NOT_AVAILABLE,
         ErrorCode::NETWORK_EXCEPTION,
+        ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
         ErrorCode::COORDINATOR_NOT_AVAILABLE,
         ErrorCode::NOT_ENOUGH_REPLICAS,
         ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND,
@@ -274,6 +275,25 @@ impl Client {
         Err(why.context(
             "no broker answers; `milena dev` starts a cluster, --bootstrap or MILENA_BOOTSTRAP says where one is",
         ))
+    }
+
+    /// Whether a broker that it has spoken with has an API.
+    pub fn offers(&self, api: ApiKey) -> bool {
+        self.connections.values().any(|connection| connection.version(api).is_ok())
+    }
+
+    /// A new id for a producer that writes each record once, and its epoch.
+    pub fn producer_id(&mut self) -> Result<(i64, i16)> {
+        let request = InitProducerIdRequest {
+            transactional_id: None,
+            transaction_timeout_ms: i32::MAX,
+            ..Default::default()
+        };
+        let Response::InitProducerId(answer) = self.any(&request.into())? else {
+            bail!("the broker answered something else");
+        };
+        check(answer.error_code, None)?;
+        Ok((answer.producer_id, answer.producer_epoch))
     }
 
     /// The brokers, the fenced ones too, and the active controller.

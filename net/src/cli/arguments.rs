@@ -233,6 +233,10 @@ pub struct Produce {
     /// Who has a record on disk when it counts as acknowledged: all in-sync replicas, the leader alone (1), or nobody (0)
     #[arg(long, value_enum, default_value_t = Acks::All)]
     pub acks: Acks,
+    /// Whether a batch that is sent again after a lost answer is written once, whichever was taken; needs --acks all. Without this
+    /// flag it is, where --acks is all and the brokers give producer ids
+    #[arg(long, value_name = "BOOL")]
+    pub idempotence: Option<bool>,
     /// Where and how.
     #[command(flatten)]
     pub client: ClientOptions,

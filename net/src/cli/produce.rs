@@ -2,8 +2,9 @@
 //!
 //! Records with a key go where every client of Kafka would send them (murmur2 of the key); those without fill one batch per
 //! partition in turn, among the partitions that have a leader. Lines that are there at once travel together; a lone line is
-//! not held back. What may pass is tried again; a batch whose answer was lost is then sent twice and may be there twice,
-//! which is counted and said.
+//! not held back. What may pass is tried again. A batch whose answer was lost is then sent twice; by the producer's id and the
+//! batch's sequence number the leader knows it again and writes it once. Without those it may be there twice, which is counted
+//! and said. One batch is under way at a time, so that none overtakes another.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -19,7 +20,7 @@ use milena_wire::messages::{
     metadata::MetadataResponseTopic,
     produce::{PartitionProduceData, TopicProduceData},
 };
-use milena_wire::{Request, Response};
+use milena_wire::{ApiKey, ErrorCode, Request, Response};
 use serde_json::json;
 
 use super::arguments::{Acks, Codec, Format, Produce};
@@ -38,6 +39,10 @@ const INTERRUPTED: i32 = 130;
 
 /// Sends all lines, up to the first that cannot be sent.
 pub fn run(command: &Produce) -> Result<(), Failure> {
+    if command.idempotence == Some(true) && command.acks != Acks::All {
+        let line = "--idempotence true needs --acks all: a batch that is not safe is nothing to know again";
+        return Err(Failure::Usage(line.into()));
+    }
     let mut sender = Sender::new(command)?;
     if let Some(wanted) = command.partition
         && !sender.topic.partitions.iter().any(|p| p.partition_index == wanted)
@@ -155,6 +160,8 @@ struct Sender<'a> {
     client: Client,
     name: String,
     topic: MetadataResponseTopic,
+    /// As whom leaders know its batches again; none where they do not.
+    producer: Option<Producer>,
     /// When that was asked.
     looked: Instant,
     /// Largest batch that the topic takes, if its broker says.
@@ -188,11 +195,20 @@ impl<'a> Sender<'a> {
             .iter()
             .find(|config| config.name == "max.message.bytes")
             .and_then(|config| config.value.as_ref()?.parse().ok());
+        let wanted = match command.idempotence {
+            Some(wanted) => wanted,
+            None => command.acks == Acks::All && client.offers(ApiKey::InitProducerId),
+        };
+        let producer = match wanted {
+            true => Some(client.again("get a producer id", Producer::begin)?),
+            false => None,
+        };
         Ok(Sender {
             command,
             client,
             name,
             topic,
+            producer,
             looked: Instant::now(),
             batch_bytes_max,
             waiting: BTreeMap::new(),
@@ -254,13 +270,13 @@ impl<'a> Sender<'a> {
         let mut batches: Vec<(i32, Batch)> =
             std::mem::take(&mut self.waiting).into_iter().collect();
         batches.sort_by_key(|(_, batch)| batch.first_line);
-        for (partition, batch) in batches {
+        for (partition, mut batch) in batches {
             let (first, last) = (batch.first_line, batch.last_line);
             let lines = match first == last {
                 true => format!("line {first}"),
                 false => format!("a batch of lines {first} to {last}"),
             };
-            self.send(partition, &batch, &lines)
+            self.send(partition, &mut batch, &lines)
                 .with_context(|| format!("{}-{partition}, {lines}", self.name))?;
             let records = batch.records.records_count() as u64;
             self.progress.acknowledged.fetch_add(records, Ordering::SeqCst);
@@ -268,39 +284,109 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    fn send(&mut self, mut partition: i32, batch: &Batch, lines: &str) -> Result<()> {
-        let records = batch.records.build();
+    fn send(&mut self, mut partition: i32, batch: &mut Batch, lines: &str) -> Result<()> {
+        let Sender { client, name, topic, producer, turn, .. } = self;
+        let (acks, turn) = (self.command.acks, *turn);
+        let mut records = batch.build(producer, partition);
         if let Some(most) = self.batch_bytes_max.filter(|most| records.len() > *most) {
             bail!("{} bytes as a batch, max.message.bytes is {most}", records.len());
         }
-        let what = format!("send {}-{partition} {lines}", self.name);
-        let (name, topic, acks, turn) = (&self.name, &mut self.topic, self.command.acks, self.turn);
-        // Attempts that may have reached a log.
-        let mut reached = 0;
-        let sent = self.client.again(&what, |client| {
-            if batch.anywhere && leader(topic, partition).is_err() {
+        let what = format!("send {name}-{partition} {lines}");
+        // Attempts that may have reached a log, where another one is not known to be the same.
+        let (mut reached, mut doubled) = (0, false);
+        let sent = client.again(&what, |client| {
+            // Elsewhere nobody would know a batch again.
+            let stays = producer.is_some() && reached > 0;
+            if batch.anywhere && !stays && leader(topic, partition).is_err() {
                 partition = led(topic, turn).unwrap_or(partition);
+                records = batch.build(producer, partition);
             }
-            let sent = leader(topic, partition).and_then(|leader| client.address(leader)).and_then(
-                |address| {
-                    client.connection(&address)?;
-                    reached += 1;
-                    let request = request(topic, name, partition, acks, records.clone());
-                    match acks {
-                        Acks::Nobody => client.post(&address, &request),
-                        _ => client.at(&address, &request).and_then(answer),
+            let mut attempt = || {
+                let address = client.address(leader(topic, partition)?)?;
+                client.connection(&address)?;
+                reached += 1;
+                doubled |= reached > 1 && producer.is_none();
+                let request = request(topic, name, partition, acks, records.clone());
+                if acks == Acks::Nobody {
+                    return client.post(&address, &request);
+                }
+                let (code, message) = client.at(&address, &request).and_then(answer)?;
+                match code {
+                    // It is there, and so long that the broker no longer knows at which offset.
+                    ErrorCode::DUPLICATE_SEQUENCE_NUMBER => Ok(()),
+                    // Java's producer takes a new id then, too.
+                    ErrorCode::UNKNOWN_PRODUCER_ID if producer.is_some() => {
+                        *producer = Some(Producer::begin(client)?);
+                        doubled |= reached > 1;
+                        records = batch.build(producer, partition);
+                        bail!("UNKNOWN_PRODUCER_ID")
                     }
-                },
-            );
+                    code => check_known(code, advice(code).or(message.as_deref())),
+                }
+            };
+            let sent = attempt();
             if sent.is_err() {
                 look(client, name, topic);
             }
             sent
         });
-        if reached > 1 {
-            self.repeated += batch.records.records_count() as u64;
+        let count = batch.records.records_count();
+        if doubled {
+            self.repeated += count as u64;
+        }
+        if let Some(producer) = &mut self.producer {
+            producer.advance(partition, count);
         }
         sent
+    }
+}
+
+impl Batch {
+    /// Its bytes, with the next sequence numbers of the partition.
+    fn build(&mut self, producer: &Option<Producer>, partition: i32) -> Bytes {
+        if let Some(producer) = producer {
+            self.records.producer(producer.id, producer.epoch, producer.next(partition));
+        }
+        self.records.build()
+    }
+}
+
+/// Whom leaders know batches by, and how far each partition's numbers have come.
+struct Producer {
+    id: i64,
+    epoch: i16,
+    next: BTreeMap<i32, i32>,
+}
+
+impl Producer {
+    fn begin(client: &mut Client) -> Result<Producer> {
+        let (id, epoch) = client.producer_id()?;
+        Ok(Producer { id, epoch, next: BTreeMap::new() })
+    }
+
+    /// The number of the next record.
+    fn next(&self, partition: i32) -> i32 {
+        self.next.get(&partition).copied().unwrap_or(0)
+    }
+
+    /// Counts records that are sent. After the largest number comes 0.
+    fn advance(&mut self, partition: i32, records: i32) {
+        let next = i64::from(self.next(partition)) + i64::from(records);
+        self.next.insert(partition, (next % (i64::from(i32::MAX) + 1)) as i32);
+    }
+}
+
+/// What to do about an error that says little by itself; none of these goes away by trying again.
+fn advice(code: ErrorCode) -> Option<&'static str> {
+    match code {
+        ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER => Some(
+            "the leader does not have what this producer wrote before, although it was acknowledged: look at the end of the \
+             partition, and send from there on",
+        ),
+        ErrorCode::INVALID_PRODUCER_EPOCH => Some(
+            "another producer goes on under the id of this one: look at the end of the partition, and send from there on",
+        ),
+        _ => None,
     }
 }
 
@@ -352,17 +438,18 @@ fn request(
     .into()
 }
 
-/// Whether it was taken.
-fn answer(response: Response) -> Result<()> {
+/// What became of it, and what the broker says beside that.
+fn answer(response: Response) -> Result<(ErrorCode, Option<String>)> {
     let Response::Produce(answer) = response else {
         return Err(finally("the broker answered something else"));
     };
     let partition = answer
         .responses
-        .first()
-        .and_then(|topic| topic.partition_responses.first())
+        .into_iter()
+        .next()
+        .and_then(|topic| topic.partition_responses.into_iter().next())
         .context("the broker left the partition out")?;
-    check_known(partition.error_code, partition.error_message.as_deref())
+    Ok((partition.error_code, partition.error_message))
 }
 
 /// Kafka's hash of keys: Austin Appleby's murmur2, with the seed that the Java client took.
@@ -388,26 +475,4 @@ fn murmur2(key: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Values that Kafka's own documentation of the hash gives for its tests.
-    #[test]
-    fn keys_hash_as_in_kafka() {
-        for (key, hash) in [
-            ("21", -973_932_308),
-            ("foobar", -790_332_482),
-            ("a-little-bit-long-string", -985_981_536),
-            ("a-little-bit-longer-string", -1_486_304_829),
-        ] {
-            assert_eq!(murmur2(key.as_bytes()) as i32, hash, "{key}");
-        }
-    }
-
-    #[test]
-    fn lines_are_split_at_the_first_separator() {
-        assert_eq!(split(b"a:b:c", b":"), Some((Some(&b"a"[..]), &b"b:c"[..])));
-        assert_eq!(split(b"a=>b", b"=>"), Some((Some(&b"a"[..]), &b"b"[..])));
-        assert_eq!(split(b"ab", b":"), None);
-    }
-}
+mod tests;
