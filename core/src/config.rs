@@ -50,8 +50,14 @@ pub struct StorageConfig {
     pub memory_bytes_max: u64,
     /// An idle journal writes one more mark after this many milliseconds.
     pub idle_mark_ms: u64,
-    /// Retention is looked at this often, milliseconds.
+    /// Retention is looked at this often, milliseconds, and which producers are to be forgotten.
     pub retention_check_ms: u64,
+    /// A log forgets an idempotent producer that has appended nothing to it for so many milliseconds
+    /// (`producer.id.expiration.ms`).
+    pub producer_id_expiration_ms: i64,
+    /// Idempotent producers that a log knows at most. What it knows of each takes 170 bytes at most where it is written, and all
+    /// of it goes into one push.
+    pub producer_ids_max: u32,
     /// Produce is refused when the file system has less than this many bytes free, or than what the journal is still to fill
     /// ahead, beyond a second copy of what is live.
     pub reserve_bytes: u64,
@@ -159,6 +165,8 @@ impl Default for StorageConfig {
             memory_bytes_max: 256 << 20,
             idle_mark_ms: 5,
             retention_check_ms: 300_000,
+            producer_id_expiration_ms: 24 * 60 * 60 * 1000,
+            producer_ids_max: 10_000,
             reserve_bytes: 64 << 20,
         }
     }

@@ -28,6 +28,8 @@ pub enum Event {
         max_timestamp: Timestamp,
         /// From when it counts for retention.
         born: Timestamp,
+        /// Where it is from an idempotent producer: whose id, epoch and base sequence it names.
+        produced: Option<(i64, i16, i32)>,
         /// Whether this node appended it as leader of that epoch, rather than received it.
         leading: bool,
     },
@@ -215,7 +217,7 @@ pub enum Event {
     Produced {
         /// The log.
         log: LogId,
-        /// Leader epoch that it was written in.
+        /// Leader epoch that it was written in; of a duplicate whose original lies below the log start, the leader's own.
         epoch: Epoch,
         /// First offset.
         base: Offset,

@@ -85,7 +85,7 @@ impl World {
             builder.append(*time, None, Some(b"letter"), &[]);
         }
         let mut out = Outputs::default();
-        self.store.append(LOG, &[builder.build()], self.wall, true, &mut out);
+        self.store.append(LOG, &[builder.build()], self.wall, 0, true, &mut out);
         self.settle(out);
     }
 

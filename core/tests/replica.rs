@@ -538,6 +538,7 @@ fn absurd_pushes_are_refused() {
         base: 3,
         previous_epoch: newest,
         begin: false,
+        producers: Bytes::new(),
         exchange: 0,
         high_watermark: i64::MAX,
         log_start: 0,

@@ -720,6 +720,7 @@ impl Setup {
                 idle_mark_ms: core.idle_mark_ms,
                 retention_check_ms: core.retention_check_ms,
                 reserve_bytes: core.reserve_bytes,
+                ..StorageConfig::default()
             },
             quorum: QuorumConfig {
                 election_timeout_ms: core.election_timeout_ms,

@@ -52,6 +52,7 @@ fn config(random: &mut Random) -> Config {
         idle_mark_ms: 5,
         retention_check_ms: 1_000,
         reserve_bytes: 8_000,
+        ..StorageConfig::default()
     };
     Config {
         node: NodeId(7),
@@ -333,7 +334,7 @@ impl World {
                     _ => vec![bytes.slice(..21), bytes.slice(21..)],
                 };
                 let batch = Batch { times, ..batch_of(&header) };
-                (Change::Append(batch), store.append(id, &pieces, 0, true, out))
+                (Change::Append(batch), store.append(id, &pieces, 0, 0, true, out))
             }
         };
         known.push(change, lsn);

@@ -31,7 +31,9 @@ impl<W: Copy + Ord> Partitions<W> {
             return Some(push);
         }
         let heads = &mut self.ahead.0;
-        if heads.len() < HEADS_MAX || heads.contains_key(&push.log) {
+        // What a log begins with may be large.
+        let is_small = push.producers.is_empty();
+        if is_small && (heads.len() < HEADS_MAX || heads.contains_key(&push.log)) {
             let until = self.now.mono.after_ms(self.host.config.replication.push_retry_ms);
             let push = Push { records: Vec::new(), ..push };
             heads.insert(push.log, Head { from, push, until });

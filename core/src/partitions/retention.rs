@@ -1,17 +1,20 @@
-//! Retention by size and time: leaders trim, followers follow the leader's log start.
+//! Retention by size and time: leaders trim, followers follow the leader's log start. Of producers that are silent for long each
+//! replica forgets those that it knows.
 
 use super::{Key, Partitions};
 use crate::replica::Context;
 use crate::{Outputs, Timer};
 
 impl<W: Copy + Ord> Partitions<W> {
-    /// Looks at every leader's log; rare enough that a pass over all of them costs nothing.
+    /// Looks at every log; rare enough that a pass over all of them costs nothing.
     pub(super) fn retain(&mut self, out: &mut Outputs) {
         for (log, replica) in &mut self.replicas {
-            if replica.leading(&self.host.store).is_err() {
+            let leads = replica.leading(&self.host.store).is_ok();
+            let mut cx = Context { now: self.now, host: &mut self.host, out };
+            replica.expire_producers(&mut cx);
+            if !leads {
                 continue;
             }
-            let mut cx = Context { now: self.now, host: &mut self.host, out };
             replica.retain(&mut cx);
             self.touched.insert(*log);
         }

@@ -158,6 +158,7 @@ impl Quorum {
                 LogId::METADATA,
                 std::slice::from_ref(&entry.batch),
                 self.now.wall,
+                self.commit,
                 false,
                 out,
             );
@@ -288,8 +289,8 @@ impl Quorum {
         self.act(out);
         let (offset, epoch) = (self.log.end(), self.state.term);
         let batch = encode(offset, epoch, self.now.wall, &value);
-        let lsn =
-            store.append(LogId::METADATA, std::slice::from_ref(&batch), self.now.wall, true, out);
+        let (wall, pieces) = (self.now.wall, std::slice::from_ref(&batch));
+        let lsn = store.append(LogId::METADATA, pieces, wall, self.commit, true, out);
         let entry = decode(offset, &batch).expect("what was written can be read");
         self.log.push(Entry { lsn, ..entry });
         offset

@@ -152,7 +152,8 @@ impl Replica {
             if batch::validate(&whole).is_err() || epoch < self.last_epoch(cx) {
                 return self.refuse(cx, push);
             }
-            cx.host.store.append(id, &[whole], cx.now.wall, false, cx.out);
+            let committed = self.high_watermark;
+            cx.host.store.append(id, &[whole], cx.now.wall, committed, false, cx.out);
             appended = true;
         }
         let Role::Follower(follower) = &mut self.role else { return };
@@ -197,9 +198,12 @@ impl Replica {
         }
         let Role::Follower(follower) = &mut self.role else { return };
         if follower.matched.is_none_or(|matched| matched < push.base) {
+            let (log, wall) = (self.log, cx.now.wall);
+            let begun = cx.host.store.begin_at(log, push.base, &push.producers, wall, cx.out);
+            let Some(barrier) = begun else { return self.refuse(cx, push) };
             follower.matched = Some(push.base);
             follower.acknowledged = None;
-            self.barrier = cx.host.store.reset(self.log, push.base, cx.out);
+            self.barrier = barrier;
             self.high_watermark = push.base;
             cx.out.event(|| Event::Sometimes(Mark::ReplicaBeginAt));
         }

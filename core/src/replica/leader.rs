@@ -124,7 +124,8 @@ impl Replica {
         let end = |cx: &Context| cx.host.store.log(self.log).expect("a leader has a log").end();
         let base = end(cx);
         let pieces = batch::assign(batch, base, leader.epoch);
-        cx.host.store.append(self.log, &pieces, cx.now.wall, true, cx.out);
+        let (wall, committed) = (cx.now.wall, self.high_watermark);
+        cx.host.store.append(self.log, &pieces, wall, committed, true, cx.out);
         let next = end(cx);
         self.tally.records_in += (next - base) as u64;
         self.tally.bytes_in += batch.len() as u64;
@@ -428,6 +429,7 @@ impl Replica {
             progress.probe(base);
         }
         let records = if begin { Vec::new() } else { records };
+        let producers = if begin { log.producers_at(base) } else { Bytes::new() };
         let bytes = records.iter().map(Bytes::len).sum();
         let Ok(end) = batches::end(&records) else { return };
         let end = end.unwrap_or(base);
@@ -446,6 +448,7 @@ impl Replica {
             base,
             previous_epoch,
             begin,
+            producers,
             exchange: leader.exchange,
             high_watermark: bounds.0,
             log_start: bounds.1,

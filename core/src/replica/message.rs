@@ -58,6 +58,8 @@ pub struct Push {
     /// Whether this is "begin at `base`": the leader's log starts past the follower's end. Only a replica outside ISR and
     /// ELR takes it, as a truncation of everything.
     pub begin: bool,
+    /// Of "begin at": what the leader knows of producers at `base`.
+    pub producers: Bytes,
     /// The exchange that the leader last began in this epoch, which the answer repeats.
     pub exchange: u64,
     /// The leader's high watermark.

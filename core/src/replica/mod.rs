@@ -365,6 +365,11 @@ impl Replica {
         }
     }
 
+    /// Forgets producers that have appended nothing for long, whatever the role.
+    pub fn expire_producers(&self, cx: &mut Context) {
+        cx.host.store.expire_producers(self.log, cx.now.wall, self.high_watermark);
+    }
+
     /// Costly assertions.
     pub fn check_invariants(&self, store: &Store) {
         let Some(log) = store.log(self.log) else { return };

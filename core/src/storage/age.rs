@@ -36,11 +36,7 @@ impl SegmentRules {
     /// When a batch is appended, as its journal record keeps it: seconds since 1970, rounded up so that no record goes early, or
     /// [`OWN_TIME`].
     pub(super) fn appended_s(&self, own: Timestamp, wall: Timestamp) -> u32 {
-        if is_believed(own, wall, self.ahead_ms_max) {
-            return OWN_TIME;
-        }
-        let seconds = wall.saturating_add(999).div_euclid(1_000);
-        seconds.clamp(1, i64::from(OWN_TIME - 1)) as u32
+        if is_believed(own, wall, self.ahead_ms_max) { OWN_TIME } else { seconds(wall) }
     }
 
     /// Whether a batch that counts from `born` is too late for a segment whose first one counts from `begun`.
@@ -65,6 +61,20 @@ impl SegmentRules {
 
 fn is_believed(own: Timestamp, wall: Timestamp, ahead_ms_max: i64) -> bool {
     (0..=wall.saturating_add(ahead_ms_max)).contains(&own)
+}
+
+/// A time as a journal record keeps it.
+pub(super) fn seconds(wall: Timestamp) -> u32 {
+    let seconds = wall.saturating_add(999).div_euclid(1_000);
+    seconds.clamp(1, i64::from(OWN_TIME - 1)) as u32
+}
+
+/// When a change was made, as far as its journal record says, else now.
+pub(super) fn appended(appended_s: u32, now: Timestamp) -> Timestamp {
+    match appended_s {
+        0 | OWN_TIME => now,
+        seconds => i64::from(seconds) * 1_000,
+    }
 }
 
 /// From when a batch counts, by its own time and its journal record.

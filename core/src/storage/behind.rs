@@ -217,7 +217,7 @@ fn apply_to_segments(id: LogId, log: &mut Log, removed: &mut Vec<FileName>) {
             log.segments = Vec::new();
             removed.append(&mut log.kept);
         }
-        Kind::Append | Kind::Put | Kind::Mark => {}
+        Kind::Append | Kind::Forget | Kind::Put | Kind::Mark => {}
     }
 }
 

@@ -9,13 +9,16 @@ use bytes::Bytes;
 use super::Lsn;
 use super::codec::{Put, Reader, checksum, salt};
 use super::log::Shape;
+use super::producers::Producers;
 use super::segment::{Group, Segment};
 use crate::{LogId, TopicId};
 
 const MAGIC: &[u8; 8] = b"MILENACP";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The version without what segments count for retention, and from when.
 const VERSION_WITHOUT_AGES: u32 = 1;
+/// The last version without what is known of producers.
+const VERSION_WITHOUT_PRODUCERS: u32 = 2;
 const HEADER: usize = 72;
 const EXISTS: u8 = 1;
 const DAMAGED: u8 = 2;
@@ -55,25 +58,31 @@ pub(super) struct Entry {
     pub segments: Vec<Segment>,
 }
 
-pub(super) fn encode_entry(entry: &Entry) -> Bytes {
+/// The entry of a log whose segments hold a shape.
+pub(super) fn encode_entry(
+    log: LogId,
+    seq: u64,
+    shape: &Shape,
+    generation: u32,
+    segments: &[Segment],
+) -> Bytes {
     let mut bytes = Vec::with_capacity(256);
     bytes.u32(0);
-    bytes.bytes(&entry.log.topic.0);
-    bytes.i32(entry.log.partition);
-    let shape = &entry.shape;
+    bytes.bytes(&log.topic.0);
+    bytes.i32(log.partition);
     bytes.u8(u8::from(shape.exists) * EXISTS + u8::from(shape.damaged) * DAMAGED);
     bytes.u64(shape.damaged_at);
-    bytes.u64(entry.seq);
+    bytes.u64(seq);
     bytes.i64(shape.start);
     bytes.i64(shape.end);
-    bytes.u32(entry.generation);
+    bytes.u32(generation);
     bytes.u32(shape.epochs.len() as u32);
     for (epoch, start) in &shape.epochs {
         bytes.i32(*epoch);
         bytes.i64(*start);
     }
-    bytes.u32(entry.segments.len() as u32);
-    for segment in &entry.segments {
+    bytes.u32(segments.len() as u32);
+    for segment in segments {
         bytes.i64(segment.base);
         bytes.u32(segment.generation);
         bytes.u64(segment.length);
@@ -93,8 +102,10 @@ pub(super) fn encode_entry(entry: &Entry) -> Bytes {
             bytes.u64(group.chain);
         }
     }
-    bytes.u32(shape.state.len() as u32);
-    bytes.bytes(&shape.state);
+    for part in [&shape.state, &shape.producers.encode()] {
+        bytes.u32(part.len() as u32);
+        bytes.bytes(part);
+    }
     let length = bytes.len() as u32;
     bytes[..4].copy_from_slice(&length.to_le_bytes());
     bytes.into()
@@ -110,8 +121,8 @@ pub(super) fn with_damage(entry: &Bytes, damaged_at: u64) -> Bytes {
     bytes.into()
 }
 
-/// `ages`: whether its version has what segments count for retention; where not, the times stay `Timestamp::MIN`.
-fn decode_entry(bytes: &Bytes, ages: bool) -> Option<(Entry, usize)> {
+/// Where its version has not what segments count for retention, the times stay `Timestamp::MIN`.
+fn decode_entry(bytes: &Bytes, version: u32) -> Option<(Entry, usize)> {
     let mut field = Reader(bytes);
     let length = field.u32()? as usize;
     let log = LogId { topic: TopicId(field.array16()?), partition: field.i32()? };
@@ -127,7 +138,7 @@ fn decode_entry(bytes: &Bytes, ages: bool) -> Option<(Entry, usize)> {
         segment.length = field.u64()?;
         segment.next = field.i64()?;
         segment.max = (field.i64()?, field.i64()?);
-        if ages {
+        if version > VERSION_WITHOUT_AGES {
             segment.counted = field.u64()?;
             (segment.begun, segment.born) = (field.i64()?, field.i64()?);
         } else {
@@ -147,11 +158,17 @@ fn decode_entry(bytes: &Bytes, ages: bool) -> Option<(Entry, usize)> {
     }
     let size = field.u32()? as usize;
     let state = Bytes::copy_from_slice(field.bytes(size)?);
+    let producers = if version > VERSION_WITHOUT_PRODUCERS {
+        let size = field.u32()? as usize;
+        Producers::decode(field.bytes(size)?)?
+    } else {
+        Producers::default()
+    };
     if bytes.len() - field.0.len() != length {
         return None;
     }
     let (exists, damaged) = (flags & EXISTS != 0, flags & DAMAGED != 0);
-    let shape = Shape { exists, damaged, damaged_at, start, end, epochs, state };
+    let shape = Shape { exists, damaged, damaged_at, start, end, epochs, state, producers };
     Some((Entry { log, seq, shape, generation, segments }, length))
 }
 
@@ -213,9 +230,75 @@ pub(super) fn decode(bytes: &Bytes, secret: &[u8; 16], journal: u16) -> Option<C
     let mut rest = bytes.slice(HEADER..end);
     let mut entries = Vec::new();
     for _ in 0..count {
-        let (entry, length) = decode_entry(&rest, version > VERSION_WITHOUT_AGES)?;
+        let (entry, length) = decode_entry(&rest, version)?;
         rest = rest.slice(length..);
         entries.push(entry);
     }
     Some(Checkpoint { head, entries })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec::Pieces;
+    use super::super::log::Op;
+    use super::super::producers::Produced;
+    use super::super::record::Kind;
+    use super::*;
+
+    const SECRET: [u8; 16] = [7; 16];
+    /// What version 2 wrote of [`entry`], but for the producers.
+    const OF_VERSION_2: &str = "4d494c454e41435030d25310cb62527d0200000001000000b300000000000000060000000000000002000000\
+         00000000030000000000000001000000000000000000000000000000b3000000030303030303030303030303\
+         0303030302000000010400000000000000110000000000000005000000000000005a00000000000000080000\
+         0002000000010000000000000000000000030000002800000000000000010000000500000000000000070000\
+         00e80300000000000058000000000000000d000000000000004d0000000000000084030000000000000b0000\
+         00000000000c00000000000000000000000000000000050000007374617465";
+
+    fn head() -> Head {
+        Head { version: 6, low: Lsn(2), mark: Lsn(3), seq_floor: 1, suspect: false }
+    }
+
+    fn entry() -> Entry {
+        let mut shape = Shape {
+            exists: true,
+            damaged_at: 4,
+            start: 5,
+            end: 88,
+            epochs: vec![(1, 0), (3, 40)],
+            state: Bytes::from_static(b"state"),
+            ..Shape::default()
+        };
+        let produced = Some(Produced { producer: 9, epoch: 1, base_sequence: 7 });
+        let op = Op::new(Kind::Append, 88, Pieces::None);
+        shape.apply(&Op { next: 90, epoch: 3, produced, ..op });
+        let mut segment = Segment::new(5, 7);
+        (segment.length, segment.counted, segment.next) = (1000, 900, 88);
+        (segment.begun, segment.born, segment.max) = (11, 12, (13, 77));
+        let log = LogId { topic: TopicId([3; 16]), partition: 2 };
+        Entry { log, seq: 17, shape, generation: 8, segments: vec![segment] }
+    }
+
+    fn told(bytes: &Bytes) -> String {
+        let found = decode(bytes, &SECRET, 1).expect("a checkpoint");
+        assert_eq!(found.head, head());
+        format!("{:?}", found.entries)
+    }
+
+    #[test]
+    fn gives_back_what_it_was_given() {
+        let Entry { log, seq, shape, generation, segments } = entry();
+        let bytes = encode_entry(log, seq, &shape, generation, &segments);
+        let all: Bytes = encode(&head(), &SECRET, 1, &[bytes]).concat().into();
+        assert_eq!(told(&all), format!("{:?}", [entry()]));
+    }
+
+    #[test]
+    fn version_2_is_read() {
+        let digits = OF_VERSION_2.as_bytes().chunks(2);
+        let byte = |two: &[u8]| u8::from_str_radix(str::from_utf8(two).expect("ASCII"), 16);
+        let bytes: Vec<u8> = digits.map(|two| byte(two).expect("hexadecimal")).collect();
+        let mut expected = entry();
+        expected.shape.producers = Producers::default();
+        assert_eq!(told(&bytes.into()), format!("{:?}", [expected]));
+    }
 }

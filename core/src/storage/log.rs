@@ -1,4 +1,4 @@
-//! One log in memory: its shape (start, end, epochs, state), the changes that are on their way to its segments, and the batches
+//! One log in memory: its shape (start, end, epochs, state, producers), the changes that are on their way to its segments, and the batches
 //! that are not yet there.
 //!
 //! The shape is kept twice: as everyone sees it, and as the segments have it. The changes between the two wait in `ops`,
@@ -7,14 +7,17 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use milena_wire::batch::BatchHeader;
 
 use super::Lsn;
 use super::age::SegmentRules;
+use super::checkpoint;
 use super::codec::Pieces;
+use super::producers::{KnownBatch, Produced, ProducerView, Producers, SequenceError, decode_ids};
 use super::record::Kind;
 use super::segment::Segment;
 use crate::disk::FileName;
-use crate::{Epoch, Offset, Timestamp};
+use crate::{Epoch, LogId, Offset, Timestamp};
 
 /// What a log is, without its batches.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -28,6 +31,7 @@ pub(super) struct Shape {
     /// Each epoch with the offset of its first record, ascending. The first may begin below the start.
     pub epochs: Vec<(Epoch, Offset)>,
     pub state: Bytes,
+    pub producers: Producers,
 }
 
 /// A change of a log.
@@ -43,11 +47,36 @@ pub(super) struct Op {
     pub max_timestamp: Timestamp,
     /// From when a batch counts for retention.
     pub born: Timestamp,
+    /// When it was made here.
+    pub appended: Timestamp,
+    /// Nothing below this offset was cut from then on, as far as was known.
+    pub committed: Offset,
+    /// Of a batch: what it says of its producer.
+    pub produced: Option<Produced>,
     pub body: Pieces,
     pub size: u64,
 }
 
 impl Op {
+    /// One that is no batch, before it has its numbers.
+    pub fn new(kind: Kind, at: Offset, body: Pieces) -> Op {
+        Op {
+            lsn: Lsn(0),
+            seq: 0,
+            kind,
+            at,
+            next: at,
+            epoch: 0,
+            max_timestamp: 0,
+            born: 0,
+            appended: 0,
+            committed: 0,
+            produced: None,
+            size: body.size() as u64,
+            body,
+        }
+    }
+
     /// Whether the end may fall.
     pub fn cuts(&self) -> bool {
         matches!(self.kind, Kind::Truncate | Kind::Reset | Kind::Delete)
@@ -64,23 +93,41 @@ impl Shape {
                 if self.epochs.last().is_none_or(|(epoch, _)| *epoch != op.epoch) {
                     self.epochs.push((op.epoch, op.at));
                 }
+                if let Some(produced) = &op.produced {
+                    let batch = KnownBatch {
+                        base_sequence: produced.base_sequence,
+                        last_offset_delta: (op.next - op.at - 1) as i32,
+                        base: op.at,
+                        timestamp: op.max_timestamp,
+                    };
+                    self.producers.append(produced, batch, op.appended);
+                    self.producers.settle(op.committed);
+                }
             }
             Kind::Truncate => {
                 self.end = self.end.min(op.at);
                 while self.epochs.last().is_some_and(|(_, start)| *start >= self.end) {
                     self.epochs.pop();
                 }
+                self.producers.truncate(op.at);
             }
             Kind::Trim => {
                 self.start = self.start.max(op.at.min(self.end));
                 let below = self.epochs.iter().filter(|(_, start)| *start <= self.start).count();
                 self.epochs.drain(..below.saturating_sub(1));
+                self.producers.settle(self.start);
             }
             Kind::Reset => {
                 self.exists = true;
                 self.damaged &= op.seq <= self.damaged_at;
                 (self.start, self.end) = (op.at, op.at);
                 self.epochs = Vec::new();
+                let producers = Producers::begin(&op.body.joined(), op.at, op.appended);
+                self.producers = producers.unwrap_or_default();
+            }
+            Kind::Forget => {
+                self.producers.forget(decode_ids(&op.body.joined()), op.at);
+                self.producers.settle(op.committed);
             }
             Kind::Delete => *self = Shape::default(),
             Kind::Put => {
@@ -220,7 +267,7 @@ impl Log {
                 self.tail_bytes = 0;
                 self.cuts += 1;
             }
-            Kind::Trim | Kind::Put | Kind::Mark => {}
+            Kind::Trim | Kind::Forget | Kind::Put | Kind::Mark => {}
         }
         if op.cuts() {
             self.cuts_unflushed += 1;
@@ -239,7 +286,7 @@ impl Log {
                 Kind::Truncate => self.flushed_end = self.flushed_end.min(op.at),
                 Kind::Reset => self.flushed_end = op.at,
                 Kind::Delete => self.flushed_end = 0,
-                Kind::Trim | Kind::Put | Kind::Mark => {}
+                Kind::Trim | Kind::Forget | Kind::Put | Kind::Mark => {}
             }
             self.cuts_unflushed -= usize::from(op.cuts());
             self.ops_flushed += 1;
@@ -266,6 +313,11 @@ impl Log {
             (self.ops, self.tail) = (VecDeque::new(), VecDeque::new());
         }
         op
+    }
+
+    /// Its entry in a checkpoint: the segments as they are now, which hold all changes up to a storage sequence.
+    pub(super) fn entry(&self, id: LogId, seq: u64) -> Bytes {
+        checkpoint::encode_entry(id, seq, &self.applied, self.generation, &self.segments)
     }
 
     fn drop_tail(&mut self, front: bool) {
@@ -356,6 +408,23 @@ impl Log {
         &self.visible.state
     }
 
+    /// What is known of each idempotent producer that wrote here, sorted by id.
+    pub fn producers(&self) -> impl Iterator<Item = ProducerView<'_>> {
+        self.visible.producers.iter()
+    }
+
+    /// What a batch is, to a leader: a new one, also where nothing is known of its producer or where it has none, or one that is
+    /// here already.
+    pub fn judge(&self, header: &BatchHeader) -> Result<Option<KnownBatch>, SequenceError> {
+        let Some(produced) = Produced::of(header) else { return Ok(None) };
+        self.visible.producers.judge(&produced, header.last_offset_delta)
+    }
+
+    /// What is known of producers at an offset, for a log that begins there ([`super::Store::begin_at`]).
+    pub fn producers_at(&self, offset: Offset) -> Bytes {
+        self.visible.producers.at(offset).encode()
+    }
+
     /// Bytes of all segments and of what is not yet in them, as far as they surely hold records that count.
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.counted).sum::<u64>() + self.tail_bytes
@@ -367,9 +436,8 @@ mod tests {
     use super::*;
 
     fn op(lsn: u64, kind: Kind, at: Offset, next: Offset, epoch: Epoch) -> Op {
-        let body = Pieces::None;
-        let (lsn, seq, size) = (Lsn(lsn), lsn, 1);
-        Op { lsn, seq, kind, at, next, epoch, max_timestamp: at, born: at, body, size }
+        let (seq, size, op) = (lsn, 1, Op::new(kind, at, Pieces::None));
+        Op { lsn: Lsn(lsn), seq, next, epoch, max_timestamp: at, born: at, size, ..op }
     }
 
     fn log() -> Log {

@@ -9,6 +9,7 @@
 //! | `record` | a journal record as bytes, and the scan that goes on past damage |
 //! | `journal` | groups, files in a circle, the mark |
 //! | `log` | one log in memory: shape, changes under way, tail |
+//! | `producers` | what a log knows of its idempotent producers |
 //! | `age` | from when records count for retention, and when a segment ends |
 //! | `segment` | a segment and its index; planning and verifying a read |
 //! | `behind` | writing behind: from changes to segments |
@@ -26,6 +27,7 @@ mod checkpoint;
 mod codec;
 mod journal;
 mod log;
+mod producers;
 mod reading;
 mod reads;
 mod reclaim;
@@ -43,6 +45,7 @@ use bytes::Bytes;
 use milena_wire::batch::{BatchHeader, HEADER_LEN};
 
 pub use log::Log;
+pub use producers::{KnownBatch, ProducerView, SequenceError};
 pub use recovery::{Recovered, Recovery};
 pub use superblock::Superblock;
 pub use view::StoreView;
@@ -52,10 +55,10 @@ use crate::disk::{Command, DiskError, Outcome, Success};
 use crate::trace::{Event, Mark};
 use crate::{Epoch, Halt, Instant, LogId, Now, Offset, OpId, Outputs, Timer, Timestamp};
 pub use age::{AFTER_MAX_MS, SegmentRules};
-use checkpoint::Entry;
 use codec::Pieces;
 use journal::Journal;
 use log::Op;
+use producers::{Produced, Producers, encode_ids};
 use record::{Kind, Record};
 
 /// A write or create that found no room, or a checkpoint, is tried again after this long.
@@ -284,13 +287,7 @@ impl Store {
             log.applied = log.visible.clone();
             // Every checkpoint from here on says it: the next may be the first that suspects nothing any more.
             log.saved_seq = log.seq;
-            log.saved = checkpoint::encode_entry(&Entry {
-                log: id,
-                seq: log.seq,
-                shape: log.applied.clone(),
-                generation: log.generation,
-                segments: Vec::new(),
-            });
+            log.saved = log.entry(id, log.seq);
             self.events.push_back(StoreEvent::Damaged { log: id });
             out.event(|| Event::Damaged { log: id });
         }
@@ -316,12 +313,14 @@ impl Store {
     }
 
     /// Puts one whole, validated batch (offsets and epoch assigned, base offset = end of the log) at the end. It may be in
-    /// pieces. It counts from `wall` for retention if its own time cannot be believed. `leading` only goes into the event.
+    /// pieces. It counts from `wall` for retention if its own time cannot be believed. No truncation goes below what is
+    /// `committed`. `leading` only goes into the event.
     pub fn append(
         &mut self,
         id: LogId,
         batch: &[Bytes],
         wall: Timestamp,
+        committed: Offset,
         leading: bool,
         out: &mut Outputs,
     ) -> Lsn {
@@ -337,13 +336,58 @@ impl Store {
         let size = header.size() as u64;
         let (crc, max_timestamp) = (header.crc, header.max_timestamp);
         let born = age::born(max_timestamp, appended_s, wall);
-        out.event(|| {
-            let (log, size) = (id, size as u32);
-            Event::Appended { log, base, next, epoch, crc, size, max_timestamp, born, leading }
+        let produced = Produced::of(&header);
+        out.event(|| Event::Appended {
+            log: id,
+            base,
+            next,
+            epoch,
+            crc,
+            size: size as u32,
+            max_timestamp,
+            born,
+            produced: produced.map(|of| (of.producer, of.epoch, of.base_sequence)),
+            leading,
         });
-        let (lsn, seq, kind, at) = (Lsn(0), 0, Kind::Append, base);
-        let op = Op { lsn, seq, kind, at, next, epoch, max_timestamp, born, body, size };
-        self.submit(id, op, appended_s)
+        let op = Op::new(Kind::Append, base, body);
+        let times = Op { max_timestamp, born, appended: wall, ..op };
+        let lsn = self.submit(id, Op { next, epoch, committed, produced, ..times }, appended_s);
+        if produced.is_some() {
+            self.bound_producers(id, committed);
+        }
+        lsn
+    }
+
+    /// Forgets the producers beyond the most that a log may know: those whose last batch lies lowest.
+    fn bound_producers(&mut self, id: LogId, committed: Offset) {
+        let Some(log) = self.logs.get(&id) else { return };
+        let producers = &log.visible.producers;
+        let beyond = producers.len().saturating_sub(self.config.producer_ids_max as usize);
+        if beyond > 0 {
+            let lowest = producers.lowest(beyond);
+            self.forget(id, &lowest, committed);
+        }
+    }
+
+    /// Forgets the producers that have appended nothing to a log for long, by this node's clock, and what was kept for
+    /// truncations below `committed`.
+    pub fn expire_producers(&mut self, id: LogId, wall: Timestamp, committed: Offset) {
+        let Some(log) = self.log(id).filter(|log| !log.is_damaged()) else { return };
+        let producers = &log.visible.producers;
+        let last = wall.saturating_sub(self.config.producer_id_expiration_ms);
+        let silent = producers.silent_since(last);
+        if !silent.is_empty() || producers.is_unsettled(committed) {
+            self.forget(id, &silent, committed);
+        }
+    }
+
+    fn forget(&mut self, id: LogId, producers: &[i64], committed: Offset) {
+        let body = match producers {
+            [] => Pieces::None,
+            ids => Pieces::One(encode_ids(ids)),
+        };
+        let end = self.log_mut(id).end();
+        self.submit(id, Op { committed, ..Op::new(Kind::Forget, end, body) }, 0);
     }
 
     /// Cuts everything at and past `to`, which lies on a batch border between start and end.
@@ -372,6 +416,25 @@ impl Store {
         self.change(id, Kind::Reset, start, Pieces::None)
     }
 
+    /// The same for a log that goes on where another begins, with what that one knows of producers there
+    /// ([`Log::producers_at`]); none where the bytes say no such thing.
+    pub fn begin_at(
+        &mut self,
+        id: LogId,
+        start: Offset,
+        producers: &Bytes,
+        wall: Timestamp,
+        out: &mut Outputs,
+    ) -> Option<Lsn> {
+        if producers.is_empty() {
+            return Some(self.reset(id, start, out));
+        }
+        Producers::begin(producers, start, wall)?;
+        out.event(|| Event::Reset { log: id, start });
+        let op = Op::new(Kind::Reset, start, Pieces::One(producers.clone()));
+        Some(self.submit(id, Op { appended: wall, ..op }, age::seconds(wall)))
+    }
+
     /// Deletes the log with its state.
     pub fn delete(&mut self, id: LogId, out: &mut Outputs) -> Lsn {
         out.event(|| Event::Deleted { log: id });
@@ -387,10 +450,7 @@ impl Store {
     }
 
     fn change(&mut self, id: LogId, kind: Kind, at: Offset, body: Pieces) -> Lsn {
-        let size = body.size() as u64;
-        let (lsn, seq, next, epoch) = (Lsn(0), 0, at, 0);
-        let (max_timestamp, born) = (0, 0);
-        self.submit(id, Op { lsn, seq, kind, at, next, epoch, max_timestamp, born, body, size }, 0)
+        self.submit(id, Op::new(kind, at, body), 0)
     }
 
     /// Gives a change its numbers and puts it everywhere.

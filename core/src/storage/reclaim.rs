@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::checkpoint::{self, Entry, Head};
+use super::checkpoint::{self, Head};
 use super::codec::Pieces;
 use super::journal::zeros;
 use super::record::{BLOCK, Kind, Record, Stopped, scan};
@@ -186,14 +186,7 @@ impl Store {
                     files.push(segment.index(id));
                 }
             }
-            let entry = Entry {
-                log: id,
-                seq: log.applied_seq,
-                shape: log.applied.clone(),
-                generation: log.generation,
-                segments: log.segments.clone(),
-            };
-            captured.push((id, entry.seq, checkpoint::encode_entry(&entry)));
+            captured.push((id, log.applied_seq, log.entry(id, log.applied_seq)));
         }
         let mut outstanding = files.len();
         for file in files {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::Lsn;
 use super::codec::{Pieces, Reader, checksum, salt};
+use super::producers::Producers;
 use crate::{LogId, Offset, TopicId};
 
 /// Bytes before the body.
@@ -32,7 +33,7 @@ pub(super) enum Kind {
     Truncate = 2,
     /// Start moves up to `at`.
     Trim = 3,
-    /// Empty, begins again at `at`.
+    /// Empty, begins again at `at`, with the producers that the body knows.
     Reset = 4,
     /// The log is deleted.
     Delete = 5,
@@ -40,6 +41,8 @@ pub(super) enum Kind {
     Put = 6,
     /// Nothing but the mark that every record carries.
     Mark = 7,
+    /// The producers that the body names are forgotten.
+    Forget = 8,
 }
 
 impl Kind {
@@ -52,6 +55,7 @@ impl Kind {
             5 => Kind::Delete,
             6 => Kind::Put,
             7 => Kind::Mark,
+            8 => Kind::Forget,
             _ => return None,
         })
     }
@@ -66,7 +70,8 @@ pub(super) struct Record {
     pub seq: u64,
     pub kind: Kind,
     pub at: Offset,
-    /// Of a batch: when it was appended, in seconds since 1970, or that its own time counts ([`super::age::OWN_TIME`]).
+    /// Of a batch: when it was appended, in seconds since 1970, or that its own time counts ([`super::age::OWN_TIME`]). Of a
+    /// reset with producers: when it was made.
     pub appended_s: u32,
     pub body: Pieces,
 }
@@ -80,6 +85,17 @@ impl Record {
 
     pub fn size(&self) -> usize {
         HEADER + self.body.size()
+    }
+
+    /// Whether its body is one that this version makes. What stands under a good checksum was made by a version of ours.
+    pub fn is_understood(&self) -> bool {
+        match self.kind {
+            Kind::Reset => Producers::begin(&self.body.joined(), self.at, 0).is_some(),
+            Kind::Forget => self.body.size().is_multiple_of(size_of::<i64>()),
+            Kind::Append | Kind::Truncate | Kind::Trim | Kind::Delete | Kind::Put | Kind::Mark => {
+                true
+            }
+        }
     }
 
     /// The header, to stand before the body.
@@ -257,6 +273,18 @@ mod tests {
         file[HEADER + 3] ^= 1;
         file[84] ^= 1;
         assert_eq!(lsns(file, &SECRET), [1, 3]);
+    }
+
+    #[test]
+    fn what_no_version_of_ours_makes_is_not_understood() {
+        let of = |kind, body: &[u8]| Record { kind, ..record(1, body) }.is_understood();
+        assert_eq!([of(Kind::Reset, b""), of(Kind::Reset, b"\x01\x00\x00")], [true, true]);
+        assert_eq!(
+            [of(Kind::Reset, b"\x02\x00\x00"), of(Kind::Reset, b"\x01\x05")],
+            [false, false]
+        );
+        assert_eq!([of(Kind::Forget, &[0; 16]), of(Kind::Forget, &[0; 15])], [true, false]);
+        assert!(of(Kind::Put, b"anything"));
     }
 
     #[test]

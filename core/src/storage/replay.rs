@@ -170,7 +170,7 @@ fn lost(outcome: &mut Outcome, number: u16) {
     }
 }
 
-/// Keeps what is newer than the entry, in order, up to the first gap.
+/// Keeps what is newer than the entry, in order, up to the first gap or what nobody understands.
 fn order(id: LogId, log: &mut Restored) {
     let above = log.entry.as_ref().map(|entry| entry.seq);
     log.replay.retain(|record| above.is_none_or(|seq| record.seq > seq));
@@ -181,7 +181,7 @@ fn order(id: LogId, log: &mut Restored) {
         .replay
         .iter()
         .take_while(|record| {
-            let fits = expected.is_none_or(|seq| seq == record.seq);
+            let fits = expected.is_none_or(|seq| seq == record.seq) && record.is_understood();
             expected = Some(record.seq + 1);
             fits
         })
@@ -228,7 +228,7 @@ fn misses_files(id: LogId, log: &Restored, files: &BTreeSet<FileName>) -> bool {
                 segments.clear();
             }
             Kind::Delete => segments.clear(),
-            Kind::Append | Kind::Put | Kind::Mark => {}
+            Kind::Append | Kind::Forget | Kind::Put | Kind::Mark => {}
         }
     }
     segments.iter().any(|(_, _, there)| !there)

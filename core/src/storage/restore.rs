@@ -7,9 +7,10 @@ use bytes::Bytes;
 use milena_wire::batch::{BatchHeader, HEADER_LEN};
 
 use super::age::SegmentRules;
-use super::checkpoint::{self, Entry, Head};
+use super::checkpoint::{Entry, Head};
 use super::journal::Journal;
 use super::log::{Log, Op};
+use super::producers::Produced;
 use super::record::{Kind, Record};
 use super::replay::{Outcome, Restored, journal_of};
 use super::superblock::Superblock;
@@ -119,14 +120,7 @@ impl Store {
             }
         }
         if log.saved_seq > 0 || damaged {
-            let entry = Entry {
-                log: id,
-                seq: log.saved_seq,
-                shape: log.applied.clone(),
-                generation: log.generation,
-                segments: log.segments.clone(),
-            };
-            log.saved = checkpoint::encode_entry(&entry);
+            log.saved = log.entry(id, log.saved_seq);
         }
         if !log.visible.exists {
             self.deleted.insert(id);
@@ -136,18 +130,19 @@ impl Store {
 
     fn op_of(&mut self, record: Record, wall: Timestamp) -> Option<Op> {
         let Record { seq, kind, at, appended_s, ref body, .. } = record;
-        let (body, size) = (body.clone(), body.size() as u64);
-        let (mut next, mut epoch, mut max_timestamp) = (at, 0, 0);
+        let mut op = Op::new(kind, at, body.clone());
         if kind == Kind::Append {
             // Under a good checksum stands what was validated once, so this holds.
-            let (head, filled) = body.prefix::<HEADER_LEN>();
+            let (head, filled) = op.body.prefix::<HEADER_LEN>();
             let header = BatchHeader::parse(&head[..filled]).ok()?;
-            (next, epoch) = (header.next_offset(), header.partition_leader_epoch);
-            max_timestamp = header.max_timestamp;
+            (op.next, op.epoch) = (header.next_offset(), header.partition_leader_epoch);
+            op.max_timestamp = header.max_timestamp;
+            op.produced = Produced::of(&header);
         }
         let lsn = self.journal.push(record);
-        let born = age::born(max_timestamp, appended_s, wall);
-        Some(Op { lsn, seq, kind, at, next, epoch, max_timestamp, born, body, size })
+        let born = age::born(op.max_timestamp, appended_s, wall);
+        let appended = age::appended(appended_s, wall);
+        Some(Op { lsn, seq, born, appended, ..op })
     }
 
     /// The first checkpoints of a layout, one in each slot, so that one bad sector is not the end of them: what recovery found

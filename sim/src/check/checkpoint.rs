@@ -300,7 +300,7 @@ fn decode(bytes: &[u8]) -> Option<Claims> {
     let mut fields = Fields(bytes);
     let magic = fields.take(8)?;
     let (_checksum, version) = (fields.u64()?, fields.u32()?);
-    if magic != b"MILENACP" || version != 2 {
+    if magic != b"MILENACP" || version != 3 {
         return None;
     }
     let count = fields.u32()?;
@@ -309,15 +309,14 @@ fn decode(bytes: &[u8]) -> Option<Claims> {
     let (_seq_floor, _suspect) = (fields.u64()?, fields.u64()?);
     let mut entries = BTreeMap::new();
     for _ in 0..count {
-        let (log, mut entry) = decode_entry(&mut fields)?;
-        let end = bytes.len() - fields.0.len();
-        entry.state = end - entry.state.len()..end;
+        let (log, entry) = decode_entry(&mut fields, bytes.len())?;
         entries.insert(log, entry);
     }
     Some(Claims { version: number, low, mark, entries })
 }
 
-fn decode_entry(fields: &mut Fields<'_>) -> Option<(LogId, Entry)> {
+/// `length`: of the file, which ends where the fields do.
+fn decode_entry(fields: &mut Fields<'_>, length: usize) -> Option<(LogId, Entry)> {
     let _length = fields.u32()?;
     let topic = TopicId(fields.take(16)?.try_into().ok()?);
     let log = LogId { topic, partition: fields.u32()? as i32 };
@@ -341,6 +340,10 @@ fn decode_entry(fields: &mut Fields<'_>) -> Option<(LogId, Entry)> {
     }
     let state = fields.u32()? as usize;
     fields.take(state)?;
+    let state_end = length - fields.0.len();
+    let producers = fields.u32()? as usize;
+    fields.take(producers)?;
     // Of a log that exists and is not damaged.
-    Some((log, Entry { is_sound: flags == 1, end, files, state: 0..state }))
+    let is_sound = flags == 1;
+    Some((log, Entry { is_sound, end, files, state: state_end - state..state_end }))
 }

@@ -252,7 +252,18 @@ impl Checks {
     pub fn on_event(&mut self, node: usize, disk: &Disk, event: &Event) -> Checked {
         self.count_full_disk(disk, event);
         match event {
-            Event::Appended { log, base, next, epoch, crc, size, max_timestamp, born, leading } => {
+            Event::Appended {
+                log,
+                base,
+                next,
+                epoch,
+                crc,
+                size,
+                max_timestamp,
+                born,
+                leading,
+                ..
+            } => {
                 self.counts_from(node, *log, *max_timestamp, *born)?;
                 let batch = Batch {
                     base: *base,

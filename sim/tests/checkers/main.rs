@@ -278,8 +278,20 @@ fn appended(
     let whole: Vec<u8> = pieces.iter().flatten().copied().collect();
     let BatchHeader { crc, max_timestamp, .. } = BatchHeader::parse(&whole).expect("a batch");
     let (next, size) = (base + 1, whole.len() as u32);
-    let born = max_timestamp;
-    (Event::Appended { log, base, next, epoch, crc, size, max_timestamp, born, leading }, pieces)
+    let (born, produced) = (max_timestamp, None);
+    let event = Event::Appended {
+        log,
+        base,
+        next,
+        epoch,
+        crc,
+        size,
+        max_timestamp,
+        born,
+        produced,
+        leading,
+    };
+    (event, pieces)
 }
 
 fn acknowledged(end: Offset, epoch: Epoch) -> Event {
