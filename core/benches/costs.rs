@@ -66,9 +66,10 @@ impl Row {
     }
 }
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 8] = [
     Row::new("produce, one node, its own shard", 1, produce).at_most(8.0),
     Row::elsewhere("produce, one node, another shard", produce).at_most(11.0),
+    Row::new("produce, one node, its own shard, idempotent", 1, produce_idempotent).at_most(8.0),
     Row::new("produce, three nodes: leader and two pushes", 3, produce).at_most(19.0),
     Row::new("fetch of one batch, its own shard", 1, fetch).at_most(5.0),
     Row::elsewhere("fetch of one batch, another shard", fetch).at_most(8.0),
@@ -138,7 +139,16 @@ struct Target {
 }
 
 fn produce(target: &Target, _: u64) -> (i16, Request) {
+    produce_batch(target, BatchBuilder::new(0, -1, Compression::None))
+}
+
+fn produce_idempotent(target: &Target, number: u64) -> (i16, Request) {
     let mut batch = BatchBuilder::new(0, -1, Compression::None);
+    batch.producer(1_000, 0, number as i32);
+    produce_batch(target, batch)
+}
+
+fn produce_batch(target: &Target, mut batch: BatchBuilder) -> (i16, Request) {
     batch.append(1_000, None, Some(&[7; 100]), &[]);
     let data = PartitionProduceData { index: target.partition, records: Some(batch.build()) };
     let topic = TopicProduceData {

@@ -12,6 +12,7 @@ use milena_core::image::{Broker, Image, Partition, Topic};
 use milena_core::machine::{Input, Output, Outputs};
 use milena_core::partitions::{News, Partitions, Reading, Safety};
 use milena_core::peer::PeerMessage;
+use milena_core::replica::Placed;
 use milena_core::storage::Recovery;
 use milena_core::{
     BrokerEpoch, Config, Epoch, Instant, LogId, NodeId, Now, Offset, ReplicaIncarnation, TopicId,
@@ -62,7 +63,8 @@ impl Node {
             (true, Some((epoch, _))) => {
                 let mut batch = BatchBuilder::new(0, -1, Compression::None);
                 batch.append(0, None, Some(&number.to_be_bytes()), &[]);
-                let (_, next) = self.partitions.append(LOG, &batch.build(), &mut self.out);
+                let placed = self.partitions.append(LOG, &batch.build(), &mut self.out);
+                let Ok(Placed::Now { next, .. }) = placed else { panic!("{placed:?}") };
                 let wait = Wait::Add(id);
                 self.partitions.wait(LOG, next, epoch, Safety::Committed, wait);
                 self.sum.adding.insert(id, number);

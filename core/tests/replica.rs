@@ -2,6 +2,8 @@
 //! script whose transcript is a snapshot. What a crash or a bad disk does to it is the simulator's work.
 
 mod common;
+#[path = "replica/producers.rs"]
+mod producers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -30,10 +30,12 @@ use milena_wire::ErrorCode;
 use crate::disk::Outcome;
 use crate::image::Image;
 use crate::replica::message::{Push, ReplicaMessage};
-use crate::replica::{Context, Host, PartitionView, Replica, ReplicaView, Turns, Unavailable};
-use crate::storage::{Log, Store, StoreEvent, Superblock, Ticket};
+use crate::replica::{
+    Context, Host, PartitionView, Placed, Replica, ReplicaView, Turns, Unavailable,
+};
+use crate::storage::{Log, SequenceError, Store, StoreEvent, Superblock, Ticket};
 use crate::timers::Timers;
-use crate::{Config, Epoch, Instant, LogId, NodeId, Now, Offset, OpId, Outputs, Timer};
+use crate::{Config, Epoch, Instant, LogId, NodeId, Now, OpId, Outputs, Timer};
 use ahead::Ahead;
 use roomless::Roomless;
 pub use waits::{News, Reading, Safety, Standing};
@@ -271,8 +273,13 @@ impl<W: Copy + Ord> Partitions<W> {
         }
     }
 
-    /// Waits a batch to a partition that this broker leads; the offsets of its first record and after its last.
-    pub fn append(&mut self, log: LogId, batch: &Bytes, out: &mut Outputs) -> (Offset, Offset) {
+    /// Gives a batch to a partition that this broker leads, which has it at its end now, or has had it before.
+    pub fn append(
+        &mut self,
+        log: LogId,
+        batch: &Bytes,
+        out: &mut Outputs,
+    ) -> Result<Placed, SequenceError> {
         self.touch(log, out, |replica, cx| replica.append(cx, batch)).expect("it leads")
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use milena_wire::batch;
+use milena_wire::batch::{self, BatchHeader};
 
 use super::batches;
 use super::message::{Acknowledge, Answer, Push, ReplicaMessage};
@@ -17,9 +17,23 @@ use super::progress::{Flow, Progress};
 use super::{Asked, Context, Host, Replica, Role, epoch_before, watermark};
 use crate::image::Partition;
 use crate::local::{AlterPartition, LocalMessage};
-use crate::storage::{Log, Read, ReadError, Ticket};
+use crate::storage::{KnownBatch, Log, Read, ReadError, SequenceError, Ticket};
 use crate::trace::{Event, Mark};
 use crate::{Epoch, Instant, NodeId, Now, Offset, Place};
+
+/// Where a batch stands that a leader was given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placed {
+    /// When it was put at the end.
+    Now {
+        /// Offset of its first record.
+        base: Offset,
+        /// Offset after its last.
+        next: Offset,
+    },
+    /// When it is a retry of a batch that the log has, safe or not yet.
+    Before(KnownBatch),
+}
 
 /// What a leader knows in its epoch.
 #[derive(Debug)]
@@ -114,25 +128,29 @@ impl Replica {
         self.pump(cx);
     }
 
-    /// Puts a validated batch at the end of the log; its first offset and the offset after its last. Pushes go out with the next
-    /// [`Replica::pump`].
+    /// Puts a validated batch at the end of the log, unless it is there already or not the next one of its producer. Pushes go out
+    /// with the next [`Replica::pump`].
     ///
     /// # Panics
     /// If it does not lead.
-    pub fn append(&mut self, cx: &mut Context, batch: &Bytes) -> (Offset, Offset) {
+    pub fn append(&mut self, cx: &mut Context, batch: &Bytes) -> Result<Placed, SequenceError> {
         let Role::Leader(leader) = &mut self.role else { panic!("only a leader appends") };
-        let end = |cx: &Context| cx.host.store.log(self.log).expect("a leader has a log").end();
-        let base = end(cx);
+        let header = BatchHeader::parse(batch).expect("a validated batch");
+        let log = cx.host.store.log(self.log).expect("a leader has a log");
+        if let Some(original) = log.judge(&header)? {
+            return Ok(Placed::Before(original));
+        }
+        let base = log.end();
+        let next = base + i64::from(header.last_offset_delta) + 1;
         let pieces = batch::assign(batch, base, leader.epoch);
         let (wall, committed) = (cx.now.wall, self.high_watermark);
         cx.host.store.append(self.log, &pieces, wall, committed, true, cx.out);
-        let next = end(cx);
         self.tally.records_in += (next - base) as u64;
         self.tally.bytes_in += batch.len() as u64;
         for progress in leader.followers.values_mut() {
             progress.on_appended(cx.now.mono, next);
         }
-        (base, next)
+        Ok(Placed::Now { base, next })
     }
 
     /// Begins an exchange: every follower is asked with the next push, and one goes out for it. Its number; 0 if it does not lead.

@@ -41,6 +41,7 @@ use crate::{
 };
 use follower::Follower;
 use leader::Leader;
+pub use leader::Placed;
 pub use turns::{Asked, Turns};
 pub use view::{PartitionView, ReplicaView, Tally};
 

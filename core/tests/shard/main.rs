@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod early;
+mod producers;
 mod strange;
 mod views;
 
@@ -82,6 +83,7 @@ impl Broker1 {
                 journal_file_bytes: 2 << 20,
                 journal_files: 3,
                 memory_bytes_max: 1 << 20,
+                producer_ids_max: 30,
                 ..Default::default()
             },
             quorum: Default::default(),
@@ -544,14 +546,13 @@ fn what_is_wrong_with_a_produce_is_said_by_partition() {
     let mut broker = Broker1::new();
     let mut corrupt = batch("x").to_vec();
     *corrupt.last_mut().expect("bytes") ^= 1;
-    let mut idempotent = BatchBuilder::new(0, -1, Compression::None);
-    idempotent.producer(7, 0, 0).append(0, None, Some(b"x"), &[]);
+    let transactional = lying(&batch("x"), |header| header.attributes |= 1 << 4);
     let two = [batch("x"), batch("y")].concat();
     let mut zstd = BatchBuilder::new(0, -1, Compression::Zstd);
     zstd.append(0, None, Some(b"x"), &[]);
     let data = vec![
         (0, corrupt.into()),
-        (1, idempotent.build()),
+        (1, transactional),
         (2, two.into()),
         (3, batch(&"z".repeat(20_000))),
         (4, Bytes::new()),

@@ -1,7 +1,8 @@
 //! Produce: batches are checked, appended by the partition's leader and answered once they are as safe as was asked.
 //!
 //! acks=1 waits for the leader's own sync, acks=all for the high watermark. A batch that was appended and not confirmed in
-//! time is answered as such: it may still become committed. While the store has no room, whole parts wait in order in a
+//! time is answered as such: it may still become committed. A retry of a batch that the log has already waits and is answered as
+//! the original. While the store has no room, whole parts wait in order in a
 //! bounded queue, before anything of them is appended. Where the disk takes no more, nothing waits: it is refused.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,8 +19,10 @@ use milena_wire::{ErrorCode, Response};
 use super::{Origin, Part, Parts};
 use crate::image::settings::TopicSettings;
 use crate::partitions::{ROOMLESS_SHARE, Safety};
+use crate::replica::Placed;
 use crate::requests::Partitions;
 use crate::requests::named::locate;
+use crate::storage::SequenceError;
 use crate::trace::{Event, Mark};
 use crate::{Epoch, Instant, LogId, Offset, Outputs, Timer};
 
@@ -71,6 +74,18 @@ impl From<batch::BatchError> for Refusal {
     fn from(error: batch::BatchError) -> Refusal {
         let (code, message) = (error.error_code(), Some(error.to_string()));
         Refusal { code, message, record: error.record() }
+    }
+}
+
+impl From<SequenceError> for Refusal {
+    fn from(error: SequenceError) -> Refusal {
+        let code = match error {
+            SequenceError::Fenced { .. } => ErrorCode::INVALID_PRODUCER_EPOCH,
+            SequenceError::Begin { .. } | SequenceError::Order { .. } => {
+                ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
+            }
+        };
+        Refusal::new(code, &error.to_string())
     }
 }
 
@@ -216,7 +231,12 @@ impl Parts {
             Ok(()) => {
                 let Written { epoch, base, next, .. } = written;
                 let all = waiting.acks == -1;
-                out.event(|| Event::Produced { log, epoch, base, next, all });
+                // A duplicate may have been written in an earlier one.
+                let of_batch = || partitions.log(log).and_then(|log| log.epoch_at(base));
+                out.event(|| {
+                    let epoch = of_batch().unwrap_or(epoch);
+                    Event::Produced { log, epoch, base, next, all }
+                });
             }
             Err(code) => {
                 answer.error_code = code;
@@ -306,8 +326,11 @@ fn append_one(
     let opened_max = partitions.config().replication.opened_bytes_max;
     let rules = settings.timestamp_rules(partitions.now().wall);
     let batch = check(&records, settings, opened_max, &rules)?;
-    let time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(rules.now);
-    let (base, next) = partitions.append(log, &batch, out);
+    let (base, next, appended) = match partitions.append(log, &batch, out)? {
+        Placed::Now { base, next } => (base, next, rules.now),
+        Placed::Before(original) => (original.base, original.next(), original.timestamp),
+    };
+    let time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(appended);
     answer.base_offset = base;
     answer.log_append_time_ms = time.unwrap_or(-1);
     Ok((log, epoch, base, next))
@@ -393,9 +416,13 @@ fn check(
         return Err(ErrorCode::MESSAGE_TOO_LARGE.into());
     }
     let header = batch::validate_produce(records, DecompressLimit(opened_max), rules)?;
-    if header.producer_id >= 0 || header.is_transactional() {
-        let why = "idempotent and transactional producers are not supported: set enable.idempotence=false";
+    if header.is_transactional() {
+        let why = "transactions are not supported: use a producer without a transactional id";
         return Err(Refusal::new(ErrorCode::INVALID_RECORD, why));
+    }
+    if header.producer_id >= 0 && header.producer_epoch < 0 {
+        let why = "a batch with a producer id has no producer epoch";
+        return Err(Refusal::new(ErrorCode::INVALID_PRODUCER_EPOCH, why));
     }
     Ok(batch::with_header(records, &header))
 }
