@@ -9,7 +9,7 @@ use milena_core::storage::{Recovery, SegmentRules, Store};
 use milena_core::{
     Config, Input, Instant, LogId, NodeId, Now, Offset, Output, Outputs, Timestamp, TopicId,
 };
-use milena_wire::batch::{BatchBuilder, Compression};
+use milena_wire::batch::{BatchBuilder, BatchHeader, Compression};
 
 const LOG: LogId = LogId { topic: TopicId([3; 16]), partition: 0 };
 const HOUR: i64 = 3_600_000;
@@ -85,7 +85,9 @@ impl World {
             builder.append(*time, None, Some(b"letter"), &[]);
         }
         let mut out = Outputs::default();
-        self.store.append(LOG, &[builder.build()], self.wall, 0, true, &mut out);
+        let batch = builder.build();
+        let header = BatchHeader::parse(&batch).expect("a batch");
+        self.store.append(LOG, &header, &[batch], self.wall, 0, true, &mut out);
         self.settle(out);
     }
 

@@ -334,7 +334,7 @@ impl World {
                     _ => vec![bytes.slice(..21), bytes.slice(21..)],
                 };
                 let batch = Batch { times, ..batch_of(&header) };
-                (Change::Append(batch), store.append(id, &pieces, 0, 0, true, out))
+                (Change::Append(batch), store.append(id, &header, &pieces, 0, 0, true, out))
             }
         };
         known.push(change, lsn);

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use milena_wire::batch::BatchHeader;
 
 use super::handover::HandOver;
 use super::log::{Entry, EntryValue, MemoryLog, decode, encode, is_majority, majority_end};
@@ -154,14 +155,10 @@ impl Quorum {
                 self.log.truncate(offset);
             }
             self.act(out);
-            entry.lsn = store.append(
-                LogId::METADATA,
-                std::slice::from_ref(&entry.batch),
-                self.now.wall,
-                self.commit,
-                false,
-                out,
-            );
+            let (wall, commit) = (self.now.wall, self.commit);
+            let header = BatchHeader::parse(&entry.batch).expect("it was opened");
+            let pieces = std::slice::from_ref(&entry.batch);
+            entry.lsn = store.append(LogId::METADATA, &header, pieces, wall, commit, false, out);
             self.log.push(entry);
             appended = true;
         }
@@ -289,8 +286,9 @@ impl Quorum {
         self.act(out);
         let (offset, epoch) = (self.log.end(), self.state.term);
         let batch = encode(offset, epoch, self.now.wall, &value);
+        let header = BatchHeader::parse(&batch).expect("a batch of ours");
         let (wall, pieces) = (self.now.wall, std::slice::from_ref(&batch));
-        let lsn = store.append(LogId::METADATA, pieces, wall, self.commit, true, out);
+        let lsn = store.append(LogId::METADATA, &header, pieces, wall, self.commit, true, out);
         let entry = decode(offset, &batch).expect("what was written can be read");
         self.log.push(Entry { lsn, ..entry });
         offset

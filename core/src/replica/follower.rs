@@ -152,8 +152,8 @@ impl Replica {
             if batch::validate(&whole).is_err() || epoch < self.last_epoch(cx) {
                 return self.refuse(cx, push);
             }
-            let committed = self.high_watermark;
-            cx.host.store.append(id, &[whole], cx.now.wall, committed, false, cx.out);
+            let (wall, committed) = (cx.now.wall, self.high_watermark);
+            cx.host.store.append(id, header, &[whole], wall, committed, false, cx.out);
             appended = true;
         }
         let Role::Follower(follower) = &mut self.role else { return };

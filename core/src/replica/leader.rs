@@ -135,16 +135,17 @@ impl Replica {
     /// If it does not lead.
     pub fn append(&mut self, cx: &mut Context, batch: &Bytes) -> Result<Placed, SequenceError> {
         let Role::Leader(leader) = &mut self.role else { panic!("only a leader appends") };
-        let header = BatchHeader::parse(batch).expect("a validated batch");
+        let mut header = BatchHeader::parse(batch).expect("a validated batch");
         let log = cx.host.store.log(self.log).expect("a leader has a log");
         if let Some(original) = log.judge(&header)? {
             return Ok(Placed::Before(original));
         }
         let base = log.end();
-        let next = base + i64::from(header.last_offset_delta) + 1;
+        (header.base_offset, header.partition_leader_epoch) = (base, leader.epoch);
+        let next = header.next_offset();
         let pieces = batch::assign(batch, base, leader.epoch);
         let (wall, committed) = (cx.now.wall, self.high_watermark);
-        cx.host.store.append(self.log, &pieces, wall, committed, true, cx.out);
+        cx.host.store.append(self.log, &header, &pieces, wall, committed, true, cx.out);
         self.tally.records_in += (next - base) as u64;
         self.tally.bytes_in += batch.len() as u64;
         for progress in leader.followers.values_mut() {

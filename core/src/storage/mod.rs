@@ -312,12 +312,13 @@ impl Store {
         }
     }
 
-    /// Puts one whole, validated batch (offsets and epoch assigned, base offset = end of the log) at the end. It may be in
-    /// pieces. It counts from `wall` for retention if its own time cannot be believed. No truncation goes below what is
+    /// Puts one whole, validated batch (offsets and epoch assigned, base offset = end of the log) at the end, whose header is
+    /// this. It may be in pieces. It counts from `wall` for retention if its own time cannot be believed. No truncation goes below what is
     /// `committed`. `leading` only goes into the event.
     pub fn append(
         &mut self,
         id: LogId,
+        header: &BatchHeader,
         batch: &[Bytes],
         wall: Timestamp,
         committed: Offset,
@@ -325,8 +326,7 @@ impl Store {
         out: &mut Outputs,
     ) -> Lsn {
         let body = Pieces::new(batch);
-        let (head, filled) = body.prefix::<HEADER_LEN>();
-        let header = BatchHeader::parse(&head[..filled]).expect("a validated batch");
+        debug_assert_eq!(BatchHeader::parse(&body.prefix::<HEADER_LEN>().0), Ok(*header));
         assert_eq!(header.size(), body.size(), "one whole batch of {id:?}");
         let (base, next) = (header.base_offset, header.next_offset());
         let log = self.log_mut(id);
@@ -336,7 +336,7 @@ impl Store {
         let size = header.size() as u64;
         let (crc, max_timestamp) = (header.crc, header.max_timestamp);
         let born = age::born(max_timestamp, appended_s, wall);
-        let produced = Produced::of(&header);
+        let produced = Produced::of(header);
         out.event(|| Event::Appended {
             log: id,
             base,
@@ -349,9 +349,22 @@ impl Store {
             produced: produced.map(|of| (of.producer, of.epoch, of.base_sequence)),
             leading,
         });
-        let op = Op::new(Kind::Append, base, body);
-        let times = Op { max_timestamp, born, appended: wall, ..op };
-        let lsn = self.submit(id, Op { next, epoch, committed, produced, ..times }, appended_s);
+        let op = Op {
+            lsn: Lsn(0),
+            seq: 0,
+            kind: Kind::Append,
+            at: base,
+            next,
+            epoch,
+            max_timestamp,
+            born,
+            appended: wall,
+            committed,
+            produced,
+            body,
+            size,
+        };
+        let lsn = self.submit(id, op, appended_s);
         if produced.is_some() {
             self.bound_producers(id, committed);
         }
