@@ -16,9 +16,6 @@ use crate::messages::*;
 /// although it refuses 0 to 2.
 const PRODUCE_VERSION_MIN_ADVERTISED: i16 = 0;
 
-/// An id without anyone who looks for doubles would promise what is not kept.
-const NOT_ADVERTISED_YET: ApiKey = ApiKey::InitProducerId;
-
 macro_rules! apis {
     ($($name:ident = $key:literal ($request:ident, $response:ident),)*) => {
         /// The APIs this crate speaks, by Kafka's numbers.
@@ -353,8 +350,7 @@ pub fn decode_response(
 
 /// What an ApiVersions reply advertises: APIs with their first and last version, by number.
 pub fn supported_versions() -> impl Iterator<Item = (ApiKey, i16, i16)> {
-    let advertised = ApiKey::ALL.iter().filter(|api_key| **api_key != NOT_ADVERTISED_YET);
-    advertised.map(|&api_key| match (api_key, api_key.versions()) {
+    ApiKey::ALL.iter().map(|&api_key| match (api_key, api_key.versions()) {
         (ApiKey::Produce, (_, last)) => (api_key, PRODUCE_VERSION_MIN_ADVERTISED, last),
         (_, (first, last)) => (api_key, first, last),
     })

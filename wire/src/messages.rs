@@ -63,6 +63,7 @@ macro_rules! each_api {
             CreatePartitions = 37 (CreatePartitionsRequest, CreatePartitionsResponse),
             DescribeQuorum = 55 (DescribeQuorumRequest, DescribeQuorumResponse),
             DescribeCluster = 60 (DescribeClusterRequest, DescribeClusterResponse),
+            DescribeProducers = 61 (DescribeProducersRequest, DescribeProducersResponse),
             ListConfigResources = 74 (ListConfigResourcesRequest, ListConfigResourcesResponse),
             DescribeTopicPartitions = 75 (DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse),
         }

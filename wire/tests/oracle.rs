@@ -80,6 +80,7 @@ oracle! {
     CreatePartitions CreatePartitionsRequest CreatePartitionsResponse,
     DescribeQuorum DescribeQuorumRequest DescribeQuorumResponse,
     DescribeCluster DescribeClusterRequest DescribeClusterResponse,
+    DescribeProducers DescribeProducersRequest DescribeProducersResponse,
     ListConfigResources ListConfigResourcesRequest ListConfigResourcesResponse,
     DescribeTopicPartitions DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse,
 }

@@ -120,6 +120,15 @@ pub(super) fn put_together(answers: impl IntoIterator<Item = Response>) -> Optio
             |t| t.topic.clone(),
             |to, from| to.partitions.extend(from.partitions),
         ),
+        Response::DescribeProducers(whole) => merge(
+            &mut whole.topics,
+            answers.filter_map(|answer| match answer {
+                Response::DescribeProducers(part) => Some(part.topics),
+                _ => None,
+            }),
+            |t| t.name.clone(),
+            |to, from| to.partitions.extend(from.partitions),
+        ),
         other => unreachable!("{:?} has no partitions", other.api_key()),
     }
     Some(whole)

@@ -134,6 +134,10 @@ impl Requests {
                 let cut = Owners::new(partitions).leader_epochs(request);
                 self.serve(partitions, caller, Plan::Sessionless, cut, out);
             }
+            Request::DescribeProducers(request) => {
+                let cut = Owners::new(partitions).producers(request);
+                self.serve(partitions, caller, Plan::Sessionless, cut, out);
+            }
             other => unreachable!("{:?} has no partitions", other.api_key()),
         }
     }

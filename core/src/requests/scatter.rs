@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use milena_wire::messages::describe_producers::DescribeProducersTopic;
 use milena_wire::messages::fetch::{FetchPartition, FetchTopic};
 use milena_wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
 use milena_wire::messages::offset_for_leader_epoch::{
@@ -12,7 +13,8 @@ use milena_wire::messages::offset_for_leader_epoch::{
 };
 use milena_wire::messages::produce::{PartitionProduceData, TopicProduceData};
 use milena_wire::messages::{
-    FetchRequest, ListOffsetsRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    DescribeProducersRequest, FetchRequest, ListOffsetsRequest, OffsetForLeaderEpochRequest,
+    ProduceRequest,
 };
 use milena_wire::{Request, Uuid};
 
@@ -155,6 +157,10 @@ impl Owners<'_> {
             OffsetForLeaderEpochRequest { topics, ..request }.into()
         })
     }
+
+    pub fn producers(&self, DescribeProducersRequest { topics }: DescribeProducersRequest) -> Cut {
+        self.cut((), topics, false, |(), topics| DescribeProducersRequest { topics }.into())
+    }
 }
 
 impl Topic for TopicProduceData {
@@ -218,5 +224,21 @@ impl Topic for OffsetForLeaderTopic {
 
     fn partitions(&mut self) -> &mut Vec<OffsetForLeaderPartition> {
         &mut self.partitions
+    }
+}
+
+impl Topic for DescribeProducersTopic {
+    type Partition = i32;
+
+    fn key(&self) -> (&str, Uuid) {
+        (&self.name, Uuid::ZERO)
+    }
+
+    fn indexes(&self) -> impl ExactSizeIterator<Item = i32> {
+        self.partition_indexes.iter().copied()
+    }
+
+    fn partitions(&mut self) -> &mut Vec<i32> {
+        &mut self.partition_indexes
     }
 }

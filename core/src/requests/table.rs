@@ -43,6 +43,9 @@ pub(super) fn row(request: &Request, version: i16) -> Row {
         Request::OffsetForLeaderEpoch(r) => {
             Owners.row(r.topics.iter().map(|t| t.partitions.len().max(1)).sum())
         }
+        Request::DescribeProducers(r) => {
+            Owners.row(r.topics.iter().map(|t| t.partition_indexes.len().max(1)).sum())
+        }
         Request::Metadata(r) => {
             // Before version 1 an empty list means all of them.
             let all = |topics: &Vec<_>| version == 0 && topics.is_empty();

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod describe_producers;
 mod early;
 mod producers;
 mod strange;

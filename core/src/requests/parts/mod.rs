@@ -3,6 +3,7 @@
 //!
 //! Each part gets one answer, which whoever called takes out before anything else happens ([`Parts::pop_answer`]).
 
+mod describe_producers;
 pub(super) mod fetch;
 pub(super) mod list_offsets;
 pub(super) mod produce;
@@ -78,6 +79,9 @@ impl Parts {
             }
             Request::OffsetForLeaderEpoch(request) => {
                 self.serve_leader_epochs(partitions, origin, request)
+            }
+            Request::DescribeProducers(request) => {
+                self.serve_describe_producers(partitions, origin, request)
             }
             other => unreachable!("{:?} has no partitions", other.api_key()),
         }
