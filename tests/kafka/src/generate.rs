@@ -1,6 +1,8 @@
 //! Requests drawn from a seed by Kafka's schemas: the structure comes from the schema, and the values from what a field's name
 //! says it means, mostly right, sometimes at a border, sometimes wrong. An API comes under it by being advertised.
 
+use std::collections::BTreeMap;
+
 use milena_wire::batch::{BatchBuilder, Compression};
 use milena_wire::forge::seal;
 use milena_wire::sample::Source;
@@ -11,12 +13,16 @@ use crate::schema::{Field, Kind, Message};
 use crate::side::{Asked, NOBODYS, PARTITIONS_MAX, Schemas};
 use crate::tree::{self, hex};
 
+const PRODUCE: i16 = 0;
 const FETCH: i16 = 1;
 /// First version of a fetch with sessions.
 const SESSIONS_VERSION: i16 = 7;
 /// First version of a fetch that names topics by their ids.
 const IDS_VERSION: i16 = 13;
 const CREATE: i16 = 19;
+const INIT_PRODUCER_ID: i16 = 22;
+/// Ids of idempotent producers: far from those that brokers give.
+const PRODUCERS: [i64; 2] = [1 << 40, (1 << 40) + 1];
 const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 /// Milliseconds before and after [`Generator::now`] in which records are.
 pub const AROUND_MS: i64 = 2;
@@ -40,6 +46,10 @@ pub struct Generator<'a> {
     version: i16,
     /// Whether what is drawn belongs to a configuration.
     config: bool,
+    /// The topic and the partition that records are drawn for.
+    place: (String, i64),
+    /// What producers last wrote there: epoch, first sequence number, records.
+    written: BTreeMap<(String, i64, i64), (i16, i32, i32)>,
 }
 
 impl<'a> Generator<'a> {
@@ -53,7 +63,21 @@ impl<'a> Generator<'a> {
             |first: i16, last: i16| first + source.below((last - first + 1) as u64) as i16;
         let sessions = [between(SESSIONS_VERSION, IDS_VERSION - 1), between(IDS_VERSION, last)];
         let (api, version, config) = (0, 0, false);
-        Generator { source, schemas, apis, names, now, fetches, sessions, api, version, config }
+        let (place, written) = Default::default();
+        Generator {
+            source,
+            schemas,
+            apis,
+            names,
+            now,
+            fetches,
+            sessions,
+            api,
+            version,
+            config,
+            place,
+            written,
+        }
     }
 
     /// The two topics that a sequence begins with.
@@ -146,6 +170,9 @@ impl<'a> Generator<'a> {
             } else {
                 self.field(field)
             };
+            if self.api == PRODUCE {
+                self.note_place(&field.name, &value);
+            }
             object.insert(field.name.clone(), value);
         }
         // Who may be named in two ways is named in one of them, and now and then in both.
@@ -165,6 +192,18 @@ impl<'a> Generator<'a> {
             }
         }
         Value::Object(object)
+    }
+
+    fn note_place(&mut self, field: &str, value: &Value) {
+        match (field, value) {
+            ("name" | "topic_id", Value::String(topic)) => {
+                let id =
+                    topic.strip_prefix("$id:").map_or(&**topic, |id| id.trim_end_matches("#0"));
+                self.place.0 = id.to_owned();
+            }
+            ("index", index) => self.place.1 = index.as_i64().unwrap_or(-1),
+            _ => {}
+        }
     }
 
     fn field(&mut self, field: &Field) -> Value {
@@ -196,6 +235,7 @@ impl<'a> Generator<'a> {
 
     fn nulls(&mut self, name: &str) -> bool {
         match name {
+            "transactional_id" if self.api == INIT_PRODUCER_ID => !self.one_in(4),
             "transactional_id" => !self.one_in(40),
             "cluster_id" => !self.one_in(3),
             _ => self.one_in(8),
@@ -303,6 +343,10 @@ impl<'a> Generator<'a> {
             "leader_epoch" => self.mostly([0], [1, -1, -2, far]),
             "fetch_offset" => self.mostly([0, 0, 0, 1, 2], [3, 5, 40, -1, i64::MAX, i64::MIN]),
             "log_start_offset" => self.mostly([-1], [0, 5]),
+            "producer_id" if self.one_in(3) => "$producer:0".into(),
+            "producer_id" => self.mostly([-1], [0, 7, -2, i64::MAX]),
+            "producer_epoch" => self.mostly([-1, -1, -1, 0], [1, -2, i64::from(i16::MAX)]),
+            "transaction_timeout_ms" => self.mostly([far, 60_000], [0, -1]),
             "replica_id" => self.mostly([-1], [-2]),
             "acks" => self.mostly([-1, -1, 1], [2, -2, 0]),
             "num_partitions" => self.mostly([1, 2, 3, -1], [0, -2]),
@@ -338,6 +382,9 @@ impl<'a> Generator<'a> {
             let header = [("header", Some(&b"x"[..]))];
             builder.append(time, key, value, if self.one_in(4) { &header } else { &[] });
         }
+        if self.one_in(2) {
+            self.number(&mut builder);
+        }
         let mut batch = builder.build().to_vec();
         if self.one_in(12) {
             self.misdescribe(&mut batch);
@@ -356,6 +403,32 @@ impl<'a> Generator<'a> {
             _ => {}
         }
         hex(&batch).into()
+    }
+
+    /// Makes it a batch of an idempotent producer: most often its next one, or one that it has written already.
+    fn number(&mut self, builder: &mut BatchBuilder) {
+        let id = *self.pick(&PRODUCERS);
+        let place = (self.place.0.clone(), self.place.1, id);
+        let known = self.written.get(&place).copied();
+        let (epoch, base, count) = known.unwrap_or((0, 0, 0));
+        let after = |count: i32| base.wrapping_add(count) & i32::MAX;
+        let next = after(count);
+        let (epoch, sequence, taken) = match self.below(16) {
+            0..8 => (epoch, next, true),
+            8..11 => (epoch, base, known.is_none()),
+            // One that is older, or never was.
+            11 => (epoch, (base - 1).max(0), known.is_none()),
+            12 => (epoch, after(count + 1 + self.below(3) as i32), known.is_none()),
+            13 if self.one_in(4) => (epoch + 1, next, next == 0),
+            13 => (epoch + 1, 0, true),
+            14 => ((epoch - 1).max(0), [0, next][self.below(2) as usize], known.is_none()),
+            _ if self.one_in(2) => (epoch, i32::MAX, known.is_none()),
+            _ => ([epoch, -1][self.below(2) as usize], -1, false),
+        };
+        if taken {
+            self.written.insert(place, (epoch, sequence, builder.records_count()));
+        }
+        builder.producer(id, epoch, sequence);
     }
 
     /// Has the header say what the records do not, under a checksum that is right.

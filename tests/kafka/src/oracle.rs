@@ -62,6 +62,7 @@ impl<'a> Oracle<'a> {
         for key_type in [0, 1] {
             sides[0].find_coordinator(schemas, key_type)?;
         }
+        sides[0].find_producer_id(schemas)?;
         let mut apis = Vec::new();
         for (api, (first, last)) in ours {
             let known = theirs.get(&api).with_context(|| format!("Kafka has no API {api}"))?;

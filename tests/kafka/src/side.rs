@@ -24,6 +24,7 @@ pub const NOBODYS: [&str; 2] =
 /// Topics that Kafka makes for its coordinators, when one is first looked for.
 const KAFKAS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
 const FETCH: i16 = 1;
+const INIT_PRODUCER_ID: i16 = 22;
 const ZERO: &str = "00000000000000000000000000000000";
 
 /// Schemas by API number.
@@ -36,8 +37,8 @@ pub struct Asked {
     pub api: i16,
     /// Of the request.
     pub version: i16,
-    /// The body. `$id:NAME#GENERATION` is a topic's id, `$cluster` the cluster's, `$session` the last fetch session's, and
-    /// `$epoch` the one that the session's next fetch has.
+    /// The body. `$id:NAME#GENERATION` is a topic's id, `$cluster` the cluster's, `$session` the last fetch session's,
+    /// `$epoch` the one that the session's next fetch has, and `$producer:N` a producer's that was given.
     pub body: Value,
 }
 
@@ -66,6 +67,8 @@ pub struct Side {
     sessions: BTreeSet<i64>,
     /// Generations of topic ids by name, oldest first.
     ids: BTreeMap<String, Vec<String>>,
+    /// Producer ids that were given in this sequence.
+    producers: Vec<i64>,
 }
 
 impl Side {
@@ -81,6 +84,7 @@ impl Side {
             epoch: 0,
             sessions: BTreeSet::new(),
             ids: BTreeMap::new(),
+            producers: Vec::new(),
         };
         let begun = Instant::now();
         loop {
@@ -112,11 +116,27 @@ impl Side {
         }
     }
 
+    /// Has a broker ask for its first producer ids: Kafka's makes the first producers come again until it has them.
+    pub fn find_producer_id(&mut self, schemas: &Schemas) -> Result<()> {
+        let begun = Instant::now();
+        let body = json!({"transactional_id": null, "transaction_timeout_ms": 0});
+        let asked = Asked { api: INIT_PRODUCER_ID, version: 0, body };
+        loop {
+            let answer = self.ask(schemas, &asked)?;
+            if crate::compare::succeeded(&answer) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < SETTLE, "no producer id in {answer:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Begins a sequence: a new connection, and no names of the one before.
     pub fn begin(&mut self) {
         self.stream = None;
         (self.session, self.epoch) = (0, 0);
         self.ids.clear();
+        self.producers.clear();
     }
 
     /// Ends the sequence's fetch sessions: there is room for some only.
@@ -205,6 +225,10 @@ impl Side {
             self.session = session;
             self.sessions.insert(session);
         }
+        if let (INIT_PRODUCER_ID, Some(id @ 0..)) = (asked.api, body["producer_id"].as_i64()) {
+            ensure!(!self.producers.contains(&id), "producer id {id} is given twice");
+            self.producers.push(id);
+        }
         Ok(Answer::Body(body))
     }
 
@@ -285,6 +309,10 @@ impl Side {
             Value::String(text) if text == "$cluster" => Value::from(&*self.cluster),
             Value::String(text) if text == "$session" => Value::from(self.session),
             Value::String(text) if text == "$epoch" => Value::from(self.epoch),
+            Value::String(text) if text.starts_with("$producer:") => {
+                let known = text[10..].parse::<usize>().ok().and_then(|at| self.producers.get(at));
+                Value::from(known.copied().unwrap_or(-1))
+            }
             Value::String(text) if text.starts_with("$id:") => {
                 let (name, generation) = text[4..].split_once('#').unwrap_or((&text[4..], "0"));
                 let generation: usize = generation.parse().unwrap_or(0);
@@ -315,6 +343,10 @@ impl Side {
             ("port", Value::Number(port)) if port.as_u64() == Some(self.port.into()) => {
                 "$port".into()
             }
+            ("producer_id", Value::Number(id)) => {
+                let known = self.producers.iter().position(|known| id.as_i64() == Some(*known));
+                known.map_or(value.clone(), |at| format!("$producer:{at}").into())
+            }
             ("session_id", Value::Number(id)) if id.as_i64() != Some(0) => "$session".into(),
             // How often a log of metadata was written to is each broker's own matter, and so is when.
             ("last_fetch_timestamp" | "last_caught_up_timestamp", Value::Number(time))
@@ -323,7 +355,9 @@ impl Side {
                 "$time".into()
             }
             // Of a record, if it is later than any that a sequence writes.
-            ("timestamp", Value::Number(time)) if time.as_i64() > Some(self.latest) => {
+            ("timestamp" | "last_timestamp", Value::Number(time))
+                if time.as_i64() > Some(self.latest) =>
+            {
                 "$time".into()
             }
             ("log_append_time_ms", Value::Number(time)) if time.as_i64() > Some(0) => {
