@@ -371,8 +371,8 @@ impl Producer {
 
     /// Counts records that are sent. After the largest number comes 0.
     fn advance(&mut self, partition: i32, records: i32) {
-        let next = i64::from(self.next(partition)) + i64::from(records);
-        self.next.insert(partition, (next % (i64::from(i32::MAX) + 1)) as i32);
+        let next = self.next(partition).wrapping_add(records) & i32::MAX;
+        self.next.insert(partition, next);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use milena_wire::batch::{BatchBuilder, Compression};
+use milena_wire::batch::{BatchBuilder, BatchHeader, Compression, with_header};
 use milena_wire::messages::{
     CreateTopicsRequest, FetchRequest, ProduceRequest,
     create_topics::CreatableTopic,
@@ -117,18 +117,26 @@ impl Target {
         .into()
     }
 
-    /// Produces to every partition at once for a while.
+    /// Produces to every partition at once for a while, with producer ids and sequence numbers or without.
     pub fn produce(
         &self,
+        idempotent: bool,
         record_bytes: usize,
         batch_bytes: usize,
         duration: Duration,
     ) -> Result<Throughput> {
         let per_batch = (batch_bytes / record_bytes).max(1);
         let batch = batch(record_bytes, per_batch);
+        let producers = match idempotent {
+            true => Some(self.producers()?),
+            false => None,
+        };
+        let producer = |partition: usize| producers.as_ref().map(|all| all[partition]);
         let began = Instant::now();
         let batches: u64 = self
-            .each_partition(|partition| self.produce_one(partition, &batch, began + duration))?
+            .each_partition(|partition| {
+                self.produce_one(partition, &batch, producer(partition), began + duration)
+            })?
             .into_iter()
             .sum();
         let records = batches * per_batch as u64;
@@ -139,13 +147,35 @@ impl Target {
         })
     }
 
-    fn produce_one(&self, partition: usize, batch: &Bytes, end: Instant) -> Result<u64> {
+    /// A producer of each partition.
+    fn producers(&self) -> Result<Vec<(i64, i16)>> {
+        let mut client = Client::new(self.bootstrap.clone(), TIMEOUT);
+        let mut begin = |_| client.again("get a producer id", Client::producer_id);
+        self.leaders.iter().map(&mut begin).collect()
+    }
+
+    fn produce_one(
+        &self,
+        partition: usize,
+        batch: &Bytes,
+        producer: Option<(i64, i16)>,
+        end: Instant,
+    ) -> Result<u64> {
         let mut connection = self.connect(partition)?;
-        let request = self.produce_request(partition, batch.clone());
+        // Without numbers, too, each batch gets its checksum anew, so that this costs both the same.
+        let mut header = BatchHeader { crc: 0, ..BatchHeader::parse(batch)? };
+        if let Some((id, epoch)) = producer {
+            (header.producer_id, header.producer_epoch, header.base_sequence) = (id, epoch, 0);
+        }
         let (mut in_flight, mut acknowledged) = (VecDeque::new(), 0);
         loop {
             while in_flight.len() < IN_FLIGHT && Instant::now() < end {
+                let request = self.produce_request(partition, with_header(batch, &header));
                 in_flight.push_back(connection.send(&request)?);
+                if producer.is_some() {
+                    header.base_sequence =
+                        header.base_sequence.wrapping_add(header.records_count) & i32::MAX;
+                }
             }
             let Some(version) = in_flight.pop_front() else { return Ok(acknowledged) };
             acknowledge(connection.receive(ApiKey::Produce, version)?)?;

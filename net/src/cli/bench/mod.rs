@@ -37,6 +37,8 @@ struct Figures {
 struct Load {
     record_bytes: usize,
     produce: Throughput,
+    /// With producer ids and sequence numbers.
+    idempotent: Throughput,
     consume: Throughput,
     fdatasyncs: u64,
 }
@@ -80,11 +82,13 @@ fn measure(bench: &Bench, directory: &Path, nodes: usize) -> Result<Figures, Fai
         let name = format!("load-{record_bytes}");
         let target = Target::create(&bootstrap, &name, usize::from(bench.partitions), replicas)?;
         let before = syncs();
-        let produce = target.produce(record_bytes, bench.batch_bytes as usize, duration)?;
+        let batch_bytes = bench.batch_bytes as usize;
+        let produce = target.produce(false, record_bytes, batch_bytes, duration)?;
         let fdatasyncs = syncs() - before;
+        let idempotent = target.produce(true, record_bytes, batch_bytes, duration)?;
         let consume = target.consume(record_bytes, duration)?;
         target.delete()?;
-        loads.push(Load { record_bytes, produce, consume, fdatasyncs });
+        loads.push(Load { record_bytes, produce, idempotent, consume, fdatasyncs });
     }
     running.into_iter().for_each(Running::stop);
     Ok(Figures { nodes, lone, fdatasync, loads })
@@ -126,11 +130,12 @@ fn to_lines(bench: &Bench, limits: &Limits, all: &[Figures]) -> Vec<String> {
         for load in &figures.loads {
             let megabytes = load.produce.bytes as f64 / 1e6;
             lines.push(format!(
-                "{nodes}, {} B: produce {:.1} MB/s, {:.0} records/s; consume {:.1} MB/s; {:.2} fdatasyncs per \
+                "{nodes}, {} B: produce {:.1} MB/s, {:.0} records/s; idempotent {:.1} MB/s; consume {:.1} MB/s; {:.2} fdatasyncs per \
                  acknowledged MB",
                 load.record_bytes,
                 load.produce.megabytes_per_second(),
                 load.produce.records_per_second(),
+                load.idempotent.megabytes_per_second(),
                 load.consume.megabytes_per_second(),
                 load.fdatasyncs as f64 / megabytes,
             ));
@@ -152,6 +157,7 @@ fn to_json(bench: &Bench, limits: &Limits, all: &[Figures]) -> Value {
                         "record_bytes": load.record_bytes,
                         "produce_mb_per_s": load.produce.megabytes_per_second(),
                         "produce_records_per_s": load.produce.records_per_second(),
+                        "idempotent_produce_mb_per_s": load.idempotent.megabytes_per_second(),
                         "consume_mb_per_s": load.consume.megabytes_per_second(),
                         "fdatasyncs_per_acked_mb": load.fdatasyncs as f64 / (load.produce.bytes as f64 / 1e6),
                     })
