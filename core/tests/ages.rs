@@ -1,5 +1,6 @@
 //! What records count for retention, seen at the storage engine: segments end by time, a strange time neither keeps nor takes
-//! anything, what was decided at the append holds over restarts, and what was cut counts for nothing.
+//! anything, what was decided at the append holds over restarts, and what was cut counts for nothing. And from when a producer is
+//! silent, which no record's time says.
 
 mod common;
 
@@ -79,8 +80,14 @@ impl World {
 
     /// A batch of records with these times, written behind at once.
     fn append(&mut self, times: &[Timestamp]) {
+        self.append_of(-1, times);
+    }
+
+    /// The same of an idempotent producer.
+    fn append_of(&mut self, producer: i64, times: &[Timestamp]) {
         let end = self.store.log(LOG).expect("a log").end();
         let mut builder = BatchBuilder::new(end, 1, Compression::None);
+        builder.producer(producer, 0, 0);
         for time in times {
             builder.append(*time, None, Some(b"letter"), &[]);
         }
@@ -207,4 +214,40 @@ fn what_was_cut_counts_for_no_bytes_to_keep() {
         assert!(starts[0] >= 60, "it goes where nothing is to be kept");
         world.restart(0);
     }
+}
+
+/// What is known of the first of three producers is in a checkpoint alone, of the last in the journal alone.
+#[test]
+fn a_producer_is_silent_from_its_last_append_on() {
+    let mut world = World::new();
+    let known = |world: &World| -> Vec<(i64, Offset)> {
+        let producers = world.store.log(LOG).expect("a log").producers();
+        producers.map(|producer| (producer.id, producer.last().base)).collect()
+    };
+    let times = [0, MORNING - 2 * WEEK, MORNING + HOUR];
+    for (producer, time) in (1..).zip(times) {
+        world.append_of(producer, &[time]);
+        (0..500).for_each(|_| world.append(&[-1]));
+    }
+    world.append_of(4, &[0]);
+    let all = [(1, 0), (2, 501), (3, 1_002), (4, 1_503)];
+    for hours in [0, 10, 13] {
+        world.restart(hours * HOUR);
+        assert_eq!(known(&world), all);
+    }
+    let end = world.store.log(LOG).expect("a log").end();
+    let expire = |world: &mut World, wall| {
+        world.store.expire_producers(LOG, wall, end);
+        world.settle(Outputs::default());
+        known(world)
+    };
+    let now = world.wall;
+    assert_eq!(expire(&mut world, now), all, "23 hours");
+    // Those in the journal count from the start that read them, since nothing there says when they were appended.
+    let later = expire(&mut world, MORNING + 24 * HOUR);
+    assert!(all.ends_with(&later) && !later.is_empty(), "{later:?}");
+    assert!(later.len() < all.len(), "what a checkpoint holds says when");
+    assert_eq!(expire(&mut world, MORNING + 47 * HOUR), []);
+    world.restart(0);
+    assert_eq!(known(&world), []);
 }
