@@ -1,4 +1,4 @@
-"""Idempotent producers of several libraries, with their default settings, while nodes are killed: each value is there once, in order.
+"""Idempotent producers of several libraries, by default or on request, while nodes are killed: each value is there once, in order.
 
 Each producer is a process that writes the numbers from 0 on, number i to partition i % 3, at a steady rate, and ends once all
 are acknowledged. Meanwhile each of three nodes is killed and started again, one after the other. Arguments: the program

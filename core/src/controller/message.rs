@@ -1,8 +1,8 @@
 //! What brokers and the active controller say to each other.
 //!
 //! Any of it may be lost, delayed and doubled. A registration names the one that it replaces, a proposal the partition
-//! epoch, a damage report the incarnation, who wants producer ids the block that it has, so that a late double finds another state than it speaks of and changes
-//! nothing. A client's request names the term of the controller and the registration of the broker; that controller
+//! epoch, a damage report the incarnation, who wants producer ids the block that it has, so that a late double finds
+//! another state than it speaks of and changes nothing. A client's request names the term of the controller and the registration of the broker; that controller
 //! answers each of them once, and under another term or registration it is not done at all.
 
 use std::collections::BTreeMap;

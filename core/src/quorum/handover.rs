@@ -20,8 +20,8 @@ pub(super) struct HandOver {
 
 impl Quorum {
     /// Gives the leadership to another voter where there is one: to who has most of the log, and of equals to who ranks highest;
-    /// not to who has no rank. True while that is under way, for an election timeout at most: then this is to be called again with each step, and nothing
-    /// to be proposed, since what has not reached the other voter keeps it waiting.
+    /// not to who has no rank. True while that is under way, for an election timeout at most: then this is to be called again
+    /// with each step, and nothing to be proposed, since what has not reached the other voter keeps it waiting.
     pub fn hand_over<R: Ord>(
         &mut self,
         now: Now,

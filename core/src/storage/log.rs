@@ -1,5 +1,5 @@
-//! One log in memory: its shape (start, end, epochs, state, producers), the changes that are on their way to its segments, and the batches
-//! that are not yet there.
+//! One log in memory: its shape (start, end, epochs, state, producers), the changes that are on their way to its segments,
+//! and the batches that are not yet there.
 //!
 //! The shape is kept twice: as everyone sees it, and as the segments have it. The changes between the two wait in `ops`,
 //! in the order of their storage sequence, and the same function makes each of them on either side, as recovery does too.

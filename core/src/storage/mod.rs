@@ -313,8 +313,8 @@ impl Store {
     }
 
     /// Puts one whole, validated batch (offsets and epoch assigned, base offset = end of the log) at the end, whose header is
-    /// this. It may be in pieces. It counts from `wall` for retention if its own time cannot be believed. No truncation goes below what is
-    /// `committed`. `leading` only goes into the event.
+    /// this. It may be in pieces. It counts from `wall` for retention if its own time cannot be believed. No truncation goes
+    /// below what is `committed`. `leading` only goes into the event.
     pub fn append(
         &mut self,
         id: LogId,

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use milena_wire::batch::BatchHeader;
 use serde::{Deserialize, Serialize};
 
-use crate::{Offset, Timestamp};
+use crate::{Offset, ProducerId, Timestamp};
 
 /// Batches that are remembered of each producer: as many as one has in flight at most.
 const BATCHES_MAX: usize = 5;
@@ -30,7 +30,7 @@ const VERSION: u8 = 1;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Produced {
     /// The producer's id.
-    pub producer: i64,
+    pub producer: ProducerId,
     /// Its epoch.
     pub epoch: i16,
     /// Sequence number of the first record.
@@ -169,10 +169,10 @@ pub(super) struct Producers(Option<Box<Known>>);
 
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 struct Known {
-    producers: BTreeMap<i64, Producer>,
+    producers: BTreeMap<ProducerId, Producer>,
     /// The producers by the first offset of their last batch, which is of nobody else.
     #[serde(skip)]
-    order: BTreeMap<Offset, i64>,
+    order: BTreeMap<Offset, ProducerId>,
     /// What the changes that may still be cut have replaced, the oldest first.
     undo: VecDeque<Undo>,
 }
@@ -182,13 +182,13 @@ struct Known {
 struct Undo {
     /// End of the log after the change: a truncation to less undoes it.
     next: Offset,
-    producer: i64,
+    producer: ProducerId,
     before: Option<Producer>,
 }
 
 impl Known {
     /// Replaces what is known of a producer; what was known before.
-    fn set(&mut self, id: i64, now: Option<Producer>) -> Option<Producer> {
+    fn set(&mut self, id: ProducerId, now: Option<Producer>) -> Option<Producer> {
         let before = match now {
             Some(producer) => self.producers.insert(id, producer),
             None => self.producers.remove(&id),
@@ -222,7 +222,7 @@ impl Producers {
     }
 
     /// The log, which ends at `end`, forgets these.
-    pub fn forget(&mut self, ids: impl Iterator<Item = i64>, end: Offset) {
+    pub fn forget(&mut self, ids: impl Iterator<Item = ProducerId>, end: Offset) {
         let Some(known) = &mut self.0 else { return };
         for id in ids {
             if let Some(before) = known.set(id, None) {
@@ -272,16 +272,16 @@ impl Producers {
     }
 
     /// Those whose last batch lies lowest in the log.
-    pub fn lowest(&self, count: usize) -> Vec<i64> {
+    pub fn lowest(&self, count: usize) -> Vec<ProducerId> {
         let all = self.0.iter().flat_map(|known| known.order.values());
         all.take(count).copied().collect()
     }
 
     /// Those that have appended nothing since a time, from the lowest in the log on up to the first that has: where a clock went
     /// back, some wait for those below them.
-    pub fn silent_since(&self, time: Timestamp) -> Vec<i64> {
+    pub fn silent_since(&self, time: Timestamp) -> Vec<ProducerId> {
         let Some(known) = &self.0 else { return Vec::new() };
-        let is_silent = |id: &&i64| known.producers[id].appended <= time;
+        let is_silent = |id: &&ProducerId| known.producers[id].appended <= time;
         known.order.values().take_while(is_silent).copied().collect()
     }
 
@@ -366,7 +366,7 @@ impl Producers {
     pub fn decode(bytes: &[u8]) -> Option<Producers> {
         let Some((version, body)) = bytes.split_first() else { return Some(Producers::default()) };
         let (mut known, rest) = postcard::take_from_bytes::<Known>(body).ok()?;
-        let last = |(id, producer): (&i64, &Producer)| (producer.last().base, *id);
+        let last = |(id, producer): (&ProducerId, &Producer)| (producer.last().base, *id);
         known.order = known.producers.iter().map(last).collect();
         let ids = known.producers.keys().chain(known.undo.iter().map(|undo| &undo.producer));
         let is_whole = *version == VERSION
@@ -383,20 +383,20 @@ impl Producers {
 }
 
 /// The body of a change that forgets producers.
-pub(super) fn encode_ids(ids: &[i64]) -> Bytes {
+pub(super) fn encode_ids(ids: &[ProducerId]) -> Bytes {
     ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>().into()
 }
 
 /// The producers that such a change names.
-pub(super) fn decode_ids(body: &[u8]) -> impl Iterator<Item = i64> {
-    body.as_chunks().0.iter().map(|id| i64::from_le_bytes(*id))
+pub(super) fn decode_ids(body: &[u8]) -> impl Iterator<Item = ProducerId> {
+    body.as_chunks().0.iter().map(|id| ProducerId::from_le_bytes(*id))
 }
 
 /// What is known of one producer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProducerView<'a> {
     /// Its id.
-    pub id: i64,
+    pub id: ProducerId,
     /// Its epoch.
     pub epoch: i16,
     /// When it last appended, by this replica's clock.
@@ -419,7 +419,7 @@ pub enum SequenceError {
     #[error("epoch {epoch} of producer {id} is over: it has written here in epoch {known}")]
     Fenced {
         /// The producer.
-        id: i64,
+        id: ProducerId,
         /// The batch's epoch.
         epoch: i16,
         /// The producer's.
@@ -431,7 +431,7 @@ pub enum SequenceError {
     )]
     Begin {
         /// The producer.
-        id: i64,
+        id: ProducerId,
         /// The batch's epoch.
         epoch: i16,
         /// Its first sequence number.
@@ -443,7 +443,7 @@ pub enum SequenceError {
     )]
     Order {
         /// The producer.
-        id: i64,
+        id: ProducerId,
         /// Its epoch.
         epoch: i16,
         /// The batch's first sequence number.

@@ -67,13 +67,9 @@ marks! {
 
 /// Marks that a sweep of a thousand seeds does not reach for certain, each with what it would take. A sweep says when it has not
 /// taken them, and does not fail for it.
-pub const RARER: [&str; 3] = [
-    // A metadata change of another registration of the node while its own is in force: a second process under one id.
-    "broker.registration_lost",
+pub const RARER: [&str; 1] = [
     // A stop in good order that nobody could take over from before its time was up.
     "broker.stopped_late",
-    // A leader whose log begins below the start of a follower that began at another leader's.
-    "replica.begin_lower",
 ];
 
 /// Counts of all marks.

@@ -1,9 +1,9 @@
 //! Produce: batches are checked, appended by the partition's leader and answered once they are as safe as was asked.
 //!
 //! acks=1 waits for the leader's own sync, acks=all for the high watermark. A batch that was appended and not confirmed in
-//! time is answered as such: it may still become committed. A retry of a batch that the log has already waits and is answered as
-//! the original. While the store has no room, whole parts wait in order in a
-//! bounded queue, before anything of them is appended. Where the disk takes no more, nothing waits: it is refused.
+//! time is answered as such: it may still become committed. A retry of a batch that the log has already waits and is answered
+//! as the original. While the store has no room, whole parts wait in order in a bounded queue, before anything of them is
+//! appended. Where the disk takes no more, nothing waits: it is refused.
 
 use std::collections::{BTreeMap, VecDeque};
 
