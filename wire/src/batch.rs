@@ -11,6 +11,7 @@
 //! ([`assign`]) and never touches the rest. Records are opened only by those who need them ([`records`]).
 
 mod builder;
+mod compact;
 mod compression;
 mod header;
 mod lz4;
@@ -19,6 +20,7 @@ mod records;
 use bytes::{Bytes, BytesMut};
 
 pub use builder::BatchBuilder;
+pub use compact::{Candidate, Retained, covering, emptied, retain};
 pub use compression::{Compression, DecompressLimit};
 pub use header::{BatchHeader, TimestampType};
 pub use records::{Record, RecordIterator, record_iterator, records};

@@ -20,15 +20,15 @@ const LIMIT: DecompressLimit = DecompressLimit(64 << 20);
 const SHOWN: usize = 5;
 
 /// A batch, and how it came to be.
-struct Case {
-    name: String,
-    batch: Bytes,
+pub struct Case {
+    pub name: String,
+    pub batch: Bytes,
 }
 
 /// Compares both readers over all cases.
 pub fn compare(installed: &Installed) -> Result<()> {
     let cases = cases();
-    let theirs = java(installed, &cases)?;
+    let theirs = java(installed, &[], &cases)?;
     let (mut both, mut refused, mut stricter) = (0, 0, 0);
     let mut differences = Vec::new();
     for (case, theirs) in cases.iter().zip(&theirs) {
@@ -70,10 +70,11 @@ fn is_refused_here_alone(case: &Case) -> bool {
 }
 
 /// What Apache Kafka's reader says of each.
-fn java(installed: &Installed, cases: &[Case]) -> Result<Vec<String>> {
+pub fn java(installed: &Installed, arguments: &[&str], cases: &[Case]) -> Result<Vec<String>> {
     let reader = concat!(env!("CARGO_MANIFEST_DIR"), "/Reader.java");
     let mut java = Command::new("java")
         .args(["-cp", &installed.class_path, reader])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

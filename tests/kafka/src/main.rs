@@ -1,8 +1,9 @@
 //! Apache Kafka beside Milena.
 //!
 //! `schemas` holds our message types against the schemas in Kafka's own jar. `codecs` has Kafka's own reader read what our
-//! codecs take. `restarts` restarts clusters of both under load. `compare` starts one node of each, sends both
-//! the same requests and compares the answers field by field. `bugs` sees that planted bugs are found so.
+//! codecs take and what compaction leaves of batches. `restarts` restarts clusters of both under load. `compare` starts one
+//! node of each, sends both the same requests and compares the answers field by field. `bugs` sees that planted bugs are found
+//! so.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,6 +19,7 @@ mod brokers;
 mod bugs;
 mod check;
 mod codecs;
+mod compacted;
 mod compare;
 mod generate;
 mod install;
@@ -47,7 +49,7 @@ struct Arguments {
 enum Command {
     /// Hold our message types against Kafka's schemas.
     Schemas,
-    /// Have Apache Kafka's own reader and ours read compressed batches, sound and spoilt.
+    /// Have Apache Kafka's own reader and ours read compressed batches, sound and spoilt, and what compaction makes of batches.
     Codecs,
     /// Send both brokers the same requests.
     Compare(Compare),
@@ -107,7 +109,10 @@ fn main() -> Result<()> {
             println!("all messages are Kafka's, field by field and version by version");
             Ok(())
         }
-        Command::Codecs => codecs::compare(&installed),
+        Command::Codecs => {
+            codecs::compare(&installed)?;
+            compacted::compare(&installed)
+        }
         Command::Restarts { milena } => {
             restarts::restart_both(&installed, &milena.map_or_else(build, Ok)?)
         }

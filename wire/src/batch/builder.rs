@@ -1,6 +1,6 @@
 //! Building batches, as a producer does.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{
     BatchHeader, CHECKSUM_START, Compression, HEADER_LEN, LENGTH_PREFIX_LEN, MAGIC, checksum,
@@ -94,22 +94,28 @@ impl BatchBuilder {
     /// If it has no record, or is larger than Kafka's format can say.
     pub fn build(&self) -> Bytes {
         assert!(self.header.records_count > 0, "a batch has a record");
-        let records = self.compression.compress(&self.records);
-        let size = HEADER_LEN + records.len();
-        let mut header = self.header;
-        header.batch_length =
-            i32::try_from(size - LENGTH_PREFIX_LEN).expect("a batch is smaller than 2 GiB");
-        let mut batch = BytesMut::with_capacity(size);
-        batch.put_slice(&header.to_bytes());
-        batch.put_slice(&records);
-        let crc = checksum(&batch[CHECKSUM_START..]);
-        batch[CHECKSUM_START - 4..CHECKSUM_START].copy_from_slice(&crc.to_be_bytes());
-        batch.freeze()
+        let mut batch = Vec::with_capacity(self.size());
+        batch.resize(HEADER_LEN, 0);
+        self.compression.compress(&self.records, &mut batch);
+        sealed(self.header, batch)
     }
 }
 
+/// The batch whose records stand behind room for a header, which is given their length and checksum.
+///
+/// # Panics
+/// If it is larger than Kafka's format can say.
+pub(super) fn sealed(mut header: BatchHeader, mut batch: Vec<u8>) -> Bytes {
+    header.batch_length =
+        i32::try_from(batch.len() - LENGTH_PREFIX_LEN).expect("a batch is smaller than 2 GiB");
+    batch[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+    let crc = checksum(&batch[CHECKSUM_START..]);
+    batch[CHECKSUM_START - 4..CHECKSUM_START].copy_from_slice(&crc.to_be_bytes());
+    batch.into()
+}
+
 /// A zigzag variable-length integer; 32-bit and 64-bit ones look alike.
-fn put_varint(out: &mut Vec<u8>, value: i64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, value: i64) {
     let mut zigzag = (value << 1 ^ value >> 63) as u64;
     while zigzag >= 0x80 {
         out.push(zigzag as u8 | 0x80);

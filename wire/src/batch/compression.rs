@@ -5,10 +5,7 @@
 //! framed form is written, as the Java client expects. Each codec takes what Apache Kafka's own reader takes, no more and no less, for what is
 //! acknowledged must be readable by its consumer; `tests/kafka` has both read the same streams, sound and spoilt.
 
-use std::{
-    borrow::Cow,
-    io::{self, Read, Write},
-};
+use std::io::{self, Read, Write};
 
 use flate2::bufread::GzDecoder;
 
@@ -65,29 +62,31 @@ impl Compression {
             .ok_or(BatchError::UnknownCompression(number))
     }
 
-    /// Compresses records.
-    pub(super) fn compress(self, records: &[u8]) -> Cow<'_, [u8]> {
+    /// Compresses records, behind what `output` holds.
+    pub(super) fn compress(self, records: &[u8], output: &mut Vec<u8>) {
         // Writing to memory does not fail.
         const WRITES: &str = "compression into memory succeeds";
         match self {
-            Compression::None => Cow::Borrowed(records),
+            Compression::None => output.extend_from_slice(records),
             Compression::Gzip => {
                 let mut encoder =
-                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+                    flate2::write::GzEncoder::new(output, flate2::Compression::default());
                 encoder.write_all(records).expect(WRITES);
-                Cow::Owned(encoder.finish().expect(WRITES))
+                encoder.finish().expect(WRITES);
             }
-            Compression::Snappy => Cow::Owned(snappy_compress(records)),
+            Compression::Snappy => snappy_compress(records, output),
             Compression::Lz4 => {
                 // Java's reader knows independent blocks only.
                 let frame = lz4_flex::frame::FrameInfo::new()
                     .block_mode(lz4_flex::frame::BlockMode::Independent)
                     .block_size(lz4_flex::frame::BlockSize::Max64KB);
-                let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(frame, Vec::new());
+                let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(frame, output);
                 encoder.write_all(records).expect(WRITES);
-                Cow::Owned(encoder.finish().expect(WRITES))
+                encoder.finish().expect(WRITES);
             }
-            Compression::Zstd => Cow::Owned(zstd::encode_all(records, ZSTD_LEVEL).expect(WRITES)),
+            Compression::Zstd => {
+                zstd::stream::copy_encode(records, output, ZSTD_LEVEL).expect(WRITES);
+            }
         }
     }
 
@@ -170,8 +169,8 @@ impl Read for GzipReader<'_> {
     }
 }
 
-fn snappy_compress(records: &[u8]) -> Vec<u8> {
-    let mut output = SNAPPY_MAGIC.to_vec();
+fn snappy_compress(records: &[u8], output: &mut Vec<u8>) {
+    output.extend_from_slice(SNAPPY_MAGIC);
     output.extend_from_slice(&1i32.to_be_bytes());
     output.extend_from_slice(&1i32.to_be_bytes());
     let mut encoder = snap::raw::Encoder::new();
@@ -180,7 +179,6 @@ fn snappy_compress(records: &[u8]) -> Vec<u8> {
         output.extend_from_slice(&(block.len() as i32).to_be_bytes());
         output.extend_from_slice(&block);
     }
-    output
 }
 
 /// Snappy's blocks, one after the other.

@@ -2,12 +2,13 @@
 
 use bytes::{Buf, BufMut};
 
-use super::{BatchError, Compression, HEADER_LEN, LENGTH_PREFIX_LEN, MAGIC};
+use super::{BatchError, Compression, HEADER_LEN, LENGTH_PREFIX_LEN, MAGIC, NO_TIMESTAMP};
 
 const COMPRESSION_MASK: i16 = 0x07;
 const TIMESTAMP_TYPE_BIT: i16 = 1 << 3;
 const TRANSACTIONAL_BIT: i16 = 1 << 4;
 const CONTROL_BIT: i16 = 1 << 5;
+const DELETE_HORIZON_BIT: i16 = 1 << 6;
 
 /// Whose clock the timestamps of a batch are from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +32,11 @@ pub struct BatchHeader {
     pub magic: i8,
     /// CRC-32C of everything from `attributes` on.
     pub crc: u32,
-    /// Codec, timestamp type, transactional and control bits.
+    /// Codec, timestamp type, transactional, control and delete horizon bits.
     pub attributes: i16,
     /// Offset of the last record, less the base offset.
     pub last_offset_delta: i32,
-    /// Milliseconds since the epoch, from which the records' timestamps count.
+    /// Milliseconds since the epoch, from which the records' timestamps count; the delete horizon, where there is one.
     pub base_timestamp: i64,
     /// Largest timestamp of the records.
     pub max_timestamp: i64,
@@ -121,6 +122,26 @@ impl BatchHeader {
     /// How the records are compressed.
     pub fn compression(&self) -> Result<Compression, BatchError> {
         Compression::from_number((self.attributes & COMPRESSION_MASK) as u8)
+    }
+
+    /// From when on the tombstones of the batch may go, milliseconds since the epoch: a cleaner wrote it when it first
+    /// kept one.
+    pub fn delete_horizon(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON_BIT != 0).then_some(self.base_timestamp)
+    }
+
+    /// Has the records' timestamps count from a delete horizon.
+    pub(super) fn set_delete_horizon(&mut self, horizon: i64) {
+        self.attributes |= DELETE_HORIZON_BIT;
+        self.base_timestamp = horizon;
+    }
+
+    /// Leaves nothing that speaks of records: neither codec nor times.
+    pub(super) fn set_no_records(&mut self) {
+        self.attributes &= !(COMPRESSION_MASK | DELETE_HORIZON_BIT);
+        self.base_timestamp = NO_TIMESTAMP;
+        self.max_timestamp = NO_TIMESTAMP;
+        self.records_count = 0;
     }
 
     /// Gives it the attributes and the largest timestamp that a broker stores: what a client says beyond codec and

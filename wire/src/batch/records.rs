@@ -130,15 +130,21 @@ pub(super) fn check(
 }
 
 /// Where the fields of a record lie.
-struct RecordFields {
-    timestamp_delta: i64,
-    offset_delta: i32,
-    key: Option<Range<usize>>,
-    value: Option<Range<usize>>,
+pub(super) struct RecordFields {
+    /// All of it, its length too.
+    pub whole: Range<usize>,
+    /// Behind the length.
+    pub attributes: usize,
+    /// Behind the timestamp's delta.
+    pub after_timestamp: usize,
+    pub timestamp_delta: i64,
+    pub offset_delta: i32,
+    pub key: Option<Range<usize>>,
+    pub value: Option<Range<usize>>,
 }
 
 /// A walk over records that lie one after another.
-struct Walk<R> {
+pub(super) struct Walk<R> {
     cursor: Cursor<R>,
     records_left: i32,
     /// The least offset delta the next record may have.
@@ -147,7 +153,7 @@ struct Walk<R> {
 }
 
 impl<R: BufRead> Walk<R> {
-    fn new(header: &BatchHeader, records: R) -> Result<Walk<R>, BatchError> {
+    pub fn new(header: &BatchHeader, records: R) -> Result<Walk<R>, BatchError> {
         let count = header.records_count;
         if count < 0 {
             return Err(BatchError::Count { count });
@@ -161,7 +167,7 @@ impl<R: BufRead> Walk<R> {
         Ok(walk)
     }
 
-    fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.records_left == 0
     }
 
@@ -178,19 +184,21 @@ impl<R: BufRead> Walk<R> {
     }
 
     /// Reads a record; `on_header` sees where name and value of each of its headers lie. An error ends the walk.
-    fn next(
+    pub fn next(
         &mut self,
         mut on_header: impl FnMut(Range<usize>, Option<Range<usize>>),
     ) -> Result<RecordFields, BatchError> {
         self.records_left -= 1;
         let cursor = &mut self.cursor;
+        let start = cursor.position;
         let size = cursor.varint32()?;
         cursor.end = usize::try_from(size)
             .ok()
             .and_then(|size| cursor.position.checked_add(size))
             .ok_or(BatchError::Record)?;
-        let _attributes = cursor.take(1)?;
+        let attributes = cursor.take(1)?.start;
         let timestamp_delta = cursor.varint64()?;
+        let after_timestamp = cursor.position;
         let offset_delta = cursor.varint32()?;
         if !(self.offset_delta_min..=self.offset_delta_max).contains(&offset_delta) {
             return Err(BatchError::Record);
@@ -210,11 +218,20 @@ impl<R: BufRead> Walk<R> {
         if cursor.position < cursor.end {
             return Err(BatchError::Record);
         }
+        let whole = start..cursor.position;
         cursor.end = usize::MAX;
         if self.records_left == 0 {
             cursor.expect_end()?;
         }
-        Ok(RecordFields { timestamp_delta, offset_delta, key, value })
+        Ok(RecordFields {
+            whole,
+            attributes,
+            after_timestamp,
+            timestamp_delta,
+            offset_delta,
+            key,
+            value,
+        })
     }
 }
 
