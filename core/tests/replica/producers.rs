@@ -101,6 +101,49 @@ fn a_retry_at_a_new_leader_waits_until_the_original_is_committed() {
     assert_eq!(world.answers(), ["NONE at 0"]);
 }
 
+/// What it lacks its successor has: whoever is told of a gap takes records for lost.
+#[test]
+fn a_deposed_leader_that_has_not_heard_of_it_calls_nothing_out_of_order() {
+    let mut world = World::new(&[]);
+    world.send(1, -1, (0, 0), b"a");
+    world.cut.insert(1);
+    world.publish_to(
+        |partition| {
+            (partition.leader, partition.leader_epoch) = (Some(NodeId(2)), 2);
+            partition.isr = [2, 3].map(NodeId).into();
+        },
+        &[2, 3],
+    );
+    world.send(2, -1, (0, 1), b"b");
+    world.pass(1_000);
+    world.cut.clear();
+    world.answers();
+    for acks in [-1, 1] {
+        world.send(1, acks, (0, 2), b"c");
+    }
+    world.pass(10_000);
+    assert_eq!(world.answers(), [""; 0]);
+    world.local(1, LocalMessage::Image(Arc::new(world.image.clone())));
+    world.pass(1_000);
+    assert_eq!(world.answers(), ["NOT_LEADER_OR_FOLLOWER at -1"; 2]);
+    world.send(2, -1, (0, 2), b"c");
+    world.send(2, -1, (0, 4), b"e");
+    world.pass(1_000);
+    assert_eq!(world.answers(), ["NONE at 2", "OUT_OF_ORDER_SEQUENCE_NUMBER at -1"]);
+}
+
+/// Nor does one that hears nobody: it says when the time is over that it cannot tell.
+#[test]
+fn a_gap_that_is_not_confirmed_in_time_is_none() {
+    let mut world = World::new(&[]);
+    world.send(1, -1, (0, 0), b"a");
+    world.answers();
+    world.cut.insert(1);
+    world.send(1, -1, (0, 2), b"c");
+    world.pass(61_000);
+    assert_eq!(world.answers(), ["REQUEST_TIMED_OUT at -1"]);
+}
+
 /// The batches that a deposed leader took alone had pushed out older ones: those are known again.
 #[test]
 fn what_a_truncation_cuts_was_never_there() {

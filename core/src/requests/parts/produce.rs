@@ -2,7 +2,8 @@
 //!
 //! acks=1 waits for the leader's own sync, acks=all for the high watermark. A batch that was appended and not confirmed in
 //! time is answered as such: it may still become committed. A retry of a batch that the log has already waits and is answered
-//! as the original. While the store has no room, whole parts wait in order in a bounded queue, before anything of them is
+//! as the original. One that is not the next of its producer is refused, once it is confirmed that this broker leads still: clients
+//! take that word for a sign that records are lost. While the store has no room, whole parts wait in order in a bounded queue, before anything of them is
 //! appended. Where the disk takes no more, nothing waits: it is refused.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -36,17 +37,34 @@ const ZSTD_VERSION: i16 = 7;
 pub(super) struct Waiting {
     acks: i16,
     response: ProduceResponse,
-    /// Where each partition that is not confirmed stands in the response, and what was written.
-    open: BTreeMap<LogId, Written>,
+    /// Where each partition that is not confirmed stands in the response, and what became of its batch.
+    open: BTreeMap<LogId, Open>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Written {
+struct Open {
     topic: usize,
     partition: usize,
-    epoch: Epoch,
-    base: Offset,
-    next: Offset,
+    fate: Fate,
+}
+
+/// What is waited for before a partition's batch is answered.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// When it is in the log.
+    Written { epoch: Epoch, base: Offset, next: Offset },
+    /// When it is refused, by what the log holds: that this is still the log to ask, by an exchange of that number.
+    Refused { exchange: Offset },
+}
+
+impl Fate {
+    /// Up to where it is waited for, and what.
+    fn awaited(self, acks: i16) -> (Offset, Safety) {
+        match self {
+            Fate::Written { next, .. } => (next, safety(acks)),
+            Fate::Refused { exchange } => (exchange, Safety::Confirmed),
+        }
+    }
 }
 
 /// Produce parts that wait for room, first in first out.
@@ -188,13 +206,25 @@ impl Parts {
                         let records = framed(version, data.records.unwrap_or_default())?;
                         append_one(partitions, acks, log, records, &mut answer, out)
                     });
+                let mut wait = |log, fate| {
+                    let (topic, partition) = (responses.len(), partition_responses.len());
+                    open.insert(log, Open { topic, partition, fate });
+                };
                 match outcome {
-                    Ok((log, epoch, base, next)) if acks != 0 => {
-                        let (topic, partition) = (responses.len(), partition_responses.len());
-                        open.insert(log, Written { topic, partition, epoch, base, next });
-                        partitions.wait(log, next, epoch, safety(acks), origin);
+                    Ok(Taken { log, epoch, placed: Ok((base, next)) }) => {
+                        if acks != 0 {
+                            wait(log, Fate::Written { epoch, base, next });
+                            partitions.wait(log, next, epoch, safety(acks), origin);
+                        }
                     }
-                    Ok(_) => {}
+                    Ok(Taken { log, epoch, placed: Err(refusal) }) => {
+                        failed = true;
+                        refusal.fill(&mut answer);
+                        if acks != 0 {
+                            let exchange = partitions.confirm(log, epoch, origin, out);
+                            wait(log, Fate::Refused { exchange });
+                        }
+                    }
                     Err(refusal) => {
                         failed = true;
                         refusal.fill(&mut answer);
@@ -224,12 +254,12 @@ impl Parts {
     ) {
         let current_leader = current_leader(partitions, log);
         let Some(Part::Produce(waiting)) = self.waiting.get_mut(&origin) else { return };
-        let written = waiting.open.remove(&log).expect("listed with its log");
-        let topic = &mut waiting.response.responses[written.topic];
-        let answer = &mut topic.partition_responses[written.partition];
-        match outcome {
-            Ok(()) => {
-                let Written { epoch, base, next, .. } = written;
+        let Open { topic, partition, fate } =
+            waiting.open.remove(&log).expect("listed with its log");
+        let answer = &mut waiting.response.responses[topic].partition_responses[partition];
+        match (outcome, fate) {
+            (Ok(()), Fate::Refused { .. }) => {}
+            (Ok(()), Fate::Written { epoch, base, next }) => {
                 let all = waiting.acks == -1;
                 // A duplicate may have been written in an earlier one.
                 let of_batch = || partitions.log(log).and_then(|log| log.epoch_at(base));
@@ -238,8 +268,9 @@ impl Parts {
                     Event::Produced { log, epoch, base, next, all }
                 });
             }
-            Err(code) => {
+            (Err(code), _) => {
                 answer.error_code = code;
+                answer.error_message = None;
                 answer.base_offset = -1;
                 answer.log_append_time_ms = -1;
                 if code == ErrorCode::NOT_LEADER_OR_FOLLOWER {
@@ -264,19 +295,22 @@ impl Parts {
     ) {
         let Some(Part::Produce(waiting)) = self.waiting.get(&origin) else { return };
         let acks = waiting.acks;
-        let open: Vec<(LogId, Offset)> =
-            waiting.open.iter().map(|(log, written)| (*log, written.next)).collect();
-        for (log, next) in open {
+        let open: Vec<(LogId, Fate)> =
+            waiting.open.iter().map(|(log, open)| (*log, open.fate)).collect();
+        for (log, fate) in open {
             let replica = partitions.replica(log);
             let enough = replica.is_some_and(|replica| replica.enough_in_sync());
             if replica.is_some_and(|replica| replica.is_alone()) && (enough || acks != -1) {
                 // Nobody else is waited for: it becomes safe or this node halts.
                 continue;
             }
-            partitions.forget(log, next, safety(acks), origin);
-            let code = match acks {
-                -1 if !enough => ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-                _ => ErrorCode::REQUEST_TIMED_OUT,
+            let (upto, safety) = fate.awaited(acks);
+            partitions.forget(log, upto, safety, origin);
+            let code = match fate {
+                Fate::Written { .. } if acks == -1 && !enough => {
+                    ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND
+                }
+                Fate::Written { .. } | Fate::Refused { .. } => ErrorCode::REQUEST_TIMED_OUT,
             };
             self.decide(partitions, log, origin, Err(code), out);
         }
@@ -295,6 +329,14 @@ fn leads_any(partitions: &Partitions, version: i16, request: &ProduceRequest) ->
     })
 }
 
+/// What a leader has made of a batch.
+struct Taken {
+    log: LogId,
+    epoch: Epoch,
+    /// Where it stands; none where the log says that it is not the next of its producer.
+    placed: Result<(Offset, Offset), Refusal>,
+}
+
 fn append_one(
     partitions: &mut Partitions,
     acks: i16,
@@ -302,7 +344,7 @@ fn append_one(
     records: Bytes,
     answer: &mut PartitionProduceResponse,
     out: &mut Outputs,
-) -> Result<(LogId, Epoch, Offset, Offset), Refusal> {
+) -> Result<Taken, Refusal> {
     if !matches!(acks, -1..=1) {
         return Err(ErrorCode::INVALID_REQUIRED_ACKS.into());
     }
@@ -326,20 +368,22 @@ fn append_one(
     let opened_max = partitions.config().replication.opened_bytes_max;
     let rules = settings.timestamp_rules(partitions.now().wall);
     let batch = check(&records, settings, opened_max, &rules)?;
-    let (base, next, appended) = match partitions.append(log, &batch, out)? {
-        Placed::Now { base, next } => (base, next, rules.now),
-        Placed::Before(original) => (original.base, original.next(), original.timestamp),
+    let (base, next, appended) = match partitions.append(log, &batch, out) {
+        Ok(Placed::Now { base, next }) => (base, next, rules.now),
+        Ok(Placed::Before(original)) => (original.base, original.next(), original.timestamp),
+        Err(error) => return Ok(Taken { log, epoch, placed: Err(error.into()) }),
     };
     let time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(appended);
     answer.base_offset = base;
     answer.log_append_time_ms = time.unwrap_or(-1);
-    Ok((log, epoch, base, next))
+    Ok(Taken { log, epoch, placed: Ok((base, next)) })
 }
 
 /// Drops a part that nobody waits for.
 pub(super) fn drop_produce(partitions: &mut Partitions, origin: Origin, waiting: &Waiting) {
-    for (log, written) in &waiting.open {
-        partitions.forget(*log, written.next, safety(waiting.acks), origin);
+    for (log, open) in &waiting.open {
+        let (upto, safety) = open.fate.awaited(waiting.acks);
+        partitions.forget(*log, upto, safety, origin);
     }
 }
 
