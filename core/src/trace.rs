@@ -317,6 +317,10 @@ marks! {
         ListOffsetsWaitsForEpochStart = "list_offsets.waits_for_epoch_start",
         /// When the start of a log moved up.
         LogTrimmed = "log.trimmed",
+        /// When an idempotent producer's batch was one that the log had already.
+        ProduceDuplicate = "produce.duplicate",
+        /// When such a batch was not the one that comes next.
+        ProduceOutOfOrder = "produce.out_of_order",
         /// When a produce waited for room in memory.
         ProduceWaitsForRoom = "produce.waits_for_room",
         /// When a leader of the quorum stood down because no majority heard it.

@@ -68,6 +68,8 @@ struct Value {
     timestamp: Timestamp,
     /// Whether its sender names the topic by its id, so that it is of no other that has the name.
     by_id: bool,
+    /// Of an idempotent producer: who that is, and its number among the values of this producer in its partition.
+    number: Option<((i64, i16), u64)>,
     /// Where it was seen last: the partition and the offset.
     seen: Option<(usize, Offset)>,
     /// Highest offset acknowledged with acks=all in its partition when the send began.
@@ -106,6 +108,8 @@ pub struct History {
     deleted: BTreeSet<String>,
     /// Names of topics whose records have the broker's time.
     stamped: BTreeSet<String>,
+    /// Producer ids that were given out.
+    producers: BTreeSet<i64>,
     /// How long a batch may wait to be acknowledged, where that is judged.
     pub gap_max: Option<Time>,
     /// Values acknowledged with acks=all.
@@ -151,8 +155,18 @@ impl History {
     /// A new value about to be sent to a partition, with its record's timestamp.
     pub fn invoke(&mut self, partition: usize, timestamp: Timestamp) -> ValueId {
         let floor = self.partitions[partition].acknowledged_max.unwrap_or(-1);
-        let (fate, attempts, by_id, seen) = (Fate::Unknown, 0, false, None);
-        self.values.push(Value { partition, attempts, fate, timestamp, by_id, seen, floor });
+        let (fate, attempts, by_id) = (Fate::Unknown, 0, false);
+        let (number, seen) = (None, None);
+        self.values.push(Value {
+            partition,
+            attempts,
+            fate,
+            timestamp,
+            by_id,
+            number,
+            seen,
+            floor,
+        });
         self.values.len() as ValueId - 1
     }
 
@@ -161,6 +175,23 @@ impl History {
         for value in values {
             self.values[*value as usize].by_id = true;
         }
+    }
+
+    /// Values are those of an idempotent producer, of which so many have been sent to their partition before: each of them stands
+    /// there once, however often it is sent, and in this order.
+    pub fn number(&mut self, values: &[ValueId], producer: (i64, i16), before: u64) {
+        for (value, number) in values.iter().zip(before..) {
+            self.values[*value as usize].number = Some((producer, number));
+        }
+    }
+
+    /// A producer was given an id, which nobody has had before.
+    pub fn identify(&mut self, id: i64, epoch: i16) -> Checked {
+        let is_new = self.producers.insert(id);
+        if is_new && id >= 0 && epoch == 0 {
+            return Ok(());
+        }
+        Err(Violation::new("I6", format!("producer id {id} was given out again, in epoch {epoch}")))
     }
 
     /// An attempt to send values leaves.
@@ -306,11 +337,11 @@ impl History {
         let known = &mut self.values[value as usize];
         let elsewhere = known.seen.replace((place, offset)).filter(|at| *at != (place, offset));
         if let Some((other, at)) = elsewhere
-            && known.attempts == 1
+            && (known.attempts == 1 || known.number.is_some() && other == place)
         {
             let (here, other) = (self.full_name(place), self.full_name(other));
             let story = format!(
-                "value {value}, sent once, is at {other} offset {at} and {here} offset {offset}"
+                "value {value}, which may stand once, is at {other} offset {at} and {here} offset {offset}"
             );
             return Err(Violation::new("duplicate", story));
         }
@@ -362,8 +393,12 @@ impl History {
             return Ok(());
         }
         match known.fate {
-            Fate::Acknowledged { offset: at, .. } if at != offset && known.attempts == 1 => {
-                wrong("duplicate", format!("value {value}, sent once and acknowledged at {at}"))
+            Fate::Acknowledged { offset: at, .. }
+                if at != offset
+                    && (known.attempts == 1
+                        || known.number.is_some() && known.partition == place) =>
+            {
+                wrong("duplicate", format!("value {value}, which was acknowledged at {at}"))
             }
             _ => {
                 self.see(place, offset, value, time)?;
@@ -574,6 +609,31 @@ impl History {
                 ));
             }
         }
+        self.partitions.iter().try_for_each(|partition| self.judge_order(partition))
+    }
+
+    /// Idempotent producers' values stand in the order in which they were sent, and none is left out between two of them (I2).
+    fn judge_order(&self, partition: &Partition) -> Checked {
+        let Some((start, end)) = partition.last_read else { return Ok(()) };
+        if self.contested.contains(&partition.topic) {
+            return Ok(());
+        }
+        let mut last: BTreeMap<(i64, i16), u64> = BTreeMap::new();
+        for offset in start..end {
+            let seen = partition.seen.get(offset as usize).copied().unwrap_or(0);
+            let Some(value) = seen.checked_sub(1) else { continue };
+            let Some((producer, number)) = self.values[value as usize].number else { continue };
+            let before = last.insert(producer, number);
+            let expected = before.map(|before| before + 1).or((start == 0).then_some(0));
+            if expected.is_some_and(|expected| expected != number) {
+                let (topic, index) = (&partition.topic, partition.index);
+                let story = format!(
+                    "{topic}-{index} offset {offset} holds value {value}, the producer's number {number} there, after \
+                     its number {before:?}"
+                );
+                return Err(Violation::new("I2", story));
+            }
+        }
         Ok(())
     }
 }
@@ -645,6 +705,42 @@ mod tests {
         history.read(place, 3, SHOWN, &payload(values[0]), true).expect("acks=0, or lost");
         let seen = history.read(place, 4, SHOWN, &payload(values[0]), true);
         assert_eq!(seen.unwrap_err().property, "duplicate");
+    }
+
+    #[test]
+    fn a_value_with_a_number_stands_once_and_in_its_place() {
+        let numbered = |count: u64| {
+            let mut history = History::default();
+            let (place, values) = sent(&mut history, count as usize);
+            history.attempt(&values);
+            history.number(&values, (7, 0), 0);
+            (history, place, values)
+        };
+        let (mut history, place, values) = numbered(1);
+        history.acknowledge(&values, 3, true, None).expect("acknowledged");
+        let again = history.acknowledge(&values, 4, true, None);
+        assert_eq!(again.unwrap_err().property, "duplicate", "the offset is the original's");
+        let (mut history, _, values) = numbered(1);
+        history.acknowledge(&values, 3, true, None).expect("acknowledged");
+        let seen = history.read(place, 4, SHOWN, &payload(values[0]), true);
+        assert_eq!(seen.unwrap_err().property, "duplicate");
+
+        let judged = |order: &[usize]| {
+            let (mut history, place, values) = numbered(4);
+            for (offset, index) in (0..).zip(order) {
+                let payload = payload(values[*index]);
+                history.read(place, offset, SHOWN, &payload, true).expect("once each");
+            }
+            history.final_read(place, 0, order.len() as Offset);
+            history.judge(false).map_err(|violation| violation.property)
+        };
+        assert_eq!(judged(&[0, 1, 2]), Ok(()), "the last was given up");
+        assert_eq!(judged(&[0, 2, 1]), Err("I2"));
+        assert_eq!(judged(&[0, 1, 3]), Err("I2"));
+        assert_eq!(judged(&[1, 2]), Err("I2"), "the first is missing");
+        let (mut history, ..) = numbered(1);
+        assert_eq!(history.identify(7, 0), Ok(()));
+        assert!(history.identify(7, 0).is_err() && history.identify(8, 1).is_err());
     }
 
     #[test]

@@ -281,6 +281,9 @@ pub struct ProducerSetup {
     /// Whether it goes on for a while with topics that are gone, by their ids.
     #[serde(default)]
     pub clings: bool,
+    /// Whether it has a producer id and numbers its batches, so that each stands once however often it is sent.
+    #[serde(default)]
+    pub idempotent: bool,
     /// What it speaks.
     #[serde(default)]
     pub dialect: Dialect,
@@ -300,6 +303,7 @@ impl Default for ProducerSetup {
             even: false,
             strange: false,
             clings: false,
+            idempotent: false,
             dialect: Dialect::default(),
         }
     }

@@ -48,6 +48,7 @@ each_holds! {
     beyond_budget_holds "beyond-budget"
     dense_holds "dense"
     disks_hold "disks"
+    idempotence_holds "idempotence"
     nodes_holds "nodes"
     swarm_holds "swarm"
 }

@@ -9,6 +9,7 @@
 //!   metadata.rs   the committed image and its sets       (P10 to P12, P24, R9, L21)
 //!   retention.rs  what retention may take, and must        (P23, L13, L14)
 //!   quorum.rs     R rules on events of the metadata log  (R1 to R5, R7 to R10, R16, P18)
+//!   producers.rs  what a log knows of idempotent producers  (I3)
 //!   departure.rs  who leaves ISR and ELR, and why        (P22)
 //!   node.rs       starts, disks, recoveries and halts    (D3, D4, D7, D8, D10, P14)
 //!   liveness.rs   what goes on under faults              (L15 to L19, L22, L23)
@@ -33,6 +34,7 @@ pub mod marks;
 mod metadata;
 pub mod node;
 mod partition;
+mod producers;
 mod quorum;
 pub mod replica;
 mod retention;
@@ -261,8 +263,8 @@ impl Checks {
                 size,
                 max_timestamp,
                 born,
+                produced,
                 leading,
-                ..
             } => {
                 self.counts_from(node, *log, *max_timestamp, *born)?;
                 let batch = Batch {
@@ -272,6 +274,7 @@ impl Checks {
                     crc: *crc,
                     size: *size,
                     born: *born,
+                    produced: *produced,
                 };
                 self.on_appended(node, *log, batch, *leading)
             }

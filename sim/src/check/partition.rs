@@ -521,10 +521,13 @@ impl Checks {
         let log = self.log_index(log);
         self.speaks(node, "acknowledges a produce")?;
         let at = format!("{} acknowledges {base}..{next} of epoch {epoch}", self.at(node, log));
+        // An idempotent producer's retry is answered with what an earlier leader took.
+        let may_be_of =
+            |batch: &Batch| batch.epoch == epoch || batch.produced.is_some() && batch.epoch < epoch;
         if !all {
             let replica = self.replica(node, log);
             let held = replica.at(base).map(|index| replica.batches[index]);
-            if held.is_none_or(|batch| (batch.next, batch.epoch) != (next, epoch)) {
+            if held.is_none_or(|batch| batch.next != next || !may_be_of(&batch)) {
                 return Err(Violation::new("P25", format!("{at} and has it not")));
             }
             return self.must_be_durable(node, disk, log, next, "P25");
@@ -539,10 +542,12 @@ impl Checks {
             ));
         }
         let (batch, copies) = (truth.committed[first], truth.copies[first].count_ones());
-        if batch.epoch != epoch {
+        let is_whole = batch.produced.is_none() || (batch.base, batch.next) == (base, next);
+        if !may_be_of(&batch) || !is_whole {
+            let Batch { base, next, epoch, .. } = batch;
             return Err(Violation::new(
                 "P13",
-                format!("{at}, and epoch {} is committed", batch.epoch),
+                format!("{at}, and {base}..{next} of epoch {epoch} is committed"),
             ));
         }
         let needed = truth.partition.as_ref().map_or(1, |partition| u32::from(partition.min_isr));

@@ -20,6 +20,8 @@ pub struct Batch {
     pub size: u32,
     /// From when it counts for retention on this node.
     pub born: Timestamp,
+    /// Of an idempotent producer: its id, its epoch and its number of the first record.
+    pub produced: Option<(i64, i16, i32)>,
 }
 
 impl PartialEq for Batch {
@@ -209,7 +211,7 @@ mod tests {
 
     fn batch(base: Offset, epoch: Epoch) -> Batch {
         let crc = (base * 100) as u32 + epoch as u32;
-        Batch { base, next: base + 2, epoch, crc, size: 100, born: 0 }
+        Batch { base, next: base + 2, epoch, crc, size: 100, born: 0, produced: None }
     }
 
     fn log(batches: &[Batch]) -> ReplicaLog {

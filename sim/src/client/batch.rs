@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use milena_core::Timestamp;
 use milena_wire::batch::{BatchBuilder, Compression};
 
+use super::identity::Stamp;
 use crate::history::{History, ValueId};
 use crate::queue::{Time, WALL_START, wall};
 use crate::rng::Stream;
@@ -32,6 +33,7 @@ const CHECKSUM_AT: usize = 17;
 const COVERED_FROM: usize = 21;
 const ATTRIBUTES_LOW_AT: usize = 22;
 const MAX_TIMESTAMP_AT: usize = 35;
+const PRODUCER_AT: usize = 43;
 const COUNT_AT: usize = 57;
 
 /// A batch as it goes out.
@@ -43,6 +45,17 @@ pub struct Draft {
     pub records: Bytes,
     /// Whether a broker must take it; otherwise it must refuse it.
     pub valid: bool,
+}
+
+impl Draft {
+    /// Makes it a batch of an idempotent producer.
+    pub fn stamp(&mut self, stamp: Stamp) {
+        let Stamp { id, epoch, sequence } = stamp;
+        let mut fields = id.to_be_bytes().to_vec();
+        fields.extend(epoch.to_be_bytes());
+        fields.extend(sequence.to_be_bytes());
+        self.records = patched(&self.records, PRODUCER_AT, &fields);
+    }
 }
 
 /// Draws a batch of new values for a partition.

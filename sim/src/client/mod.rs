@@ -9,6 +9,7 @@ pub mod admin;
 pub mod batch;
 pub mod consumer;
 pub mod frames;
+mod identity;
 pub mod links;
 pub mod producer;
 pub mod seeker;
@@ -111,7 +112,7 @@ pub struct Session {
     metadata_pending: Option<u64>,
     metadata_after: Time,
     metadata_wanted: bool,
-    /// The broker whose connection broke last: as real clients do, it asks another one for Metadata.
+    /// The broker whose connection broke last: as real clients do, it asks another one for what any knows.
     avoided: Option<usize>,
     wakes_at: Option<Time>,
     wishes: Vec<Wish>,
@@ -177,10 +178,7 @@ impl Session {
             self.wake(self.metadata_after);
             return;
         }
-        let avoided = self.avoided.filter(|_| self.nodes > 1);
-        let others = self.nodes - usize::from(avoided.is_some());
-        let drawn = self.stream.below(others as u64) as usize;
-        let node = drawn + usize::from(avoided.is_some_and(|avoided| drawn >= avoided));
+        let node = self.any_broker();
         let request = MetadataRequest {
             topics: None,
             allow_auto_topic_creation: false,
@@ -189,6 +187,14 @@ impl Session {
         self.metadata_after = now + METADATA_PAUSE;
         let id = self.send(now, node, 12, request.into());
         self.metadata_pending = Some(id);
+    }
+
+    /// One to ask for what any broker knows.
+    pub fn any_broker(&mut self) -> usize {
+        let avoided = self.avoided.filter(|_| self.nodes > 1);
+        let others = self.nodes - usize::from(avoided.is_some());
+        let drawn = self.stream.below(others as u64) as usize;
+        drawn + usize::from(avoided.is_some_and(|avoided| drawn >= avoided))
     }
 
     fn learn(&mut self, response: MetadataResponse) {

@@ -1,18 +1,19 @@
 //! A producer: batches of new values to random partitions, several of them in one request, again and again until each is
 //! answered.
 //!
-//! A batch keeps its values through all attempts, so that a retry after an unanswered one may stand twice in the log, as
-//! with any producer that is not idempotent. It is given up when its topic is gone or after many attempts.
+//! A batch keeps its values through all attempts, so that a retry after an unanswered one may stand twice in the log, unless
+//! the producer is idempotent. It is given up when its topic is gone or after many attempts.
 
 use std::collections::BTreeMap;
 
-use milena_wire::messages::ProduceRequest;
 use milena_wire::messages::produce::{
     PartitionProduceData, PartitionProduceResponse, ProduceResponse, TopicProduceData,
 };
-use milena_wire::{ErrorCode, Response, Uuid};
+use milena_wire::messages::{InitProducerIdRequest, ProduceRequest};
+use milena_wire::{ApiKey, ErrorCode, Response, Uuid};
 
 use super::batch::{self, Draft};
+use super::identity::{Identity, Stamp};
 use super::{Pace, Session};
 use crate::check::{Checked, Violation};
 use crate::history::{History, REFUSALS};
@@ -39,6 +40,10 @@ struct Batch {
     maybe_appended: bool,
     not_before: Time,
     begun: Time,
+    /// Its number, where its producer is idempotent.
+    stamp: Option<Stamp>,
+    /// Whether all that comes before it was acknowledged when it was last sent.
+    is_next: bool,
 }
 
 /// A producer.
@@ -48,6 +53,12 @@ pub struct Producer {
     sent: BTreeMap<u64, Vec<Batch>>,
     waiting: Vec<Batch>,
     pace: Pace,
+    /// Who it is, where it is idempotent and has been told.
+    identity: Option<Identity>,
+    /// The request for an id that is not answered.
+    asked: Option<u64>,
+    /// An id is asked for no earlier.
+    ask_after: Time,
 }
 
 impl Producer {
@@ -58,6 +69,9 @@ impl Producer {
             setup,
             sent: BTreeMap::new(),
             waiting: Vec::new(),
+            identity: None,
+            asked: None,
+            ask_after: 0,
         }
     }
 
@@ -74,8 +88,9 @@ impl Producer {
     /// Sends what may be sent.
     pub fn act(&mut self, now: Time, session: &mut Session, history: &mut History) {
         self.send_waiting(now, session, history);
+        self.identify(now, session);
         let open = self.sent.len() + self.waiting.len();
-        let has_room = open < self.setup.in_flight && !session.stopping;
+        let has_room = open < self.setup.in_flight && !session.stopping && self.knows_itself();
         if has_room && self.pace.is_due(now, session) {
             self.draw(now, session, history);
             self.send_waiting(now, session, history);
@@ -86,10 +101,44 @@ impl Producer {
         }
         let waiting = self.waiting.iter().map(|batch| batch.not_before).min();
         let open = self.sent.len() + self.waiting.len();
-        let next = (!session.stopping && open < self.setup.in_flight).then(|| self.pace.next(now));
+        let draws = !session.stopping && open < self.setup.in_flight && self.knows_itself();
+        let next = draws.then(|| self.pace.next(now));
         if let Some(at) = waiting.into_iter().chain(next).min() {
             session.wake(at.max(now + 1));
         }
+    }
+
+    /// Asks for an id, or begins a new epoch, where that is what comes next.
+    fn identify(&mut self, now: Time, session: &mut Session) {
+        if !self.setup.idempotent || session.stopping {
+            return;
+        }
+        let is_idle = self.sent.is_empty() && self.waiting.is_empty();
+        if is_idle && self.identity.as_ref().is_some_and(Identity::is_broken) {
+            self.identity = self.identity.take().and_then(|identity| identity.next_epoch());
+        }
+        if self.identity.is_some() || self.asked.is_some() {
+            return;
+        }
+        if now < self.ask_after {
+            return session.wake(self.ask_after);
+        }
+        let request = InitProducerIdRequest { transactional_id: None, ..Default::default() };
+        let (node, version) = (session.any_broker(), ApiKey::InitProducerId.versions().1);
+        self.asked = Some(session.send(now, node, version, request.into()));
+    }
+
+    /// Whether it has the id that its batches need.
+    fn knows_itself(&self) -> bool {
+        self.identity.is_some() || !self.setup.idempotent
+    }
+
+    /// Whether another batch may go to a partition.
+    fn may_go(&self, place: usize) -> bool {
+        let retried = |batch: &Batch| batch.place == place && batch.attempts > 0;
+        let has_room = |identity: &Identity| identity.has_room(place);
+        !self.setup.idempotent
+            || self.identity.as_ref().is_some_and(has_room) && !self.waiting.iter().any(retried)
     }
 
     /// New batches for different partitions.
@@ -112,13 +161,20 @@ impl Producer {
         let before = self.waiting.len();
         for (topic, id, partition) in drawn.into_values() {
             let place = history.partition(&topic, id, partition);
-            if history.is_deleted(place) && !self.setup.clings {
+            if history.is_deleted(place) && !self.setup.clings || !self.may_go(place) {
                 continue;
             }
-            let draft = batch::draw(&self.setup, now, place, &mut session.stream, history);
+            let mut draft = batch::draw(&self.setup, now, place, &mut session.stream, history);
             if self.names_ids() {
                 history.pin(&draft.values);
             }
+            // What must be refused would leave a gap.
+            let stamp = self.identity.as_mut().filter(|_| draft.valid).map(|identity| {
+                let (stamp, before) = identity.stamp(place, draft.values.len());
+                draft.stamp(stamp);
+                history.number(&draft.values, (stamp.id, stamp.epoch), before);
+                stamp
+            });
             self.waiting.push(Batch {
                 topic,
                 id,
@@ -129,6 +185,8 @@ impl Producer {
                 maybe_appended: false,
                 not_before: 0,
                 begun: now,
+                stamp,
+                is_next: false,
             });
         }
         if self.waiting.len() == before {
@@ -158,9 +216,7 @@ impl Producer {
             let is_over = history.is_deleted(batch.place) && batch.attempts >= most;
             if is_over || batch.attempts >= ATTEMPTS_MAX || late {
                 let batch = self.waiting.remove(index);
-                if !batch.maybe_appended {
-                    history.refuse(&batch.draft.values);
-                }
+                self.give_up(&batch, history);
                 continue;
             }
             let Some((node, _)) = leader else {
@@ -189,6 +245,17 @@ impl Producer {
         }
     }
 
+    /// A batch is sent no more. Where it has a number none follows it, as with librdkafka: once all others have found their end, the
+    /// epoch goes up.
+    fn give_up(&mut self, batch: &Batch, history: &mut History) {
+        if !batch.maybe_appended {
+            history.refuse(&batch.draft.values);
+        }
+        if batch.stamp.is_some() {
+            self.identity.iter_mut().for_each(Identity::give_up);
+        }
+    }
+
     fn send(
         &mut self,
         now: Time,
@@ -200,6 +267,11 @@ impl Producer {
         let mut topic_data: Vec<TopicProduceData> = Vec::new();
         for batch in &mut batches {
             batch.attempts += 1;
+            batch.is_next = self
+                .identity
+                .as_ref()
+                .zip(batch.stamp)
+                .is_some_and(|(identity, stamp)| identity.is_next(batch.place, stamp));
             history.attempt(&batch.draft.values);
             let data = PartitionProduceData {
                 index: batch.partition,
@@ -226,6 +298,9 @@ impl Producer {
 
     /// A request was never answered.
     pub fn on_lost(&mut self, now: Time, id: u64, session: &mut Session) {
+        if self.asked == Some(id) {
+            self.asked = None;
+        }
         for mut batch in self.sent.remove(&id).unwrap_or_default() {
             batch.maybe_appended = true;
             if self.setup.acks != 0 {
@@ -244,6 +319,10 @@ impl Producer {
         session: &mut Session,
         history: &mut History,
     ) -> Checked {
+        if self.asked == Some(id) {
+            self.asked = None;
+            return self.on_identity(now, response, session, history);
+        }
         let Some(batches) = self.sent.remove(&id) else { return Ok(()) };
         // acks=0 has no answer: it may have been written.
         if self.setup.acks != 0 {
@@ -257,6 +336,39 @@ impl Producer {
             }
         }
         Ok(())
+    }
+
+    /// It is told who it is.
+    fn on_identity(
+        &mut self,
+        now: Time,
+        response: Option<Response>,
+        session: &mut Session,
+        history: &mut History,
+    ) -> Checked {
+        let Some(Response::InitProducerId(answer)) = response else {
+            let story = format!("a request for a producer id was answered by {response:?}");
+            return Err(Violation::new("answer", story));
+        };
+        match answer.error_code {
+            ErrorCode::NONE => {
+                let (id, epoch) = (answer.producer_id, answer.producer_epoch);
+                history.identify(id, epoch)?;
+                // As if it had gone on for long: a partition that knows nothing of an id takes any number.
+                let last = session.stream.chance(250_000);
+                let first = if last { i32::MAX - session.stream.below(40) as i32 } else { 0 };
+                self.identity = Some(Identity::new(id, epoch, first));
+                Ok(())
+            }
+            ErrorCode::COORDINATOR_LOAD_IN_PROGRESS | ErrorCode::COORDINATOR_NOT_AVAILABLE => {
+                self.ask_after = now + session.backoff();
+                Ok(())
+            }
+            error => {
+                let story = format!("a request for a producer id was refused: {error:?}");
+                Err(Violation::new("answer", story))
+            }
+        }
     }
 
     /// What an answer says of a batch: exactly one thing.
@@ -292,12 +404,17 @@ impl Producer {
         let (error, Draft { values, valid, .. }) = (answer.error_code, &batch.draft);
         let wrong = |what: &str| {
             let (topic, index) = (&batch.topic, batch.partition);
-            Err(Violation::new("refusal", format!("{topic}-{index}: {what}: {error:?}")))
+            let told = answer.error_message.as_deref().unwrap_or("");
+            let story = format!("{topic}-{index}: {what}: {error:?} {told}");
+            Err(Violation::new("refusal", story))
         };
         history.waited(batch.place, now - batch.begun, error)?;
         if error == ErrorCode::NONE {
             if !valid {
                 return wrong("what must be refused was taken");
+            }
+            if let Some((identity, stamp)) = self.identity.as_mut().zip(batch.stamp) {
+                identity.acknowledge(batch.place, stamp);
             }
             let by_id = self.names_ids();
             let owed = self.setup.acks == -1 && (by_id || !history.is_contested(&batch.topic));
@@ -310,8 +427,23 @@ impl Producer {
             }
             return Ok(());
         }
-        // Only this one is said before the append and never after.
-        batch.maybe_appended |= error != ErrorCode::NOT_ENOUGH_REPLICAS;
+        let disordered = matches!(
+            error,
+            ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER | ErrorCode::INVALID_PRODUCER_EPOCH
+        );
+        if disordered && (batch.is_next || error == ErrorCode::INVALID_PRODUCER_EPOCH) {
+            // A name that has passed to another topic meets a log that knows other numbers, or none.
+            if self.names_ids() || !history.is_contested(&batch.topic) {
+                let (topic, index, stamp) = (&batch.topic, batch.partition, batch.stamp);
+                let story =
+                    format!("{topic}-{index}: {stamp:?} comes next and is refused: {error:?}");
+                return Err(Violation::new("I1", story));
+            }
+            self.give_up(&batch, history);
+            return Ok(());
+        }
+        // Only these are said before the append and never after.
+        batch.maybe_appended |= error != ErrorCode::NOT_ENOUGH_REPLICAS && !disordered;
         if error != ErrorCode::NOT_ENOUGH_REPLICAS {
             session.want_metadata();
         }
@@ -353,6 +485,8 @@ mod tests {
             maybe_appended: false,
             not_before: 0,
             begun: 0,
+            stamp: None,
+            is_next: false,
         };
         producer.sent.insert(7, vec![batch]);
         let partition_responses = answers

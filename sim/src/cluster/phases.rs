@@ -230,12 +230,17 @@ impl Cluster {
         }
     }
 
-    /// P7, for every replica.
+    /// P7 and I3, for every replica.
     fn replicas_agree(&mut self) -> Checked {
         for (node, sim) in self.nodes.iter().enumerate() {
             let State::Up { shards, .. } = &sim.state else { continue };
-            for replica in shards.iter().flat_map(|shard| shard.view().replicas()) {
-                self.checks.agrees_below(node, replica.log, replica.high_watermark)?;
+            for view in shards.iter().map(|shard| shard.view()) {
+                for replica in view.replicas() {
+                    self.checks.agrees_below(node, replica.log, replica.high_watermark)?;
+                    if let Some(log) = view.store().log(replica.log) {
+                        self.checks.knows_producers(node, replica.log, log.producers())?;
+                    }
+                }
             }
         }
         Ok(())

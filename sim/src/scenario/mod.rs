@@ -64,6 +64,9 @@ pub struct Scenario {
     /// Chance in a million, at most, of losing, doubling or reordering a message.
     #[serde(default)]
     pub unreliable: u32,
+    /// Whether every producer is idempotent.
+    #[serde(default)]
+    pub idempotent: bool,
     /// Whether disks may be lost beyond what the theorem allows.
     #[serde(default)]
     pub beyond_budget: bool,
@@ -91,7 +94,7 @@ pub enum Script {
 /// When topics exist and clients have begun, as a rule.
 pub const WARM_UP_MS: u64 = 1_500;
 
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     include_str!("../../../scenarios/steady.toml"),
     include_str!("../../../scenarios/n-minus-one.toml"),
     include_str!("../../../scenarios/power-loss.toml"),
@@ -104,6 +107,7 @@ const FILES: [&str; 14] = [
     include_str!("../../../scenarios/beyond-budget.toml"),
     include_str!("../../../scenarios/dense.toml"),
     include_str!("../../../scenarios/disks.toml"),
+    include_str!("../../../scenarios/idempotence.toml"),
     include_str!("../../../scenarios/nodes.toml"),
     include_str!("../../../scenarios/swarm.toml"),
 ];
@@ -126,7 +130,8 @@ impl Scenario {
     pub fn expand(&self, seed: u64) -> Schedule {
         let mut draw = Stream::new(seed, Concern::Setup);
         let mut setup = self.setup(seed, &mut draw);
-        workload::characters(&mut setup, &mut Stream::new(seed, Concern::Workload));
+        let mut characters = Stream::new(seed, Concern::Workload);
+        workload::characters(&mut setup, self.idempotent, &mut characters);
         setup.subject = self.subject(seed);
         let mut faults = Stream::new(seed, Concern::Faults);
         let mut entries = match self.script {

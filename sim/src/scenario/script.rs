@@ -257,6 +257,8 @@ pub fn rolling(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
         }
     }
     setup.heal_at_ms = setup.heal_at_ms.max(at_us / 1_000 + 3_000);
+    // As in production: nothing that is lost is said again in time, so that nothing may be.
+    setup.core.push_retry_ms = draw.between(GAP_MS_MAX + 50, 400);
     entries
 }
 

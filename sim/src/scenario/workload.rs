@@ -7,8 +7,13 @@ use milena_wire::ApiKey;
 use crate::rng::Stream;
 use crate::schedule::{Dialect, SeekerSetup, Setup, StrangerSetup};
 
-/// Gives each client and topic of a run its character.
-pub fn characters(setup: &mut Setup, draw: &mut Stream) {
+/// Runs with idempotent producers, of a million.
+const IDEMPOTENT: u32 = 670_000;
+/// So many batches of a producer a partition remembers.
+const KEPT: usize = 5;
+
+/// Gives each client and topic of a run its character. `idempotent`: all producers are.
+pub fn characters(setup: &mut Setup, idempotent: bool, draw: &mut Stream) {
     for producer in &mut setup.producers {
         producer.partitions_max =
             if draw.chance(500_000) { 1 } else { draw.between(2, 6) as usize };
@@ -43,6 +48,15 @@ pub fn characters(setup: &mut Setup, draw: &mut Stream) {
     if draw.chance(500_000) {
         let pause_us = draw.between(20_000, 100_000);
         setup.strangers.push(StrangerSetup { pause_us, encoded: draw.chance(500_000) });
+    }
+    if draw.chance(IDEMPOTENT) || idempotent {
+        let some = setup.producers.iter_mut().filter(|_| draw.chance(800_000) || idempotent);
+        some.for_each(|producer| {
+            producer.idempotent = true;
+            // As clients insist.
+            producer.acks = -1;
+            producer.in_flight = producer.in_flight.min(KEPT);
+        });
     }
 }
 

@@ -370,8 +370,14 @@ fn append_one(
     let batch = check(&records, settings, opened_max, &rules)?;
     let (base, next, appended) = match partitions.append(log, &batch, out) {
         Ok(Placed::Now { base, next }) => (base, next, rules.now),
-        Ok(Placed::Before(original)) => (original.base, original.next(), original.timestamp),
-        Err(error) => return Ok(Taken { log, epoch, placed: Err(error.into()) }),
+        Ok(Placed::Before(original)) => {
+            out.event(|| Event::Sometimes(Mark::ProduceDuplicate));
+            (original.base, original.next(), original.timestamp)
+        }
+        Err(error) => {
+            out.event(|| Event::Sometimes(Mark::ProduceOutOfOrder));
+            return Ok(Taken { log, epoch, placed: Err(error.into()) });
+        }
     };
     let time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(appended);
     answer.base_offset = base;
