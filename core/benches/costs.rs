@@ -380,6 +380,9 @@ impl Cluster {
                 self.queue.push_back((node, to, Input::Local { from: place, message }));
             }
             Output::Reply { response, .. } => self.answer = response,
+            Output::Work { op, work } => {
+                self.queue.push_back((node, place, Input::Worked { op, work: work.run() }));
+            }
             Output::Disk { op, command } => {
                 let outcome = self.disks.get_mut(&node).expect("a disk").apply(&command);
                 self.queue.push_back((node, place, Input::Disk { op, outcome }));

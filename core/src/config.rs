@@ -58,6 +58,13 @@ pub struct StorageConfig {
     /// Idempotent producers that a log knows at most. What it knows of each takes 170 bytes at most where it is written, and all
     /// of it goes into one push.
     pub producer_ids_max: u32,
+    /// What the cleaner of one shard keeps of the keys of a log takes so many bytes at most, 24 to 32 for a key; of a log with more
+    /// keys it cleans a part at a time (`log.cleaner.dedupe.buffer.size`, of which each shard has its share).
+    pub cleaner_buffer_bytes: u64,
+    /// The cleaner of one shard reads and writes so many bytes a second at most (`log.cleaner.io.max.bytes.per.second`, likewise).
+    pub cleaner_bytes_per_s: u64,
+    /// The cleaner looks for dirty logs this often, milliseconds (`log.cleaner.backoff.ms`).
+    pub cleaner_backoff_ms: u64,
     /// Produce is refused when the file system has less than this many bytes free, or than what the journal is still to fill
     /// ahead, beyond a second copy of what is live.
     pub reserve_bytes: u64,
@@ -167,6 +174,9 @@ impl Default for StorageConfig {
             retention_check_ms: 300_000,
             producer_id_expiration_ms: 24 * 60 * 60 * 1000,
             producer_ids_max: 10_000,
+            cleaner_buffer_bytes: 128 << 20,
+            cleaner_bytes_per_s: u64::MAX,
+            cleaner_backoff_ms: 15_000,
             reserve_bytes: 64 << 20,
         }
     }

@@ -45,5 +45,6 @@ pub use ids::*;
 pub use machine::*;
 pub use node::{Boot, Node};
 pub use refusal::Refusal;
+pub use storage::Work;
 pub(crate) use time::{EARLY_MS, OTHERS_MS};
 pub use time::{Instant, Now, Timestamp};

@@ -14,6 +14,7 @@ use crate::local::LocalMessage;
 use crate::metadata::MetadataView;
 use crate::peer::PeerMessage;
 use crate::shard::ShardView;
+use crate::storage::Work;
 use crate::trace::Event;
 use crate::{ClientId, Instant, NodeId, Now, OpId};
 
@@ -71,6 +72,13 @@ pub enum Input {
         op: OpId,
         /// What came of it.
         outcome: Outcome,
+    },
+    /// When work is done that was given away with [`Output::Work`].
+    Worked {
+        /// The operation.
+        op: OpId,
+        /// What came of it.
+        work: Work,
     },
 }
 
@@ -130,6 +138,13 @@ pub enum Output {
         op: OpId,
         /// The work.
         command: Command,
+    },
+    /// When there is work that would hold up the machine: it is to be run beside it ([`Work::run`]).
+    Work {
+        /// To be repeated with what comes out.
+        op: OpId,
+        /// The work.
+        work: Work,
     },
     /// When something that an operator should know has happened. Text for the log, already complete.
     Log {
@@ -199,6 +214,11 @@ impl Outputs {
     /// Gives the disk work.
     pub fn disk(&mut self, op: OpId, command: Command) {
         self.queue.push_back(Output::Disk { op, command });
+    }
+
+    /// Gives work away that would hold up the machine.
+    pub fn work(&mut self, op: OpId, work: Work) {
+        self.queue.push_back(Output::Work { op, work });
     }
 
     /// Writes a line to the log.
@@ -273,6 +293,8 @@ pub enum Timer {
     IdleMark,
     /// When retention looks for old segments.
     Retention,
+    /// When the cleaner looks for dirty logs, or goes on with one.
+    Cleaning,
     /// When a disk's free space is measured.
     FreeSpace,
     /// When what found no room on a disk is tried again.

@@ -185,6 +185,7 @@ impl Machine for Shard {
             }
             Input::Hangup { client } => requests.on_hangup(partitions, client, out),
             Input::Disk { op, outcome } => partitions.on_disk(op, outcome, out),
+            Input::Worked { op, work } => partitions.on_worked(op, work),
         }
         self.settle(out);
     }

@@ -68,6 +68,19 @@ pub enum Event {
         /// Whether it was found damaged.
         damaged: bool,
     },
+    /// When the cleaner has put one segment in the place of others.
+    Cleaned {
+        /// The log.
+        log: LogId,
+        /// Where it begins.
+        base: Offset,
+        /// Offset after its last record.
+        next: Offset,
+        /// Tells it from others at that base.
+        generation: u32,
+        /// All tombstones that went, now and before, lie below this offset.
+        dropped: Offset,
+    },
     /// When a log's data is found damaged after recovery.
     Damaged {
         /// The log.
@@ -285,6 +298,16 @@ marks! {
         BrokerStoppedInGoodOrder = "broker.stopped_in_good_order",
         /// When a broker stopped before others had taken over.
         BrokerStoppedLate = "broker.stopped_late",
+        /// When the cleaner dropped tombstones whose horizon had come.
+        CleanerDroppedTombstones = "cleaner.dropped_tombstones",
+        /// When the cleaner came to the end of a log.
+        CleanerFinished = "cleaner.finished",
+        /// When the cleaner left a log for another time.
+        CleanerGaveUp = "cleaner.gave_up",
+        /// When there was no room for another key.
+        CleanerMapFull = "cleaner.map_full",
+        /// When the cleaner put a new segment in the place of old ones.
+        CleanerSwapped = "cleaner.swapped",
         /// When a damaged replica was taken out of its sets.
         ControllerDamagedReplica = "controller.damaged_replica",
         /// When a broker was refused because another disk of its id is in service.
@@ -359,6 +382,8 @@ marks! {
         ReplicaAcknowledgementDoesNotFit = "replica.acknowledgement_does_not_fit",
         /// When a follower began again where its leader's log begins.
         ReplicaBeginAt = "replica.begin_at",
+        /// When a leader told a follower to begin again, for tombstones were dropped that it may not have seen.
+        ReplicaBeginsAgain = "replica.begins_again",
         /// When a replica reported its damage.
         ReplicaDamageReported = "replica.damage_reported",
         /// When a leader proposed a larger in-sync set.
@@ -379,6 +404,8 @@ marks! {
         ReplicaRetained = "replica.retained",
         /// When a leader proposed a smaller in-sync set.
         ReplicaShrinkProposed = "replica.shrink_proposed",
+        /// When a follower took the rest of a batch without records that began below its end.
+        ReplicaTookRestOfCover = "replica.took_rest_of_cover",
         /// When a follower cut a diverged tail.
         ReplicaTruncated = "replica.truncated",
         /// When a leader stood in line to ask a follower or the controller.

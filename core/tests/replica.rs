@@ -2,6 +2,8 @@
 //! script whose transcript is a snapshot. What a crash or a bad disk does to it is the simulator's work.
 
 mod common;
+#[path = "replica/compaction.rs"]
+mod compaction;
 #[path = "replica/producers.rs"]
 mod producers;
 
@@ -18,6 +20,7 @@ use milena_core::peer::{self, PeerMessage};
 use milena_core::replica::ReplicaView;
 use milena_core::replica::message::{Acknowledge, Answer, Push, ReplicaMessage};
 use milena_core::shard::Shard;
+use milena_core::storage::Beginning;
 use milena_core::trace::Event;
 use milena_core::{
     Boot, BrokerEpoch, ClientId, Config, Incarnation, Instant, LogId, NodeId, Now, OpId,
@@ -51,6 +54,8 @@ struct World {
     /// Journal files that are not filled before somebody says so, if they wait.
     fills: Option<Vec<(i32, OpId, Command)>>,
     requests: u64,
+    /// The records of the last answer to a fetch.
+    fetched: Bytes,
     transcript: String,
 }
 
@@ -79,6 +84,7 @@ impl World {
             cut: BTreeSet::new(),
             fills: None,
             requests: 0,
+            fetched: Bytes::new(),
             transcript: String::new(),
         };
         for id in 1..=3 {
@@ -197,6 +203,10 @@ impl World {
                 }
                 _ => self.disk(id, op, &command),
             },
+            Output::Work { op, work } => {
+                let work = work.run();
+                self.step(id, Input::Worked { op, work });
+            }
             Output::Log { line, .. } => self.line(format!("{id} log: {line}")),
             Output::Close { .. } | Output::Stop | Output::Halt(_) => panic!("{output:?}"),
         }
@@ -277,7 +287,7 @@ impl World {
         let text = match message {
             ReplicaMessage::Push(push) => {
                 let bytes: usize = push.records.iter().map(Bytes::len).sum();
-                let what = if push.begin { "begin" } else { "push" };
+                let what = if push.begin.is_some() { "begin" } else { "push" };
                 let records = if bytes > 0 { ", records" } else { "" };
                 format!("{what} at {} after epoch {}{records}", push.base, push.previous_epoch)
             }
@@ -318,7 +328,8 @@ impl World {
             Some(Response::Fetch(response)) => match response.responses.first() {
                 Some(topic) => {
                     let partition = &topic.partitions[0];
-                    let bytes = partition.records.as_ref().map_or(0, |records| records.len());
+                    self.fetched = partition.records.clone().unwrap_or_default().to_bytes();
+                    let bytes = self.fetched.len();
                     let bytes = if bytes > 0 { "records" } else { "nothing" };
                     format!(
                         "fetch: {:?}, {bytes}, high watermark {}, start {}, diverging {}",
@@ -539,8 +550,7 @@ fn absurd_pushes_are_refused() {
         epoch_start: 2,
         base: 3,
         previous_epoch: newest,
-        begin: false,
-        producers: Bytes::new(),
+        begin: None,
         exchange: 0,
         high_watermark: i64::MAX,
         log_start: 0,
@@ -549,7 +559,7 @@ fn absurd_pushes_are_refused() {
     let pushes = [
         Push { cluster: 2, records: vec![batch(3, epoch)], ..push.clone() },
         Push { base: i64::MIN, ..push.clone() },
-        Push { base: i64::MIN, begin: true, ..push.clone() },
+        Push { base: i64::MIN, begin: Some(Beginning::default()), ..push.clone() },
         Push { base: i64::MAX, ..push.clone() },
         Push { base: -1, records: vec![batch(-1, epoch)], ..push.clone() },
         // What is here has a later epoch, is another record, or is older than the epoch allows.
@@ -579,6 +589,7 @@ fn absurd_pushes_are_refused() {
             leader_epoch: epoch,
             follower,
             exchange: u64::MAX,
+            dropped: i64::MAX,
             answer,
         })
     };
@@ -621,7 +632,7 @@ fn an_acknowledgement_of_another_cluster_does_not_count() {
         let answer = Answer::Synced { end: 1, last_epoch, matched: 1 };
         let exchange = 0;
         let acknowledge =
-            Acknowledge { cluster, log: LOG, leader_epoch, follower, exchange, answer };
+            Acknowledge { cluster, log: LOG, leader_epoch, follower, exchange, dropped: 0, answer };
         let message = PeerMessage::Replica(ReplicaMessage::Acknowledge(acknowledge));
         world.step(1, Input::Peer { from: NodeId(3), message });
         assert_eq!(world.view(1).high_watermark, high_watermark, "of cluster {cluster}");

@@ -126,6 +126,19 @@ pub struct Tuning {
     /// How often retention is looked at, milliseconds
     #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(100..=86_400_000))]
     pub retention_check_ms: u64,
+    /// Memory for the keys of a compacted log while it is cleaned, bytes, of all shards together (log.cleaner.dedupe.buffer.size)
+    #[arg(long, default_value_t = 134_217_728, value_parser = clap::value_parser!(u64).range(1_048_576..))]
+    pub cleaner_dedupe_buffer_bytes: u64,
+    /// Bytes a second that the cleaner reads and writes at most, of all shards together (log.cleaner.io.max.bytes.per.second)
+    #[arg(long, default_value_t = i64::MAX as u64, value_parser = clap::value_parser!(u64).range(1..=i64::MAX as u64))]
+    pub cleaner_io_max_bytes_per_second: u64,
+    /// How often the cleaner looks for logs to be cleaned, milliseconds (log.cleaner.backoff.ms)
+    #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(10..=86_400_000))]
+    pub cleaner_backoff_ms: u64,
+    /// A log forgets an idempotent producer that has appended nothing to it for so many milliseconds
+    /// (producer.id.expiration.ms)
+    #[arg(long, default_value_t = 86_400_000, value_parser = clap::value_parser!(i64).range(1..))]
+    pub producer_id_expiration_ms: i64,
     /// A snapshot of the metadata is taken after this many of its records
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub metadata_snapshot_records: u64,
@@ -237,6 +250,12 @@ impl Tuning {
         config.storage.memory_bytes_max = self.memory_bytes;
         config.storage.reserve_bytes = self.reserve_bytes;
         config.storage.retention_check_ms = self.retention_check_ms;
+        config.storage.cleaner_buffer_bytes =
+            self.cleaner_dedupe_buffer_bytes / u64::from(config.shards.max(1));
+        config.storage.cleaner_bytes_per_s =
+            (self.cleaner_io_max_bytes_per_second / u64::from(config.shards.max(1))).max(1);
+        config.storage.cleaner_backoff_ms = self.cleaner_backoff_ms;
+        config.storage.producer_id_expiration_ms = self.producer_id_expiration_ms;
         config.quorum.snapshot_every_records = self.metadata_snapshot_records;
         config.quorum.broker_session_ms = self.broker_session_ms;
         config.quorum.broker_heartbeat_ms =

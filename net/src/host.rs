@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use milena_core::local::LocalMessage;
 use milena_core::peer::PeerMessage;
-use milena_core::{Halt, Input, LogLevel, Machine, NodeId, Now, Output, Outputs, Place};
+use milena_core::{
+    Halt, Input, LogLevel, Machine, NodeId, Now, OpId, Output, Outputs, Place, Work,
+};
 
 use crate::accept::{self, Acceptor};
 use crate::files::Files;
@@ -26,7 +28,7 @@ use crate::kafka::{Connections, Counts, Limits};
 use crate::links::{Hello, Incoming, Links};
 use crate::peers::{Peers, Workers};
 use crate::report::{self, Ask};
-use crate::runtime::{self, Bound, Clock, Detached, Notify, TcpListener, mpsc, select};
+use crate::runtime::{self, Bound, Clock, Detached, Notify, TcpListener, WorkThread, mpsc, select};
 use crate::warnings::{self, Kind};
 
 /// Inputs stepped before the disk and the sockets get their turn.
@@ -60,6 +62,8 @@ impl Inbox {
 pub enum Mail {
     /// The disk is done with commands.
     Disk(Vec<Done>),
+    /// Work that would have held up the machine is done.
+    Worked(OpId, Work),
     /// Another worker's machine speaks to this one's.
     Local {
         /// Who.
@@ -184,6 +188,8 @@ struct Worker {
     place: Place,
     machine: Box<dyn Machine + Send>,
     lanes: Lanes,
+    /// Does what would hold up the machine.
+    beside: WorkThread<(OpId, Work)>,
     shared: Shared,
     inbox: Rc<Inbox>,
     out: Outputs,
@@ -225,11 +231,16 @@ impl Worker {
         doors: Option<Doors>,
     ) -> std::io::Result<Worker> {
         let mailbox = shared.mailboxes[worker(place)].clone();
+        let name = thread_name(shared.hello.from, place);
+        let to_work = mailbox.clone();
+        let beside = WorkThread::start(format!("{name}-c"), move |(op, work): (OpId, Work)| {
+            let _ = to_work.send(Mail::Worked(op, work.run()));
+        })?;
         let report = move |done| {
             // A worker that has ended needs no answers.
             let _ = mailbox.send(Mail::Disk(done));
         };
-        let lanes = Lanes::start(&thread_name(shared.hello.from, place), &shared.files, report)?;
+        let lanes = Lanes::start(&name, &shared.files, report)?;
         let inbox = Rc::new(Inbox::default());
         inbox.push(Input::Start);
         let links = links(place, &shared, inbox.clone());
@@ -246,6 +257,7 @@ impl Worker {
             place,
             machine,
             lanes,
+            beside,
             shared,
             inbox,
             out: Outputs::default(),
@@ -316,6 +328,7 @@ impl Worker {
                     self.inbox.push(Input::Disk { op, outcome });
                 }
             }
+            Mail::Worked(op, work) => self.inbox.push(Input::Worked { op, work }),
             Mail::Local { from, message } => {
                 self.read_along(&message);
                 self.inbox.push(Input::Local { from, message });
@@ -390,6 +403,7 @@ impl Worker {
                     }
                 }
                 Output::Disk { op, command } => self.lanes.submit(op, command),
+                Output::Work { op, work } => self.beside.send((op, work)),
                 Output::Log { level, line } => log(self.shared.hello.from, level, &line),
                 Output::Stop => self.shared.tell_all_to_stop(),
                 Output::Halt(why) => {

@@ -235,6 +235,7 @@ fn recover(config: &Config, files: &Files, clock: Clock) -> Result<Node, StartEr
                 Output::Log { level, line } => host::log(config.node, level, &line),
                 Output::Halt(halt) => return Err(StartError::Halt(halt)),
                 Output::Send { .. }
+                | Output::Work { .. }
                 | Output::Local { .. }
                 | Output::Reply { .. }
                 | Output::Stop

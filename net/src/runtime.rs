@@ -91,23 +91,23 @@ pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
     Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
 }
 
-/// A thread that blocks on the disk: takes work in order, one piece after the other.
-pub struct DiskThread<W> {
+/// A thread that blocks on the disk, or computes for long: takes work in order, one piece after the other.
+pub struct WorkThread<W> {
     sender: blocking::Sender<W>,
 }
 
-impl<W: Send + 'static> DiskThread<W> {
+impl<W: Send + 'static> WorkThread<W> {
     /// Starts it; it ends when this is dropped and all that was sent is done.
     pub fn start(name: String, mut work: impl FnMut(W) + Send + 'static) -> io::Result<Self> {
         let (sender, receiver) = blocking::channel::<W>();
         let body = move || receiver.iter().for_each(&mut work);
         thread::Builder::new().name(name).spawn(body)?;
-        Ok(DiskThread { sender })
+        Ok(WorkThread { sender })
     }
 
     /// Sends it work.
     pub fn send(&self, work: W) {
-        // The thread ends before this only if it panicked; its worker then waits for the disk and acknowledges nothing.
+        // The thread ends before this only if it panicked; its worker then waits for it and acknowledges nothing.
         let _ = self.sender.send(work);
     }
 }

@@ -242,6 +242,7 @@ fn of_shard() -> PeerMessage {
         leader_epoch: 1,
         follower,
         exchange: 0,
+        dropped: 0,
         answer: Answer::Synced { end: 1, last_epoch: 1, matched: 1 },
     })
     .into()

@@ -66,6 +66,7 @@ impl Fingerprint {
                 self.number(op.0);
                 self.command(command);
             }
+            Output::Work { op, work } => self.numbers([0x800, op.0, work.size() as u64]),
             Output::Log { line, .. } => self.bytes(line.as_bytes()),
             Output::Halt(_) => self.number(0x600),
             Output::Stop => self.number(0x700),

@@ -217,6 +217,11 @@ impl SimNode {
         *ready
     }
 
+    /// When work beside a machine is done that opens so many bytes.
+    pub fn work_done(&mut self, now: Time, bytes: usize) -> Time {
+        now + 1_000 + bytes as u64 * 10 + self.scheduling.below(2_000_000)
+    }
+
     /// The process is gone: some of the commands under way have been done, one perhaps in part, the others have not.
     pub fn stop(&mut self, now: Time, strike: &mut Stream) {
         let mut under_way: Vec<UnderWay> = self.under_way.drain(..).flatten().collect();

@@ -87,11 +87,11 @@ impl Thread {
 }
 
 /// A disk that takes simulated time: a local task that does its work in order.
-pub struct DiskThread<W> {
+pub struct WorkThread<W> {
     sender: mpsc::UnboundedSender<W>,
 }
 
-impl<W: Send + 'static> DiskThread<W> {
+impl<W: Send + 'static> WorkThread<W> {
     /// Starts it; it ends when this is dropped and all that was sent is done.
     pub fn start(_name: String, mut work: impl FnMut(W) + Send + 'static) -> io::Result<Self> {
         let (sender, mut receiver) = mpsc::unbounded_channel();
@@ -101,7 +101,7 @@ impl<W: Send + 'static> DiskThread<W> {
                 work(piece);
             }
         });
-        Ok(DiskThread { sender })
+        Ok(WorkThread { sender })
     }
 
     /// Sends it work.

@@ -18,6 +18,8 @@ const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 const CLEANUP_POLICY: &str = "cleanup.policy";
 /// Its value when they do.
 const DELETE: &str = "delete";
+/// Its value when of each key the last one stays. No topic can be made with it.
+const COMPACT: &str = "compact";
 
 /// What values a configuration takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +61,10 @@ pub struct TopicConfig {
 
 /// `retention.ms`: a week.
 const RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// `delete.retention.ms`: a day.
+const DELETE_RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
+/// `min.cleanable.dirty.ratio`.
+const DIRTY_RATIO: f64 = 0.5;
 /// `segment.ms`: a week.
 const SEGMENT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Least `segment.bytes`: a segment is to hold more than its files' own cost.
@@ -239,9 +245,24 @@ impl TopicConfig {
     }
 }
 
+/// When a compacted topic's logs are cleaned, and what stays.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct CompactionSettings {
+    /// `delete.retention.ms`.
+    pub delete_retention_ms: i64,
+    /// `min.compaction.lag.ms`.
+    pub min_lag_ms: i64,
+    /// `max.compaction.lag.ms`.
+    pub max_lag_ms: i64,
+    /// `min.cleanable.dirty.ratio`.
+    pub dirty_ratio: f64,
+}
+
 /// A topic's configurations as numbers, for those who act on them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct TopicSettings {
+    /// What `cleanup.policy` says of compaction; none where it is not among its words.
+    pub compaction: Option<CompactionSettings>,
     /// `retention.ms`, negative for no limit, as where `cleanup.policy` is empty.
     pub retention_ms: i64,
     /// `retention.bytes`, negative for no limit, as where `cleanup.policy` is empty.
@@ -277,7 +298,17 @@ impl TopicSettings {
                 (ms, number("retention.bytes").unwrap_or(-1))
             }
         };
+        let is_compacted =
+            own(CLEANUP_POLICY).is_some_and(|policy| listed(policy).any(|word| word == COMPACT));
+        let ratio = || own("min.cleanable.dirty.ratio").and_then(|value| value.parse().ok());
+        let compaction = is_compacted.then(|| CompactionSettings {
+            delete_retention_ms: number("delete.retention.ms").unwrap_or(DELETE_RETENTION_MS),
+            min_lag_ms: number("min.compaction.lag.ms").unwrap_or(0),
+            max_lag_ms: number("max.compaction.lag.ms").unwrap_or(i64::MAX),
+            dirty_ratio: ratio().unwrap_or(DIRTY_RATIO),
+        });
         TopicSettings {
+            compaction,
             retention_ms,
             retention_bytes,
             segment_bytes: number("segment.bytes")

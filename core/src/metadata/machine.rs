@@ -693,6 +693,7 @@ impl Machine for Metadata {
             Input::Disk { op, outcome } => self.store.on_disk(now, op, outcome, out),
             // Clients' connections are the shards'.
             Input::Request { .. } | Input::Hangup { .. } => {}
+            Input::Worked { .. } => panic!("the metadata's log is never cleaned"),
         }
         self.settle(now, out);
     }

@@ -32,7 +32,7 @@ impl<W: Copy + Ord> Partitions<W> {
         }
         let heads = &mut self.ahead.0;
         // What a log begins with may be large.
-        let is_small = push.producers.is_empty();
+        let is_small = push.begin.is_none();
         if is_small && (heads.len() < HEADS_MAX || heads.contains_key(&push.log)) {
             let until = self.now.mono.after_ms(self.host.config.replication.push_retry_ms);
             let push = Push { records: Vec::new(), ..push };

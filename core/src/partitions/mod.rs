@@ -12,9 +12,10 @@
 //!
 //! A replica that has something to do is *touched*, and settled before the step ends: it sends, it confirms, and its deadline
 //! is set. Nothing here passes over all partitions but a new broker's state in the image, this broker's own registration,
-//! and retention, so that an idle partition costs nothing.
+//! retention, and the search for dirty logs, so that an idle partition costs nothing.
 
 mod ahead;
+mod cleaning;
 mod metadata;
 mod retention;
 mod roomless;
@@ -78,6 +79,8 @@ enum Key {
     Replica(LogId),
     /// When retention looks for old segments.
     Retention,
+    /// When the cleaner looks for dirty logs.
+    Cleaning,
 }
 
 impl<W: Copy + Ord> Partitions<W> {
@@ -202,6 +205,7 @@ impl<W: Copy + Ord> Partitions<W> {
     /// Begins to look after what needs no news to be done.
     pub fn start(&mut self) {
         self.schedule_retention();
+        self.schedule_cleaning();
     }
 
     /// Takes what another node says.
@@ -266,6 +270,7 @@ impl<W: Copy + Ord> Partitions<W> {
     pub fn on_due(&mut self, out: &mut Outputs) {
         match self.timers.pop(self.now.mono) {
             Some(Key::Retention) => self.retain(out),
+            Some(Key::Cleaning) => self.clean_next(),
             Some(Key::Replica(log)) => {
                 self.touch(log, out, |replica, cx| replica.on_timeout(cx));
             }
@@ -319,6 +324,7 @@ impl<W: Copy + Ord> Partitions<W> {
                     panic!("a lookup that nobody began")
                 }
             },
+            StoreEvent::Cleaned { finished } => self.on_cleaned(finished),
             StoreEvent::Damaged { log } => {
                 self.touch(log, out, |replica, cx| replica.on_damaged(cx));
             }

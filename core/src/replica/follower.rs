@@ -10,14 +10,20 @@
 //! older epoch than the leader's, nothing is cut yet: the leader steps back by the hint, and the push that then matches
 //! shows where its own log goes on differently.
 
-use milena_wire::batch;
+use milena_wire::batch::{self, BatchHeader};
 
 use super::batches;
 use super::message::{Acknowledge, Answer, Push};
 use super::{Context, Replica, Role, epoch_before};
 use crate::local::Member;
+use crate::storage::{Beginning, Log};
 use crate::trace::{Event, Mark};
 use crate::{Epoch, LogLevel, NodeId, Offset};
+
+/// Whether a batch says nothing but that there were records of one epoch.
+fn is_covering(header: &BatchHeader) -> bool {
+    header.records_count == 0 && header.producer_id < 0
+}
 
 /// What a follower knows in one leader epoch.
 #[derive(Debug)]
@@ -70,8 +76,8 @@ impl Replica {
             self.refuse(cx, &push);
             return None;
         }
-        if push.begin {
-            self.begin_at(cx, &push);
+        if let Some(beginning) = &push.begin {
+            self.begin_at(cx, &push, beginning);
             return None;
         }
         match self.find_match(cx, &push) {
@@ -140,6 +146,13 @@ impl Replica {
                 if epoch_before(log, base + 1) == Some(epoch) && next <= log.end() {
                     continue;
                 }
+                if is_covering(header) {
+                    if !self.take_rest(cx, push, header) {
+                        return;
+                    }
+                    appended = true;
+                    continue;
+                }
                 if base < log.start() || epoch_before(log, base + 1) == Some(epoch) {
                     return self.refuse(cx, push);
                 }
@@ -175,6 +188,34 @@ impl Replica {
         self.acknowledge(cx);
     }
 
+    /// Takes of a batch that only covers offsets those that this log does not have. It begins below this log's end, since the
+    /// leader's cleaner has put one batch where there were several; what this log has of its epoch is the leader's. Whether
+    /// that went well.
+    fn take_rest(&mut self, cx: &mut Context, push: &Push, header: &BatchHeader) -> bool {
+        let (id, epoch) = (self.log, header.partition_leader_epoch);
+        let log = cx.host.store.log(id).expect("a follower has a log");
+        // The records of later epochs are not the leader's; those of older ones are there where the cover is not.
+        let to = log.end_of_epoch(epoch).1.clamp(header.base_offset.max(log.start()), log.end());
+        if to < log.end() && !self.truncate(cx, to, push.leader.0) {
+            return false;
+        }
+        let log = cx.host.store.log(id).expect("a follower has a log");
+        let (end, next) = (log.end(), header.next_offset());
+        if end >= next {
+            return true;
+        }
+        if epoch < log.last_epoch() {
+            self.refuse(cx, push);
+            return false;
+        }
+        let rest = batch::covering(end, next, epoch);
+        let header = BatchHeader::parse(&rest).expect("a batch of ours");
+        let (wall, committed) = (cx.now.wall, self.high_watermark);
+        cx.host.store.append(id, &header, &[rest], wall, committed, false, cx.out);
+        cx.out.event(|| Event::Sometimes(Mark::ReplicaTookRestOfCover));
+        true
+    }
+
     fn last_epoch(&self, cx: &Context) -> Epoch {
         cx.host.store.log(self.log).expect("a follower has a log").last_epoch()
     }
@@ -191,15 +232,17 @@ impl Replica {
     }
 
     /// Takes "begin at S", which drops everything. Only outside ISR and ELR, and not if this log has come that far in this
-    /// epoch: then it is an old one, come late.
-    fn begin_at(&mut self, cx: &mut Context, push: &Push) {
+    /// epoch and saw all tombstones that the leader has dropped, or none that was: then it is an old one, come late.
+    fn begin_at(&mut self, cx: &mut Context, push: &Push, beginning: &Beginning) {
         if self.is_eligible(cx) {
             return;
         }
         let Role::Follower(follower) = &mut self.role else { return };
-        if follower.matched.is_none_or(|matched| matched < push.base) {
+        let log = cx.host.store.log(self.log).expect("a follower has a log");
+        let missed = log.end() < beginning.dropped && log.dropped() < beginning.dropped;
+        if missed || follower.matched.is_none_or(|matched| matched < push.base) {
             let (log, wall) = (self.log, cx.now.wall);
-            let begun = cx.host.store.begin_at(log, push.base, &push.producers, wall, cx.out);
+            let begun = cx.host.store.begin_at(log, push.base, beginning, wall, cx.out);
             let Some(barrier) = begun else { return self.refuse(cx, push) };
             follower.matched = Some(push.base);
             follower.acknowledged = None;
@@ -250,6 +293,7 @@ impl Replica {
         };
         let Follower { epoch, leader, exchange, .. } = *follower;
         let log = self.log;
+        let dropped = cx.host.store.log(log).map_or(0, Log::dropped);
         if let Answer::Synced { end, last_epoch, .. } = answer {
             cx.out.event(|| Event::Acknowledged { log, epoch, leader, end, last_epoch, replica });
         }
@@ -265,6 +309,7 @@ impl Replica {
             leader_epoch: epoch,
             follower: member,
             exchange,
+            dropped,
             answer,
         });
         cx.out.send(leader, message);

@@ -224,8 +224,10 @@ impl Replica {
             return;
         }
         progress.answered = progress.answered.max(acknowledge.exchange.min(leader.exchange));
+        progress.dropped = progress.dropped.max(Some(acknowledge.dropped));
         let log = cx.host.store.log(self.log).expect("a leader has a log");
         match acknowledge.answer {
+            Answer::Synced { end, .. } if !progress.is_present(end, acknowledge.dropped) => return,
             Answer::Synced { end, last_epoch, matched } => {
                 // Below the log start nothing can be compared, and nothing counts.
                 let fits = end == log.start()
@@ -447,8 +449,22 @@ impl Replica {
         if begin {
             progress.probe(base);
         }
-        let records = if begin { Vec::new() } else { records };
-        let producers = if begin { log.producers_at(base) } else { Bytes::new() };
+        let is_member = leader.isr.contains(&node)
+            || self.named.as_ref().is_some_and(|(_, p)| p.elr.contains(&node));
+        // A member has all that was committed, and so all tombstones that were dropped.
+        let mut records = records;
+        if !begin && !is_member && progress.may_miss(log.dropped()) {
+            records = Vec::new();
+            if progress.dropped.is_some() {
+                (begin, base) = (true, log.start());
+                progress.begin_again(base, log.dropped());
+                cx.out.event(|| Event::Sometimes(Mark::ReplicaBeginsAgain));
+            }
+        }
+        let begin = begin.then(|| log.beginning_at(base));
+        if begin.is_some() {
+            records = Vec::new();
+        }
         let bytes = records.iter().map(Bytes::len).sum();
         let Ok(end) = batches::end(&records) else { return };
         let end = end.unwrap_or(base);
@@ -467,7 +483,6 @@ impl Replica {
             base,
             previous_epoch,
             begin,
-            producers,
             exchange: leader.exchange,
             high_watermark: bounds.0,
             log_start: bounds.1,

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::local::Member;
+use crate::storage::Beginning;
 use crate::{BrokerEpoch, Epoch, LogId, NodeId, Offset};
 
 /// Between the replicas of a partition.
@@ -55,11 +56,10 @@ pub struct Push {
     /// Epoch of the record before `base`; -1 at offset 0, and where that record lies below the leader's log start, which
     /// the leader says only to members of ISR and ELR and to those that have acknowledged so far in this epoch.
     pub previous_epoch: Epoch,
-    /// Whether this is "begin at `base`": the leader's log starts past the follower's end. Only a replica outside ISR and
-    /// ELR takes it, as a truncation of everything.
-    pub begin: bool,
-    /// Of "begin at": what the leader knows of producers at `base`.
-    pub producers: Bytes,
+    /// If this is "begin at `base`", what the leader's log gives it to begin with: the leader's log starts past the follower's
+    /// end, or has dropped tombstones that the follower may not have seen. Only a replica outside ISR and ELR takes it, as a
+    /// truncation of everything.
+    pub begin: Option<Beginning>,
     /// The exchange that the leader last began in this epoch, which the answer repeats.
     pub exchange: u64,
     /// The leader's high watermark.
@@ -84,6 +84,8 @@ pub struct Acknowledge {
     pub follower: Member,
     /// The last exchange that it has heard of in this epoch.
     pub exchange: u64,
+    /// Tombstones below this offset may have gone from its log; it holds no value that they ended.
+    pub dropped: Offset,
     /// What it says.
     pub answer: Answer,
 }

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::settings::TopicSettings;
 use crate::image::{Image, Partition, Topic};
 use crate::local::{LocalMessage, Member};
-use crate::storage::{Log, Lsn, Store, Ticket};
+use crate::storage::{CleaningRules, Log, Lsn, Store, Ticket};
 use crate::{
     BrokerEpoch, Config, Epoch, Incarnation, Instant, LogId, LogLevel, NodeId, Now, Offset,
     Outputs, Place, ReplicaIncarnation,
@@ -364,6 +364,19 @@ impl Replica {
             store.trim(log, to, cx.out);
             cx.out.event(|| crate::trace::Event::Sometimes(crate::trace::Mark::ReplicaRetained));
         }
+    }
+
+    /// How its log is cleaned and up to where, if it is a compacted topic's.
+    pub fn cleaning(&self, config: &Config) -> Option<(CleaningRules, Offset)> {
+        let settings = self.settings.as_ref()?.compaction?;
+        let rules = CleaningRules {
+            delete_retention_ms: settings.delete_retention_ms,
+            min_lag_ms: settings.min_lag_ms,
+            max_lag_ms: settings.max_lag_ms,
+            dirty_ratio: settings.dirty_ratio,
+            opened_bytes_max: config.replication.opened_bytes_max,
+        };
+        Some((rules, self.high_watermark))
     }
 
     /// Forgets producers that have appended nothing for long, whatever the role.

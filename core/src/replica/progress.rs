@@ -32,8 +32,14 @@ pub struct Progress {
     pub member: Option<Member>,
     /// Whether its broker is in service, so that a push may be answered.
     pub reachable: bool,
-    /// Its synced end, as it said in this epoch; never falls. None until a push has matched.
+    /// Its synced end, as it said in this epoch; falls only where it has to begin again ([`Progress::begin_again`]). None until
+    /// a push has matched.
     pub acknowledged: Option<Offset>,
+    /// Tombstones below this offset may have gone from its log, as it said; none before it has said anything.
+    pub dropped: Option<Offset>,
+    /// It was told to begin again because tombstones below this offset were dropped: until it has, what it acknowledges below is
+    /// of its log before.
+    required: Offset,
     /// Where the next push begins, at most the leader's end.
     pub next: Offset,
     /// Probe or stream.
@@ -68,6 +74,8 @@ impl Progress {
             member,
             reachable,
             acknowledged: None,
+            dropped: None,
+            required: 0,
             next: end,
             flow: Flow::Probe,
             heads_only: false,
@@ -104,6 +112,24 @@ impl Progress {
         self.reading = None;
         self.in_flight.clear();
         self.in_flight_bytes = 0;
+    }
+
+    /// Whether its log may hold values whose tombstones the leader has dropped below an offset: it ends lower, and has not begun
+    /// from a log that had dropped as many. While that is not known it may.
+    pub fn may_miss(&self, dropped: Offset) -> bool {
+        self.next < dropped && self.dropped.is_none_or(|known| known < dropped)
+    }
+
+    /// It is told to begin again, since it may miss tombstones below an offset.
+    pub fn begin_again(&mut self, base: Offset, dropped: Offset) {
+        self.required = self.required.max(dropped);
+        self.acknowledged = None;
+        self.probe(base);
+    }
+
+    /// Whether an acknowledgement up to `end`, of a log without tombstones below `dropped`, is of its present log.
+    pub fn is_present(&self, end: Offset, dropped: Offset) -> bool {
+        end >= self.required || dropped >= self.required
     }
 
     /// Notes that a push left: it covers up to `end` with `bytes` of records.

@@ -5,7 +5,7 @@
 
 use super::log::{Action, Effect, Log, Op};
 use super::record::Kind;
-use super::segment::{Segment, encode_groups};
+use super::segment::{Placed, Segment, encode_groups};
 use super::{Lsn, RETRY_MS, Store, Waiting};
 use crate::disk::{Command, DiskError, FileName, Outcome};
 use crate::trace::{Event, Mark};
@@ -88,7 +88,7 @@ impl Store {
         }
     }
 
-    fn remove(&mut self, file: FileName, out: &mut Outputs) {
+    pub(super) fn remove(&mut self, file: FileName, out: &mut Outputs) {
         self.directory_dirty = true;
         if let FileName::Index { log, base, generation } = file {
             self.indexes.forget(log, base, generation);
@@ -149,7 +149,9 @@ impl Store {
                     let op = log.on_applied();
                     let segment = log.segments.last_mut().expect("the segment written to");
                     let (beginning, _) = op.body.prefix::<21>();
-                    segment.push(&beginning, &op, interval);
+                    let Op { size, next, max_timestamp, born, .. } = op;
+                    let placed = Placed { size, next, max_timestamp, born };
+                    segment.push(&beginning, &placed, interval);
                     segment.dirty = true;
                     self.memory -= op.size;
                 }

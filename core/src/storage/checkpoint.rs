@@ -14,11 +14,13 @@ use super::segment::{Group, Segment};
 use crate::{LogId, TopicId};
 
 const MAGIC: &[u8; 8] = b"MILENACP";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// The version without what segments count for retention, and from when.
 const VERSION_WITHOUT_AGES: u32 = 1;
 /// The last version without what is known of producers.
 const VERSION_WITHOUT_PRODUCERS: u32 = 2;
+/// The last version without what the cleaner has done.
+const VERSION_WITHOUT_CLEANING: u32 = 3;
 const HEADER: usize = 72;
 const EXISTS: u8 = 1;
 const DAMAGED: u8 = 2;
@@ -106,6 +108,8 @@ pub(super) fn encode_entry(
         bytes.u32(part.len() as u32);
         bytes.bytes(part);
     }
+    bytes.i64(shape.cleaned);
+    bytes.i64(shape.dropped);
     let length = bytes.len() as u32;
     bytes[..4].copy_from_slice(&length.to_le_bytes());
     bytes.into()
@@ -164,11 +168,24 @@ fn decode_entry(bytes: &Bytes, version: u32) -> Option<(Entry, usize)> {
     } else {
         Producers::default()
     };
+    let (cleaned, dropped) =
+        if version > VERSION_WITHOUT_CLEANING { (field.i64()?, field.i64()?) } else { (0, 0) };
     if bytes.len() - field.0.len() != length {
         return None;
     }
     let (exists, damaged) = (flags & EXISTS != 0, flags & DAMAGED != 0);
-    let shape = Shape { exists, damaged, damaged_at, start, end, epochs, state, producers };
+    let shape = Shape {
+        exists,
+        damaged,
+        damaged_at,
+        start,
+        end,
+        epochs,
+        state,
+        producers,
+        cleaned,
+        dropped,
+    };
     Some((Entry { log, seq, shape, generation, segments }, length))
 }
 
@@ -266,6 +283,8 @@ mod tests {
             end: 88,
             epochs: vec![(1, 0), (3, 40)],
             state: Bytes::from_static(b"state"),
+            cleaned: 80,
+            dropped: 70,
             ..Shape::default()
         };
         let produced = Some(Produced { producer: 9, epoch: 1, base_sequence: 7 });
@@ -299,6 +318,7 @@ mod tests {
         let bytes: Vec<u8> = digits.map(|two| byte(two).expect("hexadecimal")).collect();
         let mut expected = entry();
         expected.shape.producers = Producers::default();
+        (expected.shape.cleaned, expected.shape.dropped) = (0, 0);
         assert_eq!(told(&bytes.into()), format!("{:?}", [expected]));
     }
 }

@@ -8,11 +8,12 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use milena_wire::batch::BatchHeader;
+use serde::{Deserialize, Serialize};
 
 use super::Lsn;
 use super::age::SegmentRules;
 use super::checkpoint;
-use super::codec::Pieces;
+use super::codec::{Pieces, Put, Reader};
 use super::producers::{KnownBatch, Produced, ProducerView, Producers, SequenceError, decode_ids};
 use super::record::Kind;
 use super::segment::Segment;
@@ -32,6 +33,10 @@ pub(super) struct Shape {
     pub epochs: Vec<(Epoch, Offset)>,
     pub state: Bytes,
     pub producers: Producers,
+    /// The cleaner knows the keys of all records below this offset: of each, at most the last has stayed.
+    pub cleaned: Offset,
+    /// Tombstones below this offset may have gone: who ends below it and did not begin since may hold values that they ended.
+    pub dropped: Offset,
 }
 
 /// A change of a log.
@@ -110,6 +115,7 @@ impl Shape {
                     self.epochs.pop();
                 }
                 self.producers.truncate(op.at);
+                self.cleaned = self.cleaned.min(self.end);
             }
             Kind::Trim => {
                 self.start = self.start.max(op.at.min(self.end));
@@ -122,8 +128,10 @@ impl Shape {
                 self.damaged &= op.seq <= self.damaged_at;
                 (self.start, self.end) = (op.at, op.at);
                 self.epochs = Vec::new();
-                let producers = Producers::begin(&op.body.joined(), op.at, op.appended);
+                let begun = Beginning::decode(&op.body.joined()).unwrap_or_default();
+                let producers = Producers::begin(&begun.producers, op.at, op.appended);
                 self.producers = producers.unwrap_or_default();
+                (self.cleaned, self.dropped) = (op.at, begun.dropped);
             }
             Kind::Forget => {
                 self.producers.forget(decode_ids(&op.body.joined()), op.at);
@@ -136,6 +144,45 @@ impl Shape {
             }
             Kind::Mark => {}
         }
+    }
+}
+
+/// What a log that begins at an offset of another one takes over from that one.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Beginning {
+    /// What is known of producers there, as bytes; none of nothing.
+    pub producers: Bytes,
+    /// Tombstones below this offset may have gone from the other log.
+    pub dropped: Offset,
+}
+
+impl Beginning {
+    /// First byte where something was dropped. Otherwise the producers' own bytes stand alone, as they always did.
+    const DROPPED: u8 = 2;
+
+    pub(super) fn encode(&self) -> Bytes {
+        if self.dropped == 0 {
+            return self.producers.clone();
+        }
+        let mut bytes = Vec::with_capacity(9 + self.producers.len());
+        bytes.u8(Beginning::DROPPED);
+        bytes.i64(self.dropped);
+        bytes.bytes(&self.producers);
+        bytes.into()
+    }
+
+    pub(super) fn decode(bytes: &Bytes) -> Option<Beginning> {
+        if bytes.first() != Some(&Beginning::DROPPED) {
+            return Some(Beginning { producers: bytes.clone(), dropped: 0 });
+        }
+        let mut field = Reader(&bytes[1..]);
+        let dropped = field.i64().filter(|dropped| *dropped > 0)?;
+        Some(Beginning { producers: bytes.slice(9..), dropped })
+    }
+
+    /// Whether a log can begin so at an offset.
+    pub(super) fn fits(&self, at: Offset) -> bool {
+        self.dropped >= 0 && Producers::begin(&self.producers, at, 0).is_some()
     }
 }
 
@@ -420,9 +467,21 @@ impl Log {
         self.visible.producers.judge(&produced, header.last_offset_delta)
     }
 
-    /// What is known of producers at an offset, for a log that begins there ([`super::Store::begin_at`]).
-    pub fn producers_at(&self, offset: Offset) -> Bytes {
-        self.visible.producers.at(offset).encode()
+    /// What a log takes over that begins at an offset of this one ([`super::Store::begin_at`]).
+    pub fn beginning_at(&self, offset: Offset) -> Beginning {
+        let producers = self.visible.producers.at(offset).encode();
+        Beginning { producers, dropped: self.visible.dropped }
+    }
+
+    /// Tombstones below this offset may have gone from this log. Another one that ends below it, and has not begun from one that
+    /// had dropped as many, may hold values that they ended.
+    pub fn dropped(&self) -> Offset {
+        self.visible.dropped
+    }
+
+    /// The cleaner knows all keys below this offset.
+    pub fn cleaned(&self) -> Offset {
+        self.visible.cleaned
     }
 
     /// Bytes of all segments and of what is not yet in them, as far as they surely hold records that count.

@@ -15,15 +15,17 @@
 //! | `behind` | writing behind: from changes to segments |
 //! | `reclaim` | making journal files free: syncing segments, carrying remainders forward, checkpoints |
 //! | `reads` | reads and lookups by time |
+//! | `clean` | compaction: of each key the last value stays |
 //! | `checkpoint`, `superblock` | their bytes |
 //! | `recovery` | the steps of a start |
 //! | `reading`, `replay`, `restore` | what a disk's files hold, what that amounts to, engines out of it |
 //!
-//! What is not here: who may append what (replicas and quorum decide), compaction, scrubbing.
+//! What is not here: who may append what (replicas and quorum decide), when a log is cleaned (its settings say), scrubbing.
 
 mod age;
 mod behind;
 mod checkpoint;
+mod clean;
 mod codec;
 mod journal;
 mod log;
@@ -44,7 +46,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use milena_wire::batch::{BatchHeader, HEADER_LEN};
 
-pub use log::Log;
+pub use clean::{CleanerTally, CleaningRules, Work};
+pub use log::{Beginning, Log};
 pub use producers::{KnownBatch, ProducerView, SequenceError};
 pub use recovery::{Recovered, Recovery};
 pub use superblock::Superblock;
@@ -58,7 +61,7 @@ pub use age::{AFTER_MAX_MS, SegmentRules};
 use codec::Pieces;
 use journal::Journal;
 use log::Op;
-use producers::{Produced, Producers, encode_ids};
+use producers::{Produced, encode_ids};
 use record::{Kind, Record};
 
 /// A write or create that found no room, or a checkpoint, is tried again after this long.
@@ -115,6 +118,7 @@ pub struct Store {
 
     reads: BTreeMap<Ticket, reads::Job>,
     indexes: reads::Indexes,
+    cleaner: clean::Cleaner,
 
     /// Free bytes of the file system when last measured, less what was written since.
     free: Option<u64>,
@@ -143,6 +147,8 @@ enum Waiting {
     CheckpointSync,
     /// A read of a segment or index.
     Read(Ticket),
+    /// A command for a segment that the cleaner makes.
+    Clean,
     /// A command that came in by [`Store::command`].
     Command,
     /// Free space.
@@ -193,6 +199,11 @@ pub enum StoreEvent {
         /// What came of it.
         outcome: Outcome,
     },
+    /// When the cleaner is done with a log, or has given it up.
+    Cleaned {
+        /// Whether it came to the end.
+        finished: bool,
+    },
     /// When a log's data was found damaged. It serves and takes nothing any more until [`Store::reset`].
     Damaged {
         /// Which.
@@ -226,6 +237,7 @@ impl Store {
             deleted: BTreeSet::new(),
             reads: BTreeMap::new(),
             indexes: reads::Indexes::default(),
+            cleaner: clean::Cleaner::default(),
             free: None,
             measure_at: None,
             measuring: false,
@@ -334,7 +346,7 @@ impl Store {
         assert!(base == end && next > base, "{id:?} ends at {end}, not {base}..{next}");
         let epoch = header.partition_leader_epoch;
         let size = header.size() as u64;
-        let (crc, max_timestamp) = (header.crc, header.max_timestamp);
+        let (crc, max_timestamp) = (header.crc, segment::largest_time(header));
         let born = age::born(max_timestamp, appended_s, wall);
         let produced = Produced::of(header);
         out.event(|| Event::Appended {
@@ -429,22 +441,24 @@ impl Store {
         self.change(id, Kind::Reset, start, Pieces::None)
     }
 
-    /// The same for a log that goes on where another begins, with what that one knows of producers there
-    /// ([`Log::producers_at`]); none where the bytes say no such thing.
+    /// The same for a log that goes on where another begins, with what it takes over from that one ([`Log::beginning_at`]); none
+    /// where that says no such thing.
     pub fn begin_at(
         &mut self,
         id: LogId,
         start: Offset,
-        producers: &Bytes,
+        begun: &Beginning,
         wall: Timestamp,
         out: &mut Outputs,
     ) -> Option<Lsn> {
-        if producers.is_empty() {
+        if *begun == Beginning::default() {
             return Some(self.reset(id, start, out));
         }
-        Producers::begin(producers, start, wall)?;
+        if !begun.fits(start) {
+            return None;
+        }
         out.event(|| Event::Reset { log: id, start });
-        let op = Op::new(Kind::Reset, start, Pieces::One(producers.clone()));
+        let op = Op::new(Kind::Reset, start, Pieces::One(begun.encode()));
         Some(self.submit(id, Op { appended: wall, ..op }, age::seconds(wall)))
     }
 
@@ -515,6 +529,7 @@ impl Store {
                 self.halt("checkpoint", error, out);
             }
             (Waiting::Read(ticket), outcome) => self.on_read(ticket, outcome, out),
+            (Waiting::Clean, outcome) => self.on_cleaned(now, outcome, out),
             (Waiting::Command, outcome) => {
                 if outcome == Err(DiskError::NoSpace) {
                     self.on_full(now, out);
@@ -611,6 +626,7 @@ impl Store {
             self.journal.push(Record::mark());
         }
         self.pump_group(out);
+        self.pump_cleaner(now, out);
         self.pump_behind(out);
     }
 
@@ -649,7 +665,7 @@ impl Store {
         let mark = self.mark_at().map(|at| (at, Timer::IdleMark));
         let retry = self.retry_at.map(|at| (at, Timer::DiskRetry));
         let measure = self.measure_at.filter(|_| !self.measuring).map(|at| (at, Timer::FreeSpace));
-        mark.into_iter().chain(retry).chain(measure).min()
+        mark.into_iter().chain(retry).chain(measure).chain(self.cleaning_due()).min()
     }
 
     /// Whether the engine has something to say.

@@ -271,6 +271,17 @@ impl Producers {
         self.0.as_ref().map_or(0, |known| known.producers.len())
     }
 
+    /// First offsets of all batches that are known, or would be after a truncation, sorted.
+    pub fn bases(&self) -> Vec<Offset> {
+        let Some(known) = &self.0 else { return Vec::new() };
+        let before = known.undo.iter().filter_map(|undo| undo.before.as_ref());
+        let all = known.producers.values().chain(before).flat_map(Producer::batches);
+        let mut bases: Vec<Offset> = all.map(|batch| batch.base).collect();
+        bases.sort_unstable();
+        bases.dedup();
+        bases
+    }
+
     /// Those whose last batch lies lowest in the log.
     pub fn lowest(&self, count: usize) -> Vec<ProducerId> {
         let all = self.0.iter().flat_map(|known| known.order.values());

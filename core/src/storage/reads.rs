@@ -11,7 +11,9 @@ use bytes::Bytes;
 use milena_wire::batch::{BatchHeader, DecompressLimit, record_iterator};
 
 use super::log::{Log, Op};
-use super::segment::{Batch, ENTRY, Group, Segment, Span, decode_groups, plan, verify};
+use super::segment::{
+    Batch, ENTRY, Group, Segment, Span, decode_groups, largest_time, plan, verify,
+};
 use super::{Read, ReadError, Store, StoreEvent, Ticket, Waiting};
 use crate::disk::{Command, FileName, Outcome, Success};
 use crate::trace::{Event, Mark};
@@ -205,9 +207,26 @@ impl Store {
         self.start_job(id, Wanted::Largest { from, upto }, out)
     }
 
+    /// The ticket of the next read.
+    pub(super) fn upcoming_ticket(&self) -> Ticket {
+        Ticket(self.next_ticket + 1)
+    }
+
+    /// Reads what segments hold, also below the log's start. The answer may come at once.
+    pub(super) fn start_read(
+        &mut self,
+        id: LogId,
+        from: Offset,
+        upto: Offset,
+        bytes_max: u32,
+        out: &mut Outputs,
+    ) {
+        self.start_job(id, Wanted::Batches { from, upto, bytes_max }, out);
+    }
+
     fn start_job(&mut self, log: LogId, wanted: Wanted, out: &mut Outputs) -> Ticket {
+        let ticket = self.upcoming_ticket();
         self.next_ticket += 1;
-        let ticket = Ticket(self.next_ticket);
         let cuts = self.logs.get(&log).map_or(0, |log| log.cuts);
         let step = Step::Index { base: 0, generation: 0, count: 0 };
         let learnt = Learnt::default();
@@ -244,9 +263,7 @@ impl Store {
                 self.ask(ticket, &job, out);
                 self.reads.insert(ticket, job);
             }
-            Next::Batches(batches) => {
-                self.events.push_back(StoreEvent::Read { ticket, result: Ok(batches) });
-            }
+            Next::Batches(batches) => self.answer(ticket, Ok(batches)),
             Next::Time(found) => {
                 self.events.push_back(StoreEvent::Time { ticket, result: Ok(found) });
             }
@@ -322,7 +339,7 @@ impl Store {
             (None, _) => self.go_on(ticket, job, out),
             (Some(batches), Wanted::Batches { bytes_max, .. }) => {
                 let batches = limited(batches.into_iter().map(|batch| batch.bytes), *bytes_max);
-                self.events.push_back(StoreEvent::Read { ticket, result: Ok(batches) });
+                self.answer(ticket, Ok(batches));
             }
             (Some(batches), Wanted::Time { time, from, upto }) => {
                 let found = batches.iter().find_map(|batch| record_at(batch, *time, *from, *upto));
@@ -339,12 +356,20 @@ impl Store {
     }
 
     fn answer_error(&mut self, ticket: Ticket, job: &Job, error: ReadError) {
-        self.events.push_back(match job.wanted {
-            Wanted::Batches { .. } => StoreEvent::Read { ticket, result: Err(error) },
+        match job.wanted {
+            Wanted::Batches { .. } => self.answer(ticket, Err(error)),
             Wanted::Time { .. } | Wanted::Largest { .. } => {
-                StoreEvent::Time { ticket, result: Err(error) }
+                self.events.push_back(StoreEvent::Time { ticket, result: Err(error) });
             }
-        });
+        }
+    }
+
+    /// A read is done: the cleaner's is not for those who wait outside.
+    fn answer(&mut self, ticket: Ticket, result: Result<Vec<Bytes>, ReadError>) {
+        if !self.cleaner.waits_for(ticket) {
+            return self.events.push_back(StoreEvent::Read { ticket, result });
+        }
+        self.cleaner.on_read(result);
     }
 
     /// Where the log should start by `retention.ms` and `retention.bytes` (negative: no limit), never above `upto`, in
@@ -602,7 +627,7 @@ fn next_of_largest(
 fn largest_of(batch: &Batch, from: Offset, upto: Offset) -> Timestamp {
     let header = &batch.header;
     if header.base_offset >= from && header.next_offset() <= upto {
-        return header.max_timestamp;
+        return largest_time(header);
     }
     let limit = DecompressLimit(RECORDS_BYTES);
     let times = record_iterator(&batch.bytes, limit).and_then(|records| {

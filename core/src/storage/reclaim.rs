@@ -41,8 +41,19 @@ pub(super) enum Reclaim {
 pub(super) struct Gathering {
     outstanding: usize,
     /// Entries as of the moment their syncs began.
-    captured: Vec<(LogId, u64, Bytes)>,
+    captured: Vec<Captured>,
     carry: Option<Carry>,
+}
+
+/// A log's entry for the next checkpoint.
+#[derive(Debug)]
+struct Captured {
+    log: LogId,
+    /// Storage sequence of the last change that its segments hold.
+    seq: u64,
+    entry: Bytes,
+    /// Files that it names no more, since the cleaner has put others in their place.
+    retired: Vec<FileName>,
 }
 
 #[derive(Debug)]
@@ -64,7 +75,7 @@ struct Carry {
 #[derive(Debug)]
 pub(super) struct Writing {
     head: Head,
-    captured: Vec<(LogId, u64, Bytes)>,
+    captured: Vec<Captured>,
     /// Of the slot written to, when it is done.
     slot_bytes: u64,
     full: bool,
@@ -85,6 +96,9 @@ impl Store {
             let is_news = self.head.suspect && !self.suspect;
             if is_news && matches!(self.reclaim, Reclaim::Idle) && !self.is_full() {
                 self.write_checkpoint(Vec::new(), out);
+            }
+            if matches!(self.reclaim, Reclaim::Idle) && self.cleaner.wants_checkpoint() {
+                self.gather(self.cleaner.with_retired(), None, out);
             }
         }
         let stuck = self.journal.is_stuck();
@@ -177,7 +191,12 @@ impl Store {
         let mut files: Vec<FileName> = Vec::new();
         let mut captured = Vec::new();
         for id in ids {
-            let Some(log) = self.logs.get_mut(&id) else { continue };
+            let Some(log) = self.logs.get_mut(&id) else {
+                // Forgotten with its topic: no checkpoint names anything of it.
+                let files = self.cleaner.take_retired(id);
+                self.cleaner.retire_once(files);
+                continue;
+            };
             for segment in &mut log.segments {
                 if std::mem::take(&mut segment.dirty) {
                     files.push(segment.file(id));
@@ -186,7 +205,9 @@ impl Store {
                     files.push(segment.index(id));
                 }
             }
-            captured.push((id, log.applied_seq, log.entry(id, log.applied_seq)));
+            let (seq, entry) = (log.applied_seq, log.entry(id, log.applied_seq));
+            let retired = self.cleaner.take_retired(id);
+            captured.push(Captured { log: id, seq, entry, retired });
         }
         let mut outstanding = files.len();
         for file in files {
@@ -301,9 +322,9 @@ impl Store {
         }
     }
 
-    fn write_checkpoint(&mut self, captured: Vec<(LogId, u64, Bytes)>, out: &mut Outputs) {
+    fn write_checkpoint(&mut self, captured: Vec<Captured>, out: &mut Outputs) {
         let new: BTreeMap<LogId, (u64, &Bytes)> =
-            captured.iter().map(|(id, seq, entry)| (*id, (*seq, entry))).collect();
+            captured.iter().map(|new| (new.log, (new.seq, &new.entry))).collect();
         let saved = |id: &LogId| match new.get(id) {
             Some((seq, _)) => Some(*seq),
             None => self.logs.get(id).map(|log| log.saved_seq),
@@ -361,14 +382,20 @@ impl Store {
         };
         if writing.full {
             // Half of it may be there. The other slot holds; the segments are synced, but nothing says so.
-            for (id, _, _) in writing.captured {
+            for Captured { log: id, retired, .. } in writing.captured {
                 if let Some(last) = self.logs.get_mut(&id).and_then(|log| log.segments.last_mut()) {
                     last.dirty = true;
                 }
+                self.cleaner.retire(id, retired);
             }
             return;
         }
-        for (id, seq, entry) in writing.captured {
+        // What the checkpoint before this one did not name either, no slot names any more.
+        for file in self.cleaner.take_retired_once() {
+            self.remove(file, out);
+        }
+        for Captured { log: id, seq, entry, retired } in writing.captured {
+            self.cleaner.retire_once(retired);
             if let Some(log) = self.logs.get_mut(&id) {
                 log.saved_seq = seq;
                 log.saved = entry;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::Lsn;
 use super::codec::{Pieces, Reader, checksum, salt};
-use super::producers::Producers;
+use super::log::Beginning;
 use crate::{LogId, Offset, TopicId};
 
 /// Bytes before the body.
@@ -90,7 +90,10 @@ impl Record {
     /// Whether its body is one that this version makes. What stands under a good checksum was made by a version of ours.
     pub fn is_understood(&self) -> bool {
         match self.kind {
-            Kind::Reset => Producers::begin(&self.body.joined(), self.at, 0).is_some(),
+            Kind::Reset => {
+                let begun = Beginning::decode(&self.body.joined());
+                begun.is_some_and(|begun| begun.fits(self.at))
+            }
             Kind::Forget => self.body.size().is_multiple_of(size_of::<i64>()),
             Kind::Append | Kind::Truncate | Kind::Trim | Kind::Delete | Kind::Put | Kind::Mark => {
                 true
@@ -282,6 +285,11 @@ mod tests {
         assert_eq!(
             [of(Kind::Reset, b"\x02\x00\x00"), of(Kind::Reset, b"\x01\x05")],
             [false, false]
+        );
+        let dropped = |bytes: &[u8]| of(Kind::Reset, &[b"\x02\x07\0\0\0\0\0\0\0", bytes].concat());
+        assert_eq!(
+            [dropped(b""), dropped(b"\x01\x00\x00"), dropped(b"\x01\x05")],
+            [true, true, false]
         );
         assert_eq!([of(Kind::Forget, &[0; 16]), of(Kind::Forget, &[0; 15])], [true, false]);
         assert!(of(Kind::Put, b"anything"));

@@ -163,7 +163,8 @@ impl Recovery {
             | Input::Peer { .. }
             | Input::Local { .. }
             | Input::Request { .. }
-            | Input::Hangup { .. } => return,
+            | Input::Hangup { .. }
+            | Input::Worked { .. } => return,
         }
         while self.waiting.is_empty()
             && self.retry_at.is_none()

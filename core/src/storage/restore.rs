@@ -13,6 +13,7 @@ use super::log::{Log, Op};
 use super::producers::Produced;
 use super::record::{Kind, Record};
 use super::replay::{Outcome, Restored, journal_of};
+use super::segment::largest_time;
 use super::superblock::Superblock;
 use super::{Lsn, Store, age};
 use crate::config::StorageConfig;
@@ -136,7 +137,7 @@ impl Store {
             let (head, filled) = op.body.prefix::<HEADER_LEN>();
             let header = BatchHeader::parse(&head[..filled]).ok()?;
             (op.next, op.epoch) = (header.next_offset(), header.partition_leader_epoch);
-            op.max_timestamp = header.max_timestamp;
+            op.max_timestamp = largest_time(&header);
             op.produced = Produced::of(&header);
         }
         let lsn = self.journal.push(record);

@@ -13,7 +13,6 @@ use milena_wire::batch::{BatchHeader, validate};
 
 use super::age::born_before;
 use super::codec::{Put, Reader, checksum, salt};
-use super::log::Op;
 use crate::disk::FileName;
 use crate::{LogId, Offset, Timestamp};
 
@@ -21,6 +20,8 @@ use crate::{LogId, Offset, Timestamp};
 pub(super) const ENTRY: usize = 40;
 /// So many closed groups in memory make it worth writing them to the `Index` file.
 pub(super) const GROUPS_IN_MEMORY: usize = 32;
+/// What stands for the time of a record that has none.
+const NO_TIMESTAMP: Timestamp = -1;
 /// Bytes of a batch's beginning that its group's chain covers: all that its CRC leaves out, and the CRC.
 const CHAINED: usize = 21;
 
@@ -40,6 +41,22 @@ pub(super) struct Group {
 /// The chain, one batch further.
 fn chained(chain: u64, batch: &[u8]) -> u64 {
     checksum(chain, [&batch[..CHAINED]])
+}
+
+/// What a segment notes of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Placed {
+    pub size: u64,
+    /// Offset after its last record.
+    pub next: Offset,
+    pub max_timestamp: Timestamp,
+    /// From when it counts for retention.
+    pub born: Timestamp,
+}
+
+/// The largest time of a batch's records, for lookups: none of a batch without records.
+pub(super) fn largest_time(header: &BatchHeader) -> Timestamp {
+    if header.records_count == 0 { NO_TIMESTAMP } else { header.max_timestamp }
 }
 
 /// One segment of a log.
@@ -99,8 +116,8 @@ impl Segment {
     }
 
     /// Takes note of a batch that now stands at its end. `beginning`: at least its first 21 bytes.
-    pub fn push(&mut self, beginning: &[u8], batch: &Op, interval: u64) {
-        let Op { size, next, max_timestamp, born, .. } = *batch;
+    pub fn push(&mut self, beginning: &[u8], batch: &Placed, interval: u64) {
+        let Placed { size, next, max_timestamp, born } = *batch;
         let base = self.next;
         let starts =
             self.groups.last().is_none_or(|group| self.length - group.position + size > interval);

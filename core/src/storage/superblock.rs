@@ -7,8 +7,8 @@ use crate::{Incarnation, NodeId};
 
 const MAGIC: &[u8; 8] = b"MILENASB";
 /// Of the whole directory's format: 2 has checkpoints with the times from which segments count, 3 knows of producers in
-/// checkpoints and journals. Everything is written in it at each start, whatever was read.
-const VERSION: u32 = 3;
+/// checkpoints and journals, 4 of what the cleaner has done. Everything is written in it at each start, whatever was read.
+const VERSION: u32 = 4;
 const VERSIONS_READ: std::ops::RangeInclusive<u32> = 1..=VERSION;
 /// Bit of the flags: the quorum's log was lost to damage and has not been written since.
 const QUORUM_LOST: u32 = 1;

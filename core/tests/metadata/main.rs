@@ -233,7 +233,10 @@ impl World {
                     self.left.insert(node, process.metadata.view().image.clone());
                     return;
                 }
-                Output::Reply { .. } | Output::Close { .. } | Output::Halt(_) => {
+                Output::Reply { .. }
+                | Output::Close { .. }
+                | Output::Work { .. }
+                | Output::Halt(_) => {
                     panic!("node {node}: {output:?}")
                 }
             }

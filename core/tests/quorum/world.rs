@@ -493,6 +493,7 @@ impl World {
                 Output::Local { .. }
                 | Output::Reply { .. }
                 | Output::Close { .. }
+                | Output::Work { .. }
                 | Output::Stop => {
                     unreachable!("a quorum and its store have neither clients nor shards")
                 }

@@ -1,6 +1,6 @@
 //! Idempotent producers and the replicas of a partition: a retry is known wherever its original is, and is safe when that is.
 
-use milena_core::storage::KnownBatch;
+use milena_core::storage::{Beginning, KnownBatch};
 
 use super::*;
 
@@ -218,8 +218,7 @@ fn a_replica_that_begins_at_the_log_start_knows_who_wrote_before_it() {
         epoch_start: 1,
         base: start,
         previous_epoch: -1,
-        begin: true,
-        producers: Bytes::from_static(b"\x01\x01\x07"),
+        begin: Some(Beginning { producers: Bytes::from_static(b"\x01\x01\x07"), dropped: 0 }),
         exchange: 0,
         high_watermark: start,
         log_start: start,

@@ -829,8 +829,8 @@ fn a_connection_that_is_gone_is_waited_for_no_more() {
     broker.pass(10_000);
     assert!(!broker.answered(fetch) && !broker.answered(produce));
     let idle = broker.shards.iter().filter_map(Machine::next_timeout);
-    let is_upkeep =
-        |why| matches!(why, milena_core::Timer::Retention | milena_core::Timer::FreeSpace);
+    use milena_core::Timer::{Cleaning, FreeSpace, Retention};
+    let is_upkeep = |why| matches!(why, Cleaning | FreeSpace | Retention);
     assert!(idle.map(|(_, why)| why).all(is_upkeep));
 }
 

@@ -17,7 +17,7 @@ use milena_core::OpId;
 use milena_core::disk::{Command, Directory, FileName, Outcome};
 
 use super::Files;
-use crate::runtime::DiskThread;
+use crate::runtime::WorkThread;
 
 const JOURNAL: usize = 0;
 const BEHIND: usize = 1;
@@ -27,7 +27,7 @@ const LANES: usize = 4;
 
 /// One machine's way to the disk.
 pub struct Lanes {
-    threads: Vec<DiskThread<Vec<(OpId, Command)>>>,
+    threads: Vec<WorkThread<Vec<(OpId, Command)>>>,
     /// Given out since the last flush, by lane.
     batches: [Vec<(OpId, Command)>; LANES],
     /// Files with something running or waiting.
@@ -63,7 +63,7 @@ impl Lanes {
         let start = |lane: usize| {
             let (files, report) = (files.clone(), report.clone());
             let label = ["j", "w", "s", "r"][lane];
-            DiskThread::start(format!("{name}-{label}"), move |batch| {
+            WorkThread::start(format!("{name}-{label}"), move |batch| {
                 run(&files, lane, batch, &report);
             })
         };

@@ -300,7 +300,7 @@ fn decode(bytes: &[u8]) -> Option<Claims> {
     let mut fields = Fields(bytes);
     let magic = fields.take(8)?;
     let (_checksum, version) = (fields.u64()?, fields.u32()?);
-    if magic != b"MILENACP" || version != 3 {
+    if magic != b"MILENACP" || version != 4 {
         return None;
     }
     let count = fields.u32()?;
@@ -343,6 +343,7 @@ fn decode_entry(fields: &mut Fields<'_>, length: usize) -> Option<(LogId, Entry)
     let state_end = length - fields.0.len();
     let producers = fields.u32()? as usize;
     fields.take(producers)?;
+    let (_cleaned, _dropped) = (fields.u64()?, fields.u64()?);
     // Of a log that exists and is not damaged.
     let is_sound = flags == 1;
     Some((log, Entry { is_sound, end, files, state: state_end - state..state_end }))

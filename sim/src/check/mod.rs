@@ -284,6 +284,8 @@ impl Checks {
             Event::Recovered { log, start, end, last_epoch, damaged } => {
                 self.on_recovered(node, *log, *start, *end, *last_epoch, *damaged)
             }
+            // What it made of the log is judged where the log is read.
+            Event::Cleaned { .. } => Ok(()),
             Event::Damaged { log } => self.on_damaged(node, *log),
             Event::Deleted { log } => self.on_deleted(node, *log),
             Event::Founded { cluster } => self.on_founded(node, *cluster),

@@ -17,7 +17,7 @@ use milena_core::local::LocalMessage;
 use milena_core::node::Boot;
 use milena_core::peer::PeerMessage;
 use milena_core::pipeline::Totals;
-use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, Output, Outputs};
+use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, OpId, Output, Outputs, Work};
 use milena_wire::{Request, Response};
 
 use crate::addresses::{Contacts, Hello, Homes, id};
@@ -47,6 +47,8 @@ enum Happening {
     Peer { from: usize, to: usize, link: u32, hello: Hello, message: Option<Box<PeerMessage>> },
     /// When a message of another machine of the same node arrives.
     Local { node: usize, life: u32, from: usize, to: usize, message: LocalMessage },
+    /// When work beside a machine is done.
+    Worked { node: usize, life: u32, machine: usize, op: OpId, work: Box<Work> },
     /// When a disk command is done.
     Disk { node: usize, life: u32, slot: usize },
     /// When a client's request arrives.
@@ -301,6 +303,12 @@ impl Cluster {
                 let from = machine_place(from);
                 self.step(node, to, Input::Local { from, message })
             }
+            Happening::Worked { node, life, machine, op, work } => {
+                if self.nodes[node].life != life {
+                    return Ok(());
+                }
+                self.step(node, machine, Input::Worked { op, work: work.run() })
+            }
             Happening::Disk { node, life, slot } => self.on_disk(node, life, slot),
             Happening::Request { connection, id, version, request } => {
                 self.on_request(connection, id, version, *request)
@@ -363,6 +371,7 @@ impl Cluster {
         let node = match happening {
             Happening::Deadline { node, .. }
             | Happening::Local { node, .. }
+            | Happening::Worked { node, .. }
             | Happening::Disk { node, .. } => *node,
             Happening::Peer { to, .. } => *to,
             Happening::Request { connection, .. }
@@ -550,6 +559,11 @@ impl Cluster {
                     self.journals[node].on_issued(&command);
                     let (slot, due) = self.nodes[node].submit(self.now, machine, op, command);
                     self.queue.push(due, Happening::Disk { node, life, slot });
+                }
+                Output::Work { op, work } => {
+                    let at = self.nodes[node].work_done(self.now, work.size());
+                    let work = Box::new(work);
+                    self.queue.push(at, Happening::Worked { node, life, machine, op, work });
                 }
                 Output::Log { level, line } => {
                     if self.tracing {

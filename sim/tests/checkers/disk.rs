@@ -76,7 +76,7 @@ fn d4_a_false_alarm_and_a_silent_cut() {
     stage.trips("D4", 1, Event::Damaged { log: LOG });
 }
 
-/// A checkpoint of version 3 with one entry: a sound log that ends at `end`, in one segment of so many bytes.
+/// A checkpoint of version 4 with one entry: a sound log that ends at `end`, in one segment of so many bytes.
 fn checkpoint(low: u64, mark: u64, end: Offset, segment: u64) -> Vec<Bytes> {
     numbered(1, low, mark, end, segment)
 }
@@ -94,11 +94,11 @@ fn numbered(number: u64, low: u64, mark: u64, end: Offset, segment: u64) -> Vec<
     entry.extend(0_i64.to_le_bytes());
     entry.extend(1_u32.to_le_bytes());
     entry.extend(segment.to_le_bytes());
-    entry.extend([0; 49 + 8 + 4 + 4]);
+    entry.extend([0; 49 + 8 + 4 + 4 + 8 + 8]);
     let length = entry.len() as u32 + 4;
     let mut bytes = b"MILENACP".to_vec();
     bytes.extend([0; 8]);
-    bytes.extend(3_u32.to_le_bytes());
+    bytes.extend(4_u32.to_le_bytes());
     bytes.extend(1_u32.to_le_bytes());
     for field in [u64::from(length), number, low, mark, 0, 0] {
         bytes.extend(field.to_le_bytes());

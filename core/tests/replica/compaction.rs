@@ -1,0 +1,154 @@
+//! Compaction and the replicas of a partition: each cleans for itself, and no key comes back from the dead.
+
+use milena_wire::batch::{self, DecompressLimit, records};
+
+use super::*;
+
+const COMPACTED: [(&str, &str); 4] = [
+    ("cleanup.policy", "compact"),
+    ("segment.bytes", "200"),
+    ("delete.retention.ms", "0"),
+    ("min.cleanable.dirty.ratio", "0"),
+];
+/// Longer than the cleaner waits until it looks again.
+const CLEANED: u64 = 20_000;
+
+impl World {
+    fn put(&mut self, id: i32, key: &str, value: Option<&str>) {
+        let mut batch = BatchBuilder::new(0, -1, Compression::Lz4);
+        batch.append(self.millis as i64, Some(key.as_bytes()), value.map(str::as_bytes), &[]);
+        let partition = PartitionProduceData { index: 0, records: Some(batch.build()) };
+        let topic = TopicProduceData {
+            name: "t".into(),
+            partition_data: vec![partition],
+            ..TopicProduceData::default()
+        };
+        let topic_data = vec![topic];
+        self.request(
+            id,
+            9,
+            ProduceRequest { acks: -1, timeout_ms: 5_000, topic_data, ..Default::default() },
+        );
+    }
+
+    /// Several of other keys, so that segments end.
+    fn fill(&mut self, id: i32) {
+        for number in 0..8 {
+            self.put(id, &format!("other {number}"), Some("letter"));
+        }
+    }
+
+    /// Key and value of each record that a leader's log has.
+    fn entries(&mut self, id: i32) -> Vec<(i64, String, Option<String>)> {
+        let end = self.view(id).high_watermark;
+        let (mut at, mut entries) = (0, Vec::new());
+        while at < end {
+            self.fetch(id, at, -1);
+            let fetched = std::mem::take(&mut self.fetched);
+            assert!(!fetched.is_empty(), "nothing at {at} of {end}");
+            for batch in batch::batches(&fetched) {
+                let (header, batch) = batch.expect("a batch");
+                at = header.next_offset();
+                for record in records(&batch, DecompressLimit(1 << 20)).expect("records") {
+                    let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).expect("text");
+                    let key = record.key.map(text).expect("a key");
+                    entries.push((record.offset, key, record.value.map(text)));
+                }
+            }
+        }
+        entries
+    }
+
+    /// A node is cut off and leaves the in-sync set, and nobody proposes it any more.
+    fn lose(&mut self, id: i32) {
+        self.cut.insert(id);
+        self.put(1, "other 0", Some("letter"));
+        self.pass(5_000);
+        self.publish(|partition| partition.isr.retain(|member| *member != NodeId(id)));
+    }
+
+    fn dropped(&self, id: i32) -> i64 {
+        self.nodes[&id].shard.view().store().log(LOG).expect("a log").dropped()
+    }
+}
+
+fn of_key<'a>(
+    entries: &'a [(i64, String, Option<String>)],
+    key: &str,
+) -> Vec<(i64, Option<&'a str>)> {
+    let mine = entries.iter().filter(|(_, other, _)| other == key);
+    mine.map(|(offset, _, value)| (*offset, value.as_deref())).collect()
+}
+
+#[test]
+fn each_replica_keeps_the_last_value_of_a_key() {
+    let mut world = World::new(&COMPACTED);
+    for value in ["a", "b", "c"] {
+        world.put(1, "key", Some(value));
+        world.fill(1);
+    }
+    world.pass(CLEANED);
+    world.assert_converged(1);
+    for leader in 1..=3 {
+        world.elect(leader, &[1, 2, 3]);
+        world.pass(1_000);
+        let entries = world.entries(leader);
+        assert_eq!(of_key(&entries, "key"), [(18, Some("c"))], "node {leader}");
+        assert!(entries.len() < 20, "node {leader}: {entries:?}");
+    }
+}
+
+/// It holds a value and ends before the tombstone that ended it, which nobody can show it any more.
+#[test]
+fn a_follower_that_missed_a_tombstone_begins_again() {
+    let mut world = World::new(&COMPACTED);
+    world.put(1, "key", Some("a"));
+    world.pass(1_000);
+    world.lose(3);
+    world.put(1, "key", None);
+    for _ in 0..3 {
+        world.fill(1);
+        world.pass(CLEANED);
+    }
+    assert_eq!(world.dropped(1), 3, "the tombstone at 2 has gone");
+    assert_eq!(of_key(&world.entries(1), "key"), []);
+    assert_eq!(world.view(3).end, 1);
+    world.cut.clear();
+    world.transcript.clear();
+    world.pass(5_000);
+    assert!(world.transcript.contains("replica.begins_again"), "{}", world.transcript);
+    world.assert_converged(1);
+    assert_eq!(world.dropped(3), 3, "it may lead, and then others must begin again");
+    world.elect(3, &[1, 2, 3]);
+    world.pass(1_000);
+    assert_eq!(of_key(&world.entries(3), "key"), []);
+}
+
+/// Its end lies inside the batch by which the leader stands for all that has gone.
+#[test]
+fn a_follower_inside_a_batch_without_records_takes_the_rest() {
+    let mut world = World::new(&COMPACTED);
+    for _ in 0..3 {
+        world.put(1, "other 1", Some("a"));
+    }
+    world.pass(1_000);
+    world.lose(3);
+    for _ in 0..3 {
+        world.fill(1);
+        world.pass(CLEANED);
+    }
+    assert_eq!((world.dropped(1), world.view(3).end), (0, 3));
+    world.cut.clear();
+    world.transcript.clear();
+    world.pass(5_000);
+    assert!(world.transcript.contains("replica.took_rest_of_cover"), "{}", world.transcript);
+    world.assert_converged(1);
+    let entries = world.entries(1);
+    world.elect(3, &[1, 2, 3]);
+    world.pass(1_000);
+    let last = |entries: Vec<(i64, String, Option<String>)>| {
+        entries.into_iter().map(|(_, key, value)| (key, value)).collect::<BTreeMap<_, _>>()
+    };
+    let theirs = world.entries(3);
+    assert_eq!(last(theirs), last(entries));
+}
