@@ -59,7 +59,7 @@ enum Fate {
 
 impl Fate {
     /// Up to where it is waited for, and what.
-    fn awaited(self, acks: i16) -> (Offset, Safety) {
+    fn waits_for(self, acks: i16) -> (Offset, Safety) {
         match self {
             Fate::Written { next, .. } => (next, safety(acks)),
             Fate::Refused { exchange } => (exchange, Safety::Confirmed),
@@ -304,7 +304,7 @@ impl Parts {
                 // Nobody else is waited for: it becomes safe or this node halts.
                 continue;
             }
-            let (upto, safety) = fate.awaited(acks);
+            let (upto, safety) = fate.waits_for(acks);
             partitions.forget(log, upto, safety, origin);
             let code = match fate {
                 Fate::Written { .. } if acks == -1 && !enough => {
@@ -388,7 +388,7 @@ fn append_one(
 /// Drops a part that nobody waits for.
 pub(super) fn drop_produce(partitions: &mut Partitions, origin: Origin, waiting: &Waiting) {
     for (log, open) in &waiting.open {
-        let (upto, safety) = open.fate.awaited(waiting.acks);
+        let (upto, safety) = open.fate.waits_for(waiting.acks);
         partitions.forget(*log, upto, safety, origin);
     }
 }
