@@ -58,7 +58,7 @@ pub struct StorageConfig {
     /// Idempotent producers that a log knows at most. What it knows of each takes 170 bytes at most where it is written, and all
     /// of it goes into one push.
     pub producer_ids_max: u32,
-    /// What the cleaner of one shard keeps of the keys of a log takes so many bytes at most, 24 to 32 for a key; of a log with more
+    /// What the cleaner of one shard keeps of the keys of a log takes so many bytes at most, 32 for a key; of a log with more
     /// keys it cleans a part at a time (`log.cleaner.dedupe.buffer.size`, of which each shard has its share).
     pub cleaner_buffer_bytes: u64,
     /// The cleaner of one shard reads and writes so many bytes a second at most (`log.cleaner.io.max.bytes.per.second`, likewise).

@@ -98,7 +98,7 @@ struct Cleaning {
     wall: Timestamp,
     horizon: Timestamp,
     wait: Wait,
-    /// Where it has gone on reading since it was last held up, and when it may go on.
+    /// When it may go on, if it has read and written as much as it may by now.
     resume_at: Option<Instant>,
 }
 
