@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod compacted;
 mod describe_producers;
 mod early;
 mod producers;
@@ -92,6 +93,7 @@ impl Broker1 {
                 partitions_max: 50,
                 batch_bytes_max: 10_000,
                 opened_bytes_max: 640_000,
+                fetch_bytes_max: 200_000,
                 ..Default::default()
             },
         };

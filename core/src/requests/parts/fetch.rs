@@ -3,10 +3,15 @@
 //! A part looks at its partitions, reads what is there, and answers; or it waits, watched over by its partitions, until
 //! one of them moves, the client's patience is over, or another shard's part has enough. The first batch of an answer may
 //! exceed every limit, so that a large one never blocks a consumer.
+//!
+//! Batches that compaction left without records are passed over, since several clients take them badly. Where that is all
+//! there was, the last of them is given, so that the client's position moves past all; until then the fetch waits as one at
+//! the end of the log does, for who does not move would ask again at once.
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use milena_wire::batch::BatchHeader;
 use milena_wire::messages::fetch::{
     EpochEndOffset, FetchPartition, FetchTopic, FetchableTopicResponse, LeaderIdAndEpoch,
     PartitionData,
@@ -47,8 +52,11 @@ pub(super) struct Waiting {
     items: Vec<Item>,
     /// The partition that is next to be read.
     place: usize,
-    /// Bytes of records read so far.
+    /// Bytes of records read so far, and of batches without records that were passed over.
     bytes: usize,
+    passed_bytes: usize,
+    /// At so many of the latter it is answered: as many as an answer may have.
+    passed_bytes_max: usize,
     /// Reads under way, and the most they may give of what was asked for.
     reading: usize,
     promised: usize,
@@ -62,9 +70,15 @@ struct Item {
     log: Result<LogId, ErrorCode>,
     asked: FetchPartition,
     found: Found,
-    /// Whole batches read so far, and the offset after them.
+    /// Whole batches with records read so far, and the offset after them.
     records: Vec<Bytes>,
+    end: Offset,
+    /// The last batch without records before those.
+    passed: Option<Bytes>,
+    /// Offset after all that was looked at.
     next: Offset,
+    /// Whether the last read ended for want of more, or of room for it.
+    ended: bool,
     /// High watermark and log start offset when it was looked at.
     bounds: (Offset, Offset),
     /// Where the partition stood then.
@@ -128,6 +142,9 @@ impl Parts {
                     asked,
                     found: Found::Nothing,
                     records: Vec::new(),
+                    end: -1,
+                    passed: None,
+                    ended: true,
                     bounds: (-1, -1),
                     stood: None,
                     limit: 0,
@@ -149,6 +166,8 @@ impl Parts {
             items,
             place: 0,
             bytes: 0,
+            passed_bytes: 0,
+            passed_bytes_max: most,
             reading: 0,
             promised: 0,
             reads_again: 0,
@@ -191,6 +210,7 @@ impl Parts {
         while waiting.reading < READS_MAX && waiting.place < waiting.items.len() {
             let place = waiting.place;
             waiting.place += 1;
+            let passed_enough = waiting.has_passed_enough();
             let item = &mut waiting.items[place];
             let Found::Available = item.found else { continue };
             // Its turn may come steps after it was looked at.
@@ -208,14 +228,22 @@ impl Parts {
             }
             item.found = Found::Nothing;
             item.limit = most.min(rest);
+            item.ended = true;
             let any = waiting.bytes > 0 || waiting.reading > 0;
-            if item.limit == 0 && any {
+            if item.limit == 0 && any || passed_enough {
                 continue;
             }
-            let most = u32::try_from(item.limit.max(1)).unwrap_or(u32::MAX);
+            // Where batches without records lie, others may, and a whole group is read for any.
+            let group = partitions.config().storage.index_interval_bytes as usize;
+            let most =
+                if item.passed.is_some() { item.limit.max(group) } else { item.limit.max(1) };
+            let most = u32::try_from(most).unwrap_or(u32::MAX);
             let range = (item.next, item.bounds.0);
             match partitions.read(log, range, most, (origin, place), out) {
-                Reading::Done(records) => waiting.bytes += item.take(records, any),
+                Reading::Done(records) => {
+                    let taken = item.take(records, any, None);
+                    waiting.count(taken);
+                }
                 Reading::Begun { bytes_max } => {
                     item.found = Found::Reading;
                     item.promised =
@@ -252,7 +280,8 @@ impl Parts {
         match result {
             Ok(records) => {
                 let group = partitions.config().storage.index_interval_bytes as usize;
-                waiting.bytes += item.take(unshared(records, group), any);
+                let taken = item.take(records, any, Some(group));
+                waiting.count(taken);
             }
             Err(ReadError::Damaged) => item.found = Found::Failed(ErrorCode::KAFKA_STORAGE_ERROR),
             // What was read before is good, and may be there no more. The rest can be asked for again.
@@ -277,13 +306,14 @@ impl Parts {
         mut waiting: Waiting,
         out: &mut Outputs,
     ) {
-        let enough = waiting.bytes >= waiting.min_bytes.min(waiting.max_bytes);
+        let enough = waiting.bytes >= waiting.min_bytes.min(waiting.max_bytes)
+            || waiting.has_passed_enough();
         if enough || waiting.has_news() || waiting.hastened {
             return self.answer_fetch(partitions, origin, waiting, out);
         }
         let mut more = false;
         for item in &mut waiting.items {
-            if item.bytes() > 0 && item.next < item.bounds.0 && item.limit > 0 {
+            if !item.ended && item.next < item.bounds.0 {
                 item.found = Found::Available;
                 more = true;
             }
@@ -305,12 +335,13 @@ impl Parts {
         mut waiting: Waiting,
         out: &mut Outputs,
     ) {
-        waiting.bytes = 0;
+        (waiting.bytes, waiting.passed_bytes) = (0, 0);
         let mut moved = false;
         for item in &mut waiting.items {
             item.found = Found::Nothing;
             item.records.clear();
-            item.next = item.asked.fetch_offset;
+            item.next = item.begin();
+            item.ended = true;
             if let Ok(log) = item.log {
                 partitions.watch(log, origin);
                 moved |= item.stood != Some(partitions.standing(log));
@@ -384,10 +415,18 @@ impl Parts {
                 records: Some(Records::default()),
                 ..PartitionData::default()
             };
+            let (mut records, mut next) = (item.records, item.end);
             let failed = match item.found {
                 Found::Failed(code) => Some(code),
                 Found::NotYet => Some(ErrorCode::OFFSET_NOT_AVAILABLE),
-                Found::Nothing | Found::Available | Found::Reading => None,
+                Found::Nothing | Found::Available | Found::Reading => {
+                    if records.is_empty()
+                        && let Some(passed) = item.passed
+                    {
+                        (records, next) = (vec![passed], item.next);
+                    }
+                    None
+                }
                 Found::Diverging(epoch_end) => {
                     data.diverging_epoch = epoch_end;
                     data.aborted_transactions = None;
@@ -395,12 +434,12 @@ impl Parts {
                 }
             };
             if failed.is_none()
-                && let (Ok(log), Ok(first)) = (item.log, batches::first(&item.records))
+                && let (Ok(log), Ok(first)) = (item.log, batches::first(&records))
             {
-                let (base, next) = (first.base_offset, item.next);
+                let base = first.base_offset;
                 let asked = item.asked.current_leader_epoch;
                 out.event(|| Event::Served { log, base, next, asked });
-                let records = Records(item.records);
+                let records = Records(records);
                 partitions.count_read(log, records.len());
                 data.records = Some(records);
             }
@@ -464,7 +503,7 @@ fn found_at(partitions: &Partitions, log: LogId, item: &Item) -> Result<Found, E
     if asked.fetch_offset < found.start() || asked.fetch_offset > found.end() {
         return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
     }
-    if asked.fetch_offset >= replica.high_watermark() {
+    if item.next >= replica.high_watermark() {
         return Ok(Found::Nothing);
     }
     // Apache Kafka's word for it.
@@ -473,6 +512,15 @@ fn found_at(partitions: &Partitions, log: LogId, item: &Item) -> Result<Found, E
 }
 
 impl Waiting {
+    fn count(&mut self, taken: Taken) {
+        self.bytes += taken.bytes;
+        self.passed_bytes += taken.passed_bytes;
+    }
+
+    fn has_passed_enough(&self) -> bool {
+        self.passed_bytes >= self.passed_bytes_max
+    }
+
     fn is_last_chance(&self, now: Instant) -> bool {
         self.hastened || self.at <= now
     }
@@ -523,24 +571,69 @@ impl Item {
         self.records.iter().map(Bytes::len).sum()
     }
 
-    /// Takes what a read gave, unless it is beyond the limit and not the first of the answer; the bytes taken.
-    fn take(&mut self, records: Vec<Bytes>, any: bool) -> usize {
-        let bytes: usize = records.iter().map(Bytes::len).sum();
-        match batches::end(&records) {
-            Ok(Some(next)) if bytes <= self.limit || !any => {
-                self.next = next;
-                self.limit = self.limit.saturating_sub(bytes);
-                if self.records.is_empty() {
-                    self.records = records;
-                } else {
-                    self.records.extend(records);
-                }
-                bytes
-            }
-            Ok(_) | Err(_) => {
-                self.limit = 0;
-                0
-            }
-        }
+    /// Where reading begins: what was passed over for want of records is not read again.
+    fn begin(&self) -> Offset {
+        let passed = self.passed.as_ref().and_then(|batch| BatchHeader::parse(batch).ok());
+        passed.map_or(self.asked.fetch_offset, |header| header.next_offset())
     }
+
+    /// Takes what a read gave, without batches that have no records, up to what is beyond the limit and not the first of the
+    /// answer. A few small ones of a `group` of batches that was read for them are copied.
+    fn take(&mut self, mut run: Vec<Bytes>, mut any: bool, group: Option<usize>) -> Taken {
+        let mut taken = Taken::default();
+        let (mut end, mut bytes, mut all) = (None, 0, true);
+        for batch in batches::split(&run) {
+            let Ok(batch) = batch else { return taken };
+            end = Some(batch.header.next_offset());
+            bytes += batch.header.size();
+            all &= batch.header.records_count > 0;
+        }
+        let Some(end) = end else { return taken };
+        self.ended = false;
+        if all && bytes <= self.limit {
+            (self.next, self.end, taken.bytes) = (end, end, bytes);
+        } else {
+            let (mut records, mut passed) = (Vec::new(), None);
+            for batch in batches::split(&run).flatten() {
+                let (size, next) = (batch.header.size(), batch.header.next_offset());
+                if batch.header.records_count == 0 {
+                    taken.passed_bytes += size;
+                    passed = Some(batch).filter(|_| records.is_empty()).or(passed);
+                } else if any && taken.bytes + size > self.limit {
+                    self.ended = true;
+                    break;
+                } else {
+                    any = true;
+                    taken.bytes += size;
+                    records.extend(batch.pieces());
+                    self.end = next;
+                }
+                self.next = next;
+            }
+            if self.records.is_empty()
+                && let Some(passed) = passed
+            {
+                self.passed = Some(Bytes::copy_from_slice(&passed.join()));
+            }
+            run = records;
+        }
+        self.limit = self.limit.saturating_sub(taken.bytes);
+        let records = match group {
+            Some(group) => unshared(run, group),
+            None => run,
+        };
+        if self.records.is_empty() {
+            self.records = records;
+        } else {
+            self.records.extend(records);
+        }
+        taken
+    }
+}
+
+/// Bytes of a read that were taken, and those of batches without records among them.
+#[derive(Default)]
+struct Taken {
+    bytes: usize,
+    passed_bytes: usize,
 }
