@@ -194,8 +194,9 @@ impl Replica {
     fn take_rest(&mut self, cx: &mut Context, push: &Push, header: &BatchHeader) -> bool {
         let (id, epoch) = (self.log, header.partition_leader_epoch);
         let log = cx.host.store.log(id).expect("a follower has a log");
-        // The records of later epochs are not the leader's; those of older ones are there where the cover is not.
-        let to = log.end_of_epoch(epoch).1.clamp(header.base_offset.max(log.start()), log.end());
+        // The leader's records there are all of this epoch: from the first one here that is of another, none is the leader's.
+        let from = header.base_offset.max(log.start());
+        let to = if log.epoch_at(from) == Some(epoch) { log.end_of_epoch(epoch).1 } else { from };
         if to < log.end() && !self.truncate(cx, to, push.leader.0) {
             return false;
         }

@@ -152,3 +152,40 @@ fn a_follower_inside_a_batch_without_records_takes_the_rest() {
     let theirs = world.entries(3);
     assert_eq!(last(theirs), last(entries));
 }
+
+/// What it took from a deposed leader lies where the new leader's log has one batch of its own epoch without records: that is not
+/// the leader's, and the rest of such a batch must not follow it.
+#[test]
+fn what_a_deposed_leader_wrote_goes_where_a_batch_without_records_stands() {
+    let mut world = World::new(&COMPACTED);
+    world.put(1, "other 1", Some("a"));
+    world.pass(1_000);
+    world.elect(3, &[1, 2, 3]);
+    world.pass(1_000);
+    world.put(3, "other 1", Some("a"));
+    world.pass(1_000);
+    world.cut.insert(3);
+    for _ in 0..2 {
+        world.put(3, "key", Some("never committed"));
+    }
+    world.pass(1_000);
+    assert_eq!(world.view(3).end, 4);
+    world.elect(1, &[1, 2]);
+    for _ in 0..4 {
+        world.put(1, "other 1", Some("b"));
+    }
+    for _ in 0..3 {
+        world.fill(1);
+        world.pass(CLEANED);
+    }
+    world.elect(1, &[1, 2]);
+    world.pass(1_000);
+    world.cut.clear();
+    world.transcript.clear();
+    world.pass(5_000);
+    assert!(world.transcript.contains("replica.took_rest_of_cover"), "{}", world.transcript);
+    world.assert_converged(1);
+    world.elect(3, &[1, 2, 3]);
+    world.pass(1_000);
+    assert_eq!(of_key(&world.entries(3), "key"), []);
+}
