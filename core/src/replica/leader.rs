@@ -442,7 +442,9 @@ impl Replica {
                     let holds = leader.isr.contains(&node)
                         || self.named.as_ref().is_some_and(|(_, p)| p.elr.contains(&node))
                         || progress.acknowledged >= Some(base);
-                    (begin, base) = (!holds, log.start());
+                    if !holds {
+                        (begin, base) = (true, log.start());
+                    }
                 }
             }
         }

@@ -51,7 +51,7 @@ pub struct Push {
     /// Where the leader's epoch starts: records of an older epoch at or past it are cut.
     pub epoch_start: Offset,
     /// Offset of the first record pushed; where there is none, the offset up to which the logs are compared. A border
-    /// between batches of the leader's log.
+    /// between batches of the leader's log; below its log start where that lies inside a batch without records.
     pub base: Offset,
     /// Epoch of the record before `base`; -1 at offset 0, and where that record lies below the leader's log start, which
     /// the leader says only to members of ISR and ELR and to those that have acknowledged so far in this epoch.
