@@ -399,7 +399,7 @@ fn story(seed: u64) -> (u64, u64, u64) {
         .filter(|file| matches!(file, milena_core::disk::FileName::Segment { .. }))
         .count();
     assert_eq!(files, bases.len(), "old segments stayed: {segments:?}");
-    (world.store.cleaner_tally().records_gone, world.tombstones_gone, world.covers_seen)
+    (world.store.view().cleaner.records_gone, world.tombstones_gone, world.covers_seen)
 }
 
 #[test]

@@ -479,6 +479,14 @@ impl Log {
         self.visible.dropped
     }
 
+    /// The files that hold its batches, each with the offset after the last one that counts there and its bytes; none where a
+    /// change that is still to come drops them all.
+    pub fn files(&self, id: LogId) -> impl Iterator<Item = (FileName, Offset, u64)> {
+        let stays = !self.ops.iter().any(|op| matches!(op.kind, Kind::Reset | Kind::Delete));
+        let (segments, border) = (self.segments.iter().filter(move |_| stays), self.border());
+        segments.map(move |segment| (segment.file(id), segment.next.min(border), segment.length))
+    }
+
     /// The cleaner knows all keys below this offset.
     pub fn cleaned(&self) -> Offset {
         self.visible.cleaned

@@ -97,7 +97,9 @@ impl Store {
             if is_news && matches!(self.reclaim, Reclaim::Idle) && !self.is_full() {
                 self.write_checkpoint(Vec::new(), out);
             }
-            if matches!(self.reclaim, Reclaim::Idle) && self.cleaner.wants_checkpoint() {
+            if matches!(self.reclaim, Reclaim::Idle)
+                && self.cleaner.wants_checkpoint(self.config.segment_bytes)
+            {
                 self.gather(self.cleaner.with_retired(), None, out);
             }
         }

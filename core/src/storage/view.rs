@@ -1,6 +1,6 @@
 //! What a storage engine shows of itself to operators.
 
-use super::Store;
+use super::{CleanerTally, Store};
 
 /// A storage engine's room, and how much of it is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +17,10 @@ pub struct StoreView {
     pub free_bytes: Option<u64>,
     /// Whether the disk has room enough for produce.
     pub accepts_produce: bool,
+    /// Whether a log is being cleaned.
+    pub is_cleaning: bool,
+    /// What its cleaner has done.
+    pub cleaner: CleanerTally,
 }
 
 impl Store {
@@ -29,6 +33,8 @@ impl Store {
             memory_bytes_max: self.config.memory_bytes_max,
             free_bytes: self.free,
             accepts_produce: self.accepts_produce(),
+            is_cleaning: self.is_cleaning(),
+            cleaner: self.cleaner.tally,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 
 use milena_core::image::Partition;
 use milena_core::replica::{PartitionView, Tally};
-use milena_core::storage::StoreView;
+use milena_core::storage::{CleanerTally, StoreView};
 use milena_core::{NodeId, Place};
 use milena_wire::ErrorCode;
 use prometheus_client::collector::Collector;
@@ -346,7 +346,7 @@ impl Out<'_> {
             })
             .collect();
         type Of = fn(&StoreView) -> Option<u64>;
-        let numbers: [(&str, &str, Of); 6] = [
+        let numbers: [(&str, &str, Of); 7] = [
             ("journal_bytes", "Bytes of journal files still needed", |s| Some(s.journal_bytes)),
             ("journal_bytes_max", "Bytes of all journal files", |s| Some(s.journal_bytes_max)),
             ("memory_bytes", "Bytes of batches that no segment has yet", |s| Some(s.memory_bytes)),
@@ -355,12 +355,27 @@ impl Out<'_> {
             ("accepts_produce", "Whether the disk has room for produce", |s| {
                 Some(s.accepts_produce.into())
             }),
+            ("is_cleaning", "Whether a log is being cleaned", |s| Some(s.is_cleaning.into())),
         ];
-        numbers.into_iter().try_for_each(|(name, help, of)| {
+        for (name, help, of) in numbers {
             let values = stores
                 .iter()
                 .filter_map(|(shard, store)| Some(([("shard", shard.as_str())], of(store)?)));
-            self.gauges((&format!("milena_store_{name}"), help), values)
+            self.gauges((&format!("milena_store_{name}"), help), values)?;
+        }
+        type Done = fn(&CleanerTally) -> u64;
+        let done: [(&str, &str, Done); 4] = [
+            ("logs", "Logs that were cleaned to their end", |done| done.logs),
+            ("read_bytes", "Bytes of logs that were read to be cleaned", |done| done.read_bytes),
+            ("written_bytes", "Bytes that were written of what stays", |done| done.written_bytes),
+            ("records_gone", "Records that went by compaction", |done| done.records_gone),
+        ];
+        done.into_iter().try_for_each(|(name, help, of)| {
+            let values = stores
+                .iter()
+                .filter(|(shard, _)| shard != "metadata")
+                .map(|(shard, store)| ([("shard", shard.as_str())], of(&store.cleaner)));
+            self.counters((&format!("milena_cleaner_{name}"), help), values)
         })
     }
 
@@ -524,6 +539,8 @@ mod tests {
             memory_bytes_max: 80,
             free_bytes: Some(1_000),
             accepts_produce: true,
+            is_cleaning: true,
+            cleaner: CleanerTally { logs: 1, read_bytes: 90, written_bytes: 30, records_gone: 6 },
         };
         let mut traffic = Traffic::default();
         traffic.asked(ApiKey::Fetch, 50);
@@ -590,6 +607,9 @@ mod tests {
             "kafka_log_logflushstats_logflushtime_seconds_count{file=\"journal\"} 1",
             "milena_store_journal_bytes{shard=\"metadata\"} 7",
             "milena_store_journal_bytes_max{shard=\"0\"} 70",
+            "milena_store_is_cleaning{shard=\"0\"} 1",
+            "milena_cleaner_logs_total{shard=\"0\"} 1",
+            "milena_cleaner_records_gone_total{shard=\"0\"} 6",
             "milena_request_memory_bytes 11",
             "milena_response_memory_bytes{shard=\"0\"} 22",
             "milena_response_memory_bytes_max{shard=\"0\"} 222",

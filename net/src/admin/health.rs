@@ -50,7 +50,7 @@ mod tests {
     use std::sync::Arc;
 
     use milena_core::image::{Broker, Image};
-    use milena_core::storage::StoreView;
+    use milena_core::storage::{CleanerTally, StoreView};
     use milena_core::{BrokerEpoch, Incarnation};
 
     use super::*;
@@ -85,6 +85,8 @@ mod tests {
                 memory_bytes_max: 1,
                 free_bytes: None,
                 accepts_produce: true,
+                is_cleaning: false,
+                cleaner: CleanerTally::default(),
             },
         }
     }

@@ -80,6 +80,8 @@ pub(super) struct Cleaner {
     retired: BTreeMap<LogId, Vec<FileName>>,
     /// Those of logs whose entry does in one slot.
     retired_once: Vec<FileName>,
+    /// Bytes of segments that became old since the last checkpoint.
+    retired_bytes: u64,
     pub tally: CleanerTally,
 }
 
@@ -125,6 +127,8 @@ enum Stage {
 #[derive(Debug)]
 struct Rewrite {
     sources: Vec<Source>,
+    /// Of the new segment.
+    generation: u32,
     /// None while it is at work.
     segment: Option<Segment>,
     /// All below has been read.
@@ -172,14 +176,17 @@ impl Cleaner {
         self.retired_once.extend(files);
     }
 
-    /// Those that the newest checkpoint before the present one did not name.
+    /// A checkpoint is on stable storage: gives those that the one before it did not name either.
     pub fn take_retired_once(&mut self) -> Vec<FileName> {
+        self.retired_bytes = 0;
         std::mem::take(&mut self.retired_once)
     }
 
-    /// Whether old files wait for a checkpoint, and no cleaning is under way that would make more of them soon.
-    pub fn wants_checkpoint(&self) -> bool {
-        self.under_way.is_none() && !(self.retired.is_empty() && self.retired_once.is_empty())
+    /// Whether a checkpoint is due for the sake of old files that wait for it: they are many, or no cleaning is under way that
+    /// would make more of them soon.
+    pub fn wants_checkpoint(&self, retired_bytes_max: u64) -> bool {
+        let waits = !(self.retired.is_empty() && self.retired_once.is_empty());
+        waits && (self.under_way.is_none() || self.retired_bytes >= retired_bytes_max)
     }
 
     /// Logs with old files that wait for it.
@@ -262,11 +269,6 @@ impl Store {
     /// Whether a log is being cleaned.
     pub fn is_cleaning(&self) -> bool {
         self.cleaner.under_way.is_some()
-    }
-
-    /// What the cleaner has done.
-    pub fn cleaner_tally(&self) -> CleanerTally {
-        self.cleaner.tally
     }
 
     /// Begins to clean a log, if none is being cleaned, up to what is `committed` at most. [`StoreEvent::Cleaned`] says when it is
@@ -584,14 +586,15 @@ impl Store {
             self.finish_cleaning(out);
             return false;
         };
-        let mut segment = Segment::new(first.base, log.generation);
+        let (base, generation) = (first.base, log.generation);
+        let mut segment = Segment::new(base, generation);
         segment.begun = first.begun;
         log.generation = log.generation.wrapping_add(1);
         if let Stage::Filter { rewrite, kept, .. } = &mut cleaning.stage {
             kept.cover = None;
-            let at = first.base;
             let segment = Some(segment);
-            *rewrite = Some(Box::new(Rewrite { sources, segment, at, synced: false }));
+            let begun = Rewrite { sources, generation, segment, at: base, synced: false };
+            *rewrite = Some(Box::new(begun));
         }
         true
     }
@@ -626,18 +629,18 @@ impl Store {
         let old = log.segments.splice(at..at + done.sources.len(), [segment]);
         let mut retired = Vec::new();
         for segment in old {
+            self.cleaner.retired_bytes += segment.length;
             self.indexes.forget(id, segment.base, segment.generation);
             retired.push(segment.file(id));
             if segment.filed > 0 {
                 retired.push(segment.index(id));
             }
         }
-        let dropped = kept.dropped;
-        if dropped > log.visible.dropped {
+        if kept.dropped > log.visible.dropped {
             out.event(|| Event::Sometimes(Mark::CleanerDroppedTombstones));
         }
-        log.visible.dropped = log.visible.dropped.max(dropped);
-        log.applied.dropped = log.applied.dropped.max(dropped);
+        let dropped = log.visible.dropped.max(kept.dropped);
+        (log.visible.dropped, log.applied.dropped) = (dropped, dropped);
         // Who reads has begun with files that are not there for long any more.
         log.cuts += 1;
         self.directory_dirty = true;
@@ -679,12 +682,8 @@ impl Store {
         };
         let (id, Some(dropped)) = (*log, rewrite.take()) else { return };
         kept.cover = None;
-        // Of a segment that was at work nothing is known but its name.
         let first = dropped.sources.first().map_or(dropped.at, |source| source.base);
-        let generation = match &dropped.segment {
-            Some(segment) => segment.generation,
-            None => return,
-        };
+        let generation = dropped.generation;
         // Some of them may be there still, and are looked at again.
         for source in dropped.sources.into_iter().rev() {
             if self.logs.get(&id).is_some_and(|log| log.segments.iter().any(|s| source.is_of(s))) {
