@@ -89,6 +89,12 @@ pub enum BatchError {
         /// The record's place in the batch.
         record: i32,
     },
+    /// A record without a key, where compaction goes by keys.
+    #[error("record {record} has no key, and the topic is compacted")]
+    Key {
+        /// The record's place in the batch.
+        record: i32,
+    },
     /// A client's batch that claims to have the broker's time.
     #[error("a producer may not set the timestamp type to LogAppendTime")]
     TimestampType,
@@ -129,6 +135,7 @@ impl BatchError {
             | BatchError::Offsets
             | BatchError::Count { .. }
             | BatchError::Control
+            | BatchError::Key { .. }
             | BatchError::Sequence(_)
             | BatchError::Record => ErrorCode::INVALID_RECORD,
             BatchError::TooLarge(_) => ErrorCode::MESSAGE_TOO_LARGE,
@@ -138,7 +145,7 @@ impl BatchError {
     /// The place in its batch of the record that is to blame, where it is the first of those that are.
     pub fn record(&self) -> Option<i32> {
         match self {
-            BatchError::Timestamp { record, .. } => Some(*record),
+            BatchError::Timestamp { record, .. } | BatchError::Key { record } => Some(*record),
             BatchError::TimestampType => Some(0),
             _ => None,
         }
@@ -244,6 +251,24 @@ pub fn validate_produce(
     limit: DecompressLimit,
     rules: &TimestampRules,
 ) -> Result<BatchHeader, BatchError> {
+    validate_records(bytes, limit, rules, false)
+}
+
+/// As [`validate_produce`], for a topic of which the last record of each key stays: every record must have a key.
+pub fn validate_keyed_produce(
+    bytes: &[u8],
+    limit: DecompressLimit,
+    rules: &TimestampRules,
+) -> Result<BatchHeader, BatchError> {
+    validate_records(bytes, limit, rules, true)
+}
+
+fn validate_records(
+    bytes: &[u8],
+    limit: DecompressLimit,
+    rules: &TimestampRules,
+    keyed: bool,
+) -> Result<BatchHeader, BatchError> {
     let mut header = whole(bytes)?;
     // As Apache Kafka, before the checksum, which does not cover it.
     if header.base_offset != 0 {
@@ -268,9 +293,13 @@ pub fn validate_produce(
         rules.check(header.max_timestamp, 0)?;
     }
     let (mut max_timestamp, mut record) = (NO_TIMESTAMP, -1);
-    records::check(&header, &bytes[HEADER_LEN..], limit, |time| {
+    records::check(&header, &bytes[HEADER_LEN..], limit, |time, has_key| {
         max_timestamp = max_timestamp.max(time);
         record += 1;
+        // As Apache Kafka, before its time.
+        if keyed && !has_key {
+            return Err(BatchError::Key { record });
+        }
         rules.check(time, record)
     })?;
     let kept = match rules.timestamp_type {

@@ -36,6 +36,7 @@ const TYPE_BOOLEAN: i8 = 1;
 const TYPE_STRING: i8 = 2;
 const TYPE_INT: i8 = 3;
 const TYPE_LONG: i8 = 5;
+const TYPE_DOUBLE: i8 = 6;
 const TYPE_LIST: i8 = 7;
 
 /// Answers DescribeConfigs.
@@ -149,6 +150,7 @@ fn config_type(known: &TopicConfig) -> i8 {
     match known.kind {
         Kind::Long { .. } => TYPE_LONG,
         Kind::Int { .. } => TYPE_INT,
+        Kind::Ratio => TYPE_DOUBLE,
         Kind::OneOf(_) => TYPE_STRING,
         Kind::List(_) => TYPE_LIST,
     }

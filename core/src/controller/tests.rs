@@ -461,7 +461,7 @@ fn names_numbers_and_configurations_are_checked() {
         ("unclean.leader.election.enable", "true"),
         ("min.insync.replicas", "0"),
         ("retention.ms", "soon"),
-        ("cleanup.policy", "compact"),
+        ("cleanup.policy", "compacted"),
         ("cleanup.policy", "delete,"),
         ("compression.type", "gzip"),
         ("segment.bytes", "1"),

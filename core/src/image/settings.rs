@@ -18,8 +18,16 @@ const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 const CLEANUP_POLICY: &str = "cleanup.policy";
 /// Its value when they do.
 const DELETE: &str = "delete";
-/// Its value when of each key the last one stays. No topic can be made with it.
+/// Its value when of each key the last record stays.
 const COMPACT: &str = "compact";
+
+/// For how long a compacted topic's tombstones stay.
+const DELETE_RETENTION: &str = "delete.retention.ms";
+/// How dirty a compacted log is cleaned.
+const MIN_CLEANABLE_DIRTY_RATIO: &str = "min.cleanable.dirty.ratio";
+/// How old a record is before compaction may, and must, look at it.
+const MIN_COMPACTION_LAG: &str = "min.compaction.lag.ms";
+const MAX_COMPACTION_LAG: &str = "max.compaction.lag.ms";
 
 /// What values a configuration takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +46,8 @@ pub enum Kind {
         /// Greatest.
         max: i64,
     },
+    /// A part of a whole, from 0 to 1.
+    Ratio,
     /// One of a few words.
     OneOf(&'static [&'static str]),
     /// Any of a few words with commas between them, as often as they like, or nothing.
@@ -79,10 +89,11 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
     TopicConfig {
         name: CLEANUP_POLICY,
         broker_name: "log.cleanup.policy",
-        kind: Kind::List(&[DELETE]),
+        kind: Kind::List(&[COMPACT, DELETE]),
         default: |_| DELETE.into(),
-        documentation: "What happens to old records: they are deleted, whole segments at a time; nothing if this is empty, \
-                        whatever retention.ms and retention.bytes say.",
+        documentation: "What happens to old records: 'delete' removes whole segments by retention.ms and retention.bytes, \
+                        'compact' keeps the last record of each key, and both do both; nothing happens if this is \
+                        empty, whatever the others say.",
     },
     TopicConfig {
         name: "compression.type",
@@ -90,6 +101,22 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         kind: Kind::OneOf(&["producer"]),
         default: |_| "producer".into(),
         documentation: "Batches are kept as the producer compressed them.",
+    },
+    TopicConfig {
+        name: DELETE_RETENTION,
+        broker_name: "log.cleaner.delete.retention.ms",
+        kind: Kind::Long { min: 0, max: i64::MAX },
+        default: |_| DELETE_RETENTION_MS.to_string(),
+        documentation: "Milliseconds that a record without a value stays in a compacted topic, so that who reads from the \
+                        beginning in that time learns that its key is gone.",
+    },
+    TopicConfig {
+        name: MAX_COMPACTION_LAG,
+        broker_name: "log.cleaner.max.compaction.lag.ms",
+        kind: Kind::Long { min: 1, max: i64::MAX },
+        default: |_| i64::MAX.to_string(),
+        documentation: "Milliseconds after which a record is compacted however little of the log is dirty; segments end as \
+                        early as that takes.",
     },
     TopicConfig {
         name: "max.message.bytes",
@@ -118,6 +145,21 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         kind: Kind::OneOf(&["CreateTime", "LogAppendTime"]),
         default: |_| "CreateTime".into(),
         documentation: "Whether a record keeps the producer's timestamp or gets the broker's.",
+    },
+    TopicConfig {
+        name: MIN_CLEANABLE_DIRTY_RATIO,
+        broker_name: "log.cleaner.min.cleanable.ratio",
+        kind: Kind::Ratio,
+        default: |_| DIRTY_RATIO.to_string(),
+        documentation: "The part of a compacted log, from 0 to 1, that must have come since it was last cleaned before it is \
+                        cleaned again.",
+    },
+    TopicConfig {
+        name: MIN_COMPACTION_LAG,
+        broker_name: "log.cleaner.min.compaction.lag.ms",
+        kind: Kind::Long { min: 0, max: i64::MAX },
+        default: |_| "0".into(),
+        documentation: "Milliseconds that a record stays as it is before compaction may remove it.",
     },
     TopicConfig {
         name: MIN_INSYNC_REPLICAS,
@@ -207,6 +249,17 @@ pub fn check_topic_configs(
         }
         configs.insert(name.clone(), value.clone());
     }
+    // Whether it is compacted or not, as Apache Kafka.
+    let lag = |name, default| {
+        let own = configs.get(name).and_then(|value| bare(value).parse::<i64>().ok());
+        own.unwrap_or(default)
+    };
+    let (least, most) = (lag(MIN_COMPACTION_LAG, 0), lag(MAX_COMPACTION_LAG, i64::MAX));
+    if least > most {
+        let message =
+            format!("{MIN_COMPACTION_LAG} ({least}) is more than {MAX_COMPACTION_LAG} ({most})");
+        return Err(Refusal::new(ErrorCode::INVALID_CONFIG, message));
+    }
     Ok(configs)
 }
 
@@ -227,6 +280,10 @@ impl TopicConfig {
                     Err(format!("a number from {min} to {max}"))
                 }
             }
+            Kind::Ratio => match value.parse::<f64>() {
+                Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(()),
+                _ => Err("a number from 0 to 1".into()),
+            },
             Kind::OneOf(words) if words.contains(&value) => Ok(()),
             Kind::OneOf(words) => Err(words.join(" or ")),
             Kind::List(words) if listed(value).all(|word| words.contains(&word)) => Ok(()),
@@ -300,11 +357,11 @@ impl TopicSettings {
         };
         let is_compacted =
             own(CLEANUP_POLICY).is_some_and(|policy| listed(policy).any(|word| word == COMPACT));
-        let ratio = || own("min.cleanable.dirty.ratio").and_then(|value| value.parse().ok());
+        let ratio = || own(MIN_CLEANABLE_DIRTY_RATIO).and_then(|value| value.parse().ok());
         let compaction = is_compacted.then(|| CompactionSettings {
-            delete_retention_ms: number("delete.retention.ms").unwrap_or(DELETE_RETENTION_MS),
-            min_lag_ms: number("min.compaction.lag.ms").unwrap_or(0),
-            max_lag_ms: number("max.compaction.lag.ms").unwrap_or(i64::MAX),
+            delete_retention_ms: number(DELETE_RETENTION).unwrap_or(DELETE_RETENTION_MS),
+            min_lag_ms: number(MIN_COMPACTION_LAG).unwrap_or(0),
+            max_lag_ms: number(MAX_COMPACTION_LAG).unwrap_or(i64::MAX),
             dirty_ratio: ratio().unwrap_or(DIRTY_RATIO),
         });
         TopicSettings {
@@ -329,14 +386,18 @@ impl TopicSettings {
         }
     }
 
-    /// When this topic's segments end: early enough for a trickle of records to expire, though no more often than retention
-    /// looks.
+    /// When this topic's segments end: early enough for a trickle of records to expire and to be compacted, though no more
+    /// often than retention and the cleaner look.
     pub fn segment_rules(&self, config: &Config) -> SegmentRules {
         let check_ms = i64::try_from(config.storage.retention_check_ms).unwrap_or(i64::MAX);
         let ms = match self.retention_ms {
             ..0 => self.segment_ms,
             retention_ms => self.segment_ms.min(retention_ms.max(check_ms)),
         };
+        let looks_ms = i64::try_from(config.storage.cleaner_backoff_ms).unwrap_or(i64::MAX);
+        let ms = self.compaction.map_or(ms, |compaction| {
+            ms.min(compaction.max_lag_ms.max(self.segment_ms.min(looks_ms)))
+        });
         let (bytes, jitter_ms) = (self.segment_bytes, self.segment_jitter_ms);
         SegmentRules { bytes, ms, jitter_ms, ahead_ms_max: self.after_max_ms }
     }
@@ -373,6 +434,90 @@ mod tests {
         assert_eq!(in_force("delete"), (1, 1));
         assert_eq!(in_force(" delete ,delete"), (1, 1));
         assert_eq!(in_force(" "), (-1, -1));
+    }
+
+    fn settings(asked: &[(&str, &str)]) -> Result<TopicSettings, Refusal> {
+        let asked: Vec<_> =
+            asked.iter().map(|(name, value)| (name.to_string(), Some(value.to_string()))).collect();
+        Ok(TopicSettings::new(&check_topic_configs(&asked)?, &config()))
+    }
+
+    #[test]
+    fn what_a_policy_compacts_and_deletes() {
+        let in_force = |policy: &str| {
+            let asked = [("retention.ms", "7"), ("retention.bytes", "8"), (CLEANUP_POLICY, policy)];
+            let settings = settings(&asked).unwrap();
+            (settings.compaction.is_some(), settings.retention_ms, settings.retention_bytes)
+        };
+        assert_eq!(in_force("compact"), (true, -1, -1));
+        assert_eq!(in_force("compact,delete"), (true, 7, 8));
+        assert_eq!(in_force(" delete , compact,compact"), (true, 7, 8));
+        assert_eq!(in_force("delete"), (false, 7, 8));
+        assert_eq!(in_force(""), (false, -1, -1));
+        let refused = settings(&[(CLEANUP_POLICY, "compact,")]).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::INVALID_CONFIG);
+    }
+
+    #[test]
+    fn a_compacted_topic_has_kafkas_defaults_or_its_own() {
+        let own = |more: &[(&str, &str)]| {
+            let asked = [&[(CLEANUP_POLICY, "compact")], more].concat();
+            settings(&asked).unwrap().compaction.unwrap()
+        };
+        let defaults = CompactionSettings {
+            delete_retention_ms: 86_400_000,
+            min_lag_ms: 0,
+            max_lag_ms: i64::MAX,
+            dirty_ratio: 0.5,
+        };
+        assert_eq!(own(&[]), defaults);
+        let all = own(&[
+            (DELETE_RETENTION, "0"),
+            (MIN_COMPACTION_LAG, " 5"),
+            (MAX_COMPACTION_LAG, "5 "),
+            (MIN_CLEANABLE_DIRTY_RATIO, " 1e-2 "),
+        ]);
+        let expected = CompactionSettings {
+            delete_retention_ms: 0,
+            min_lag_ms: 5,
+            max_lag_ms: 5,
+            dirty_ratio: 0.01,
+        };
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn what_compaction_cannot_go_by_is_refused() {
+        for asked in [
+            &[(DELETE_RETENTION, "-1")][..],
+            &[(MIN_COMPACTION_LAG, "-1")],
+            &[(MAX_COMPACTION_LAG, "0")],
+            &[(MIN_CLEANABLE_DIRTY_RATIO, "-0.1")],
+            &[(MIN_CLEANABLE_DIRTY_RATIO, "1.1")],
+            &[(MIN_CLEANABLE_DIRTY_RATIO, "nan")],
+            &[(MIN_CLEANABLE_DIRTY_RATIO, "half")],
+            // Of a topic that is not compacted too.
+            &[(MIN_COMPACTION_LAG, "6"), (MAX_COMPACTION_LAG, "5")],
+        ] {
+            assert_eq!(settings(asked).unwrap_err().code, ErrorCode::INVALID_CONFIG, "{asked:?}");
+        }
+        for ratio in ["0", "1", "0.0", "1.0", ".5"] {
+            assert!(settings(&[(MIN_CLEANABLE_DIRTY_RATIO, ratio)]).is_ok(), "{ratio}");
+        }
+    }
+
+    #[test]
+    fn segments_end_early_enough_to_be_compacted_in_time() {
+        let ms = |policy: &str, segment: &str, lag: &str| {
+            let asked =
+                [(CLEANUP_POLICY, policy), ("segment.ms", segment), (MAX_COMPACTION_LAG, lag)];
+            settings(&asked).unwrap().segment_rules(&config()).ms
+        };
+        assert_eq!(ms("compact", "100000", "60000"), 60_000);
+        assert_eq!(ms("compact", "50000", "60000"), 50_000);
+        assert_eq!(ms("compact", "100000", "1"), 15_000);
+        assert_eq!(ms("compact", "10", "1"), 10);
+        assert_eq!(ms("delete", "100000", "60000"), 100_000);
     }
 
     /// A batch that no peer takes in one message could be appended and never be replicated.

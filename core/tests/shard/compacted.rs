@@ -288,3 +288,39 @@ fn what_cannot_be_read_is_an_error_and_gives_none() {
     assert_eq!(data.error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
     assert!(data.records.as_ref().is_some_and(|records| records.is_empty()));
 }
+
+#[test]
+fn a_batch_with_a_record_without_a_key_is_refused_where_the_topic_is_compacted() {
+    let keyed = |keys: &[Option<&[u8]>]| {
+        let mut batch = BatchBuilder::new(0, -1, Compression::Lz4);
+        for key in keys {
+            batch.append(1_000, *key, Some(b"value"), &[]);
+        }
+        batch.build()
+    };
+    for policy in ["compact", "delete, compact"] {
+        let mut broker = Broker1::start(InstantDisk::default(), |image| {
+            let topic = Arc::make_mut(image.topics.get_mut(&TOPIC).expect("the topic"));
+            topic.configs.insert("cleanup.policy".into(), policy.into());
+        });
+        let whole = keyed(&[Some(b"a"), Some(b""), Some(b"a")]);
+        let id = broker.produce(9, -1, vec![(0, whole)]);
+        assert_eq!(errors(&broker.produced(id)), [(0, ErrorCode::NONE, 0)]);
+        let without = keyed(&[Some(b"a"), None, None]);
+        let id = broker.produce(9, -1, vec![(0, without), (1, keyed(&[Some(b"b")]))]);
+        let response = broker.produced(id);
+        let invalid = (0, ErrorCode::INVALID_RECORD, -1);
+        assert_eq!(errors(&response), [invalid, (1, ErrorCode::NONE, 0)]);
+        let all = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+        let blamed: Vec<Vec<i32>> = all
+            .map(|answer| answer.record_errors.iter().map(|error| error.batch_index).collect())
+            .collect();
+        assert!(blamed.contains(&vec![1]) && blamed.contains(&vec![]), "{blamed:?}");
+        let id = broker.produce(9, -1, vec![(0, keyed(&[Some(b"c")]))]);
+        assert_eq!(
+            errors(&broker.produced(id)),
+            [(0, ErrorCode::NONE, 3)],
+            "nothing of it is there"
+        );
+    }
+}

@@ -278,6 +278,10 @@ impl<'a> Generator<'a> {
             "message.timestamp.type",
             "cleanup.policy",
             "compression.type",
+            "delete.retention.ms",
+            "min.compaction.lag.ms",
+            "max.compaction.lag.ms",
+            "min.cleanable.dirty.ratio",
             "no.such.config",
         ];
         let text = match (self.api, name) {
@@ -298,6 +302,9 @@ impl<'a> Generator<'a> {
                     "",
                     " delete",
                     "delete, delete",
+                    "compact",
+                    "compact,delete",
+                    "0.5",
                     "delete,",
                 ];
                 if self.one_in(2) { *self.pick(&numbers) } else { *self.pick(&words) }

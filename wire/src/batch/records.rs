@@ -111,20 +111,20 @@ impl Iterator for RecordIterator {
 }
 
 /// Checks the records of a batch as [`record_iterator`] would, without taking them out: however many bytes they have, only
-/// a window of them is in memory. `on_time` judges the timestamp that the producer gave each of them.
+/// a window of them is in memory. `on_record` judges the timestamp that the producer gave each of them, and whether it has a key.
 pub(super) fn check(
     header: &BatchHeader,
     records: &[u8],
     limit: DecompressLimit,
-    on_time: impl FnMut(i64) -> Result<(), BatchError>,
+    on_record: impl FnMut(i64, bool) -> Result<(), BatchError>,
 ) -> Result<(), BatchError> {
     let base = header.base_timestamp;
     match header.compression()? {
-        Compression::None => Walk::new(header, records)?.check(base, on_time),
+        Compression::None => Walk::new(header, records)?.check(base, on_record),
         compression => {
             let reader = compression.reader(records, limit)?;
             let reader = BufReader::with_capacity(WINDOW_BYTES, reader);
-            Walk::new(header, reader)?.check(base, on_time)
+            Walk::new(header, reader)?.check(base, on_record)
         }
     }
 }
@@ -174,11 +174,12 @@ impl<R: BufRead> Walk<R> {
     fn check(
         mut self,
         base_timestamp: i64,
-        mut on_time: impl FnMut(i64) -> Result<(), BatchError>,
+        mut on_record: impl FnMut(i64, bool) -> Result<(), BatchError>,
     ) -> Result<(), BatchError> {
         while !self.is_done() {
             let fields = self.next(|_name, _value| ())?;
-            on_time(base_timestamp.wrapping_add(fields.timestamp_delta))?;
+            let time = base_timestamp.wrapping_add(fields.timestamp_delta);
+            on_record(time, fields.key.is_some())?;
         }
         Ok(())
     }

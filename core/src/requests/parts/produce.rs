@@ -465,7 +465,11 @@ fn check(
     if records.len() > settings.batch_bytes_max as usize {
         return Err(ErrorCode::MESSAGE_TOO_LARGE.into());
     }
-    let header = batch::validate_produce(records, DecompressLimit(opened_max), rules)?;
+    let limit = DecompressLimit(opened_max);
+    let header = match settings.compaction {
+        Some(_) => batch::validate_keyed_produce(records, limit, rules)?,
+        None => batch::validate_produce(records, limit, rules)?,
+    };
     if header.is_transactional() {
         let why = "transactions are not supported: use a producer without a transactional id";
         return Err(Refusal::new(ErrorCode::INVALID_RECORD, why));
