@@ -735,6 +735,13 @@ impl Disk {
         Some(&bytes[..same])
     }
 
+    /// As much of the beginning of a file as a process sees.
+    pub fn seen_bytes(&self, file: &FileName, length: u64) -> &[u8] {
+        let Some(inode) = self.names.get(file) else { return &[] };
+        let seen = &self.files[*inode as usize].cache;
+        &seen[..seen.len().min(length as usize)]
+    }
+
     /// Names that a power loss leaves.
     pub fn durable_names(&self) -> impl Iterator<Item = &FileName> {
         self.media_names.keys()

@@ -183,6 +183,29 @@ pub struct CoreSettings {
     pub fetch_sessions_max: usize,
     #[serde(default = "evictable")]
     pub fetch_session_evictable_ms: u64,
+    #[serde(default)]
+    pub cleaner: CleanerSettings,
+}
+
+/// What is drawn per seed of a node's cleaner; see [`StorageConfig`] for the meaning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct CleanerSettings {
+    pub backoff_ms: u64,
+    pub buffer_bytes: u64,
+    pub bytes_per_s: u64,
+}
+
+impl Default for CleanerSettings {
+    fn default() -> CleanerSettings {
+        let StorageConfig { cleaner_backoff_ms, cleaner_buffer_bytes, cleaner_bytes_per_s, .. } =
+            StorageConfig::default();
+        CleanerSettings {
+            backoff_ms: cleaner_backoff_ms,
+            buffer_bytes: cleaner_buffer_bytes,
+            bytes_per_s: cleaner_bytes_per_s,
+        }
+    }
 }
 
 /// What is drawn per seed of what a client's connection may have in flight; see [`PipelineConfig`] for the meaning.
@@ -252,6 +275,26 @@ pub struct TopicSetup {
     /// Whether records have the broker's time (`message.timestamp.type`).
     #[serde(default)]
     pub log_append_time: bool,
+    /// How it is compacted, if it is.
+    #[serde(default)]
+    pub compaction: Option<Compaction>,
+}
+
+/// How a topic is compacted.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Compaction {
+    /// Whether its old records go too (`cleanup.policy=compact,delete`).
+    pub deletes: bool,
+    /// `delete.retention.ms`.
+    pub delete_retention_ms: i64,
+    /// `min.compaction.lag.ms`.
+    pub min_lag_ms: i64,
+    /// `max.compaction.lag.ms`, if it is limited.
+    pub max_lag_ms: Option<i64>,
+    /// `min.cleanable.dirty.ratio`, in hundredths.
+    pub dirty_percent: u64,
+    /// How many keys each of its partitions has.
+    pub keys: u64,
 }
 
 /// A producer.
@@ -724,6 +767,9 @@ impl Setup {
                 idle_mark_ms: core.idle_mark_ms,
                 retention_check_ms: core.retention_check_ms,
                 reserve_bytes: core.reserve_bytes,
+                cleaner_backoff_ms: core.cleaner.backoff_ms,
+                cleaner_buffer_bytes: core.cleaner.buffer_bytes,
+                cleaner_bytes_per_s: core.cleaner.bytes_per_s,
                 ..StorageConfig::default()
             },
             quorum: QuorumConfig {

@@ -49,6 +49,7 @@ each_holds! {
     dense_holds "dense"
     disks_hold "disks"
     idempotence_holds "idempotence"
+    compaction_holds "compaction"
     nodes_holds "nodes"
     swarm_holds "swarm"
 }

@@ -46,7 +46,7 @@ impl Checks {
         let log = self.log_index(proposal.log);
         let mut isr: Vec<NodeId> = proposal.isr.iter().map(|member| member.node).collect();
         isr.sort_unstable();
-        let record = self.logs[log].records.get(&proposal.partition_epoch);
+        let record = self.logs[log].partitions.get(&proposal.partition_epoch);
         let replica = self.nodes[node].logs.get(log).and_then(Option::as_ref);
         if let (Some(record), Some(replica)) = (record, replica) {
             for left in record.isr.iter().filter(|member| !isr.contains(member)) {

@@ -112,6 +112,8 @@ pub struct Locations {
     /// By log, offset, epoch and checksum: a producer that sends again makes many batches with one checksum, also in topics that
     /// have the same name one after the other.
     places: Map<Key, Vec<Place>>,
+    /// Of batches that compaction made of others: those others, which are where it is.
+    stand_ins: Map<Key, Vec<Key>>,
     /// Copies that were whole until they were damaged on purpose: they count until something else is written there.
     damaged: Vec<Place>,
     /// The latest copies of what the quorum remembers beside its log.
@@ -123,6 +125,12 @@ impl Locations {
     /// A batch with this checksum may pass from now on.
     pub fn expect(&mut self, crc: u32) {
         self.expected.insert(crc);
+    }
+
+    /// From now on a batch is given in the place of others.
+    pub fn stand_in(&mut self, log: LogId, batch: &Batch, others: &[Batch]) {
+        let others = others.iter().map(|other| key(log, other)).collect();
+        self.stand_ins.insert(key(log, batch), others);
     }
 
     /// The disk was replaced: what is where is forgotten, what may pass is not.
@@ -195,15 +203,11 @@ impl Locations {
             let epoch = header[12..16].try_into().map_or(0, Epoch::from_be_bytes);
             let batch = (base, epoch, crc);
             let place = Place { file, offset, length, log, batch, lsn };
-            let places = self.places.entry((log, batch)).or_default();
-            // Carried again and again, it comes back to the same place of a recycled file.
-            places.retain(|known| !known.is_at(&place));
-            if places.len() >= COPIES_MAX {
-                // Never its segment: while that cannot be synced, the journal carries the batch on and on.
-                let journal = |p: &Place| matches!(p.file, FileName::Journal { .. });
-                places.remove(places.iter().position(journal).unwrap_or(0));
+            let key = (log, batch);
+            for other in self.stand_ins.get(&key).into_iter().flatten() {
+                note(self.places.entry(*other).or_default(), place);
             }
-            places.push(place);
+            note(self.places.entry(key).or_default(), place);
         }
         Some(size)
     }
@@ -251,13 +255,20 @@ impl Locations {
     /// Whether some copy of a batch is on stable storage, unaltered but by the fault injector.
     pub fn is_durable(&self, disk: &Disk, log: LogId, batch: &Batch) -> bool {
         let places = self.places.get(&key(log, batch)).map_or(&[][..], Vec::as_slice);
-        places.iter().rev().any(|place| is_whole(disk, place))
+        places.iter().rev().any(|place| self.is_durable_at(disk, place))
             || self.damaged.iter().any(|place| place.holds(log, batch))
     }
 
     /// Every place that a batch was written to and is remembered.
     pub fn places_of(&self, log: LogId, batch: &Batch) -> impl Iterator<Item = &Place> {
         self.places.get(&key(log, batch)).into_iter().flatten()
+    }
+
+    /// A batch as it stands in one of its places on stable storage.
+    pub fn bytes<'a>(&self, disk: &'a Disk, log: LogId, batch: &Batch) -> Option<&'a [u8]> {
+        let itself = |place: &&Place| place.holds(log, batch) && is_whole(disk, place);
+        let place = self.places_of(log, batch).find(itself)?;
+        disk.durable_bytes(&place.file, place.offset as usize, place.length as usize)
     }
 
     /// Whether the copy at a place is on stable storage, unaltered but by the fault injector.
@@ -276,6 +287,18 @@ impl Locations {
             }
         }
     }
+}
+
+/// Takes note of one more place of a batch.
+fn note(places: &mut Vec<Place>, place: Place) {
+    // Carried again and again, it comes back to the same place of a recycled file.
+    places.retain(|known| !known.is_at(&place));
+    if places.len() >= COPIES_MAX {
+        // Never its segment: while that cannot be synced, the journal carries the batch on and on.
+        let journal = |p: &Place| matches!(p.file, FileName::Journal { .. });
+        places.remove(places.iter().position(journal).unwrap_or(0));
+    }
+    places.push(place);
 }
 
 /// What the header of a journal record says.

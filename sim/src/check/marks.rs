@@ -10,6 +10,8 @@ marks! {
         AnswersHeld = "answers held back",
         /// When a checkpoint was compared with the disk.
         CheckpointJudged = "checkpoint judged",
+        /// When a compacted log was compared with what was committed, record by record.
+        CompactionJudged = "compaction judged",
         /// When a connection was closed because something on it waited for too long.
         ClosedAsLate = "connection closed as late",
         /// When a connection was closed because its client's untaken answers took the memory of others.
@@ -67,17 +69,9 @@ marks! {
 
 /// Marks that a sweep of a thousand seeds does not reach for certain, each with what it would take. A sweep says when it has not
 /// taken them, and does not fail for it.
-pub const RARER: [&str; 8] = [
+pub const RARER: [&str; 1] = [
     // A stop in good order that nobody could take over from before its time was up.
     "broker.stopped_late",
-    // A compacted topic: there is none in the simulator.
-    "cleaner.dropped_tombstones",
-    "cleaner.finished",
-    "cleaner.gave_up",
-    "cleaner.map_full",
-    "cleaner.swapped",
-    "replica.begins_again",
-    "replica.took_rest_of_cover",
 ];
 
 /// Counts of all marks.

@@ -10,6 +10,7 @@
 //!   retention.rs  what retention may take, and must        (P23, L13, L14)
 //!   quorum.rs     R rules on events of the metadata log  (R1 to R5, R7 to R10, R16, P18)
 //!   producers.rs  what a log knows of idempotent producers  (I3)
+//!   compaction.rs what compaction leaves of a log        (K1 to K3)
 //!   departure.rs  who leaves ISR and ELR, and why        (P22)
 //!   node.rs       starts, disks, recoveries and halts    (D3, D4, D7, D8, D10, P14)
 //!   liveness.rs   what goes on under faults              (L15 to L19, L22, L23)
@@ -26,6 +27,7 @@
 //! Each rule costs O(1) on its event, or O(replicas) where it speaks of all of them.
 
 pub mod checkpoint;
+mod compaction;
 mod damage;
 mod departure;
 pub mod liveness;
@@ -51,6 +53,7 @@ use milena_core::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Now, Offset};
 
 use crate::disk::Disk;
 use checkpoint::Checkpoints;
+use compaction::Records;
 use damage::Damage;
 use locations::{Locations, Map};
 use marks::{Marks, Seen};
@@ -155,6 +158,8 @@ pub struct LogTruth {
     pub copies: Vec<u32>,
     /// For each of a partition, the leader epoch in which it was first said to be committed.
     pub committed_in: Vec<Epoch>,
+    /// Of a compacted topic: their records.
+    records: Option<Records>,
     /// Everything below was trimmed by a leader.
     pub trimmed_to: Offset,
     /// Whether its topic is gone.
@@ -162,7 +167,7 @@ pub struct LogTruth {
     /// The partition as last committed.
     pub partition: Option<Partition>,
     /// Its record of each partition epoch that some image has shown.
-    pub records: BTreeMap<i32, Partition>,
+    pub partitions: BTreeMap<i32, Partition>,
     /// Replicas that were damaged, or whose disk was lost or put back to an older image, since they last joined the in-sync set.
     pub lost: BTreeSet<usize>,
     /// One batch per (epoch, offset), ever, with the epoch of the record before it.
@@ -192,6 +197,8 @@ pub struct Checks {
     pub image: Option<Arc<Image>>,
     /// What the clocks of the node show that is about to tell something.
     pub clocks: Now,
+    /// Logs in which a segment was put in the place of others, and which are to be judged.
+    pub cleaned: Vec<(usize, LogId)>,
     /// What nodes are told of their storage.
     pub storage: StorageConfig,
     /// What nodes are told of replicas and clients.
@@ -284,8 +291,11 @@ impl Checks {
             Event::Recovered { log, start, end, last_epoch, damaged } => {
                 self.on_recovered(node, *log, *start, *end, *last_epoch, *damaged)
             }
-            // What it made of the log is judged where the log is read.
-            Event::Cleaned { .. } => Ok(()),
+            // What it made of the log is judged as soon as the machine that tells it can be looked at.
+            Event::Cleaned { log, .. } => {
+                self.cleaned.push((node, *log));
+                Ok(())
+            }
             Event::Damaged { log } => self.on_damaged(node, *log),
             Event::Deleted { log } => self.on_deleted(node, *log),
             Event::Founded { cluster } => self.on_founded(node, *cluster),

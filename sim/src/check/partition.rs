@@ -77,6 +77,9 @@ impl Checks {
             }
         }
         self.leaves_behind(node, log, leading);
+        if !leading && self.stands_for_others(node, log, &batch) {
+            return Ok(());
+        }
         self.replica(node, log).append(batch);
         let entry = (batch.crc, batch.next, before);
         let known = *self.logs[log].unique.entry(key(batch.epoch, batch.base)).or_insert(entry);
@@ -189,7 +192,11 @@ impl Checks {
         let found = self.image.as_ref().and_then(|image| image.topics.get(&topic));
         let limits = ["retention.bytes", "retention.ms"];
         let unlimited = |limit: Option<&String>| limit.is_none_or(|limit| limit == "-1");
-        found.is_some_and(|topic| limits.iter().all(|name| unlimited(topic.configs.get(*name))))
+        let policy = |policy: &String| !policy.contains("delete");
+        found.is_some_and(|topic| {
+            topic.configs.get("cleanup.policy").is_some_and(policy)
+                || limits.iter().all(|name| unlimited(topic.configs.get(*name)))
+        })
     }
 
     /// P21: what is eligible discards nothing; P16: nobody begins past what was trimmed. R5 and R10 for the metadata log.
@@ -312,7 +319,7 @@ impl Checks {
         }
         replica.high_watermark = offset;
         // What counts is what the controller committed as that partition epoch, whatever the leader says of it.
-        let Some(record) = self.logs[log].records.get(&partition_epoch).cloned() else {
+        let Some(record) = self.logs[log].partitions.get(&partition_epoch).cloned() else {
             return Err(Violation::new(
                 "P5",
                 format!("{at} by partition epoch {partition_epoch}, which nobody committed"),
@@ -354,7 +361,9 @@ impl Checks {
             copies |= 1 << index;
         }
         self.maximal_covers(node, log, epoch, partition_epoch, sets, &at)?;
-        self.commit(node, log, epoch, offset, copies, &at)
+        self.commit(node, log, epoch, offset, copies, &at)?;
+        self.note_records(node, disk, log);
+        Ok(())
     }
 
     /// P4: what the leader waits for covers what the controller counts on.

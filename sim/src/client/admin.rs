@@ -75,7 +75,8 @@ pub struct Admin {
 impl Admin {
     /// Wants a topic.
     pub fn create(&mut self, topic: TopicSetup, history: &mut History) {
-        history.create(&topic.name, topic.log_append_time);
+        let keys = topic.compaction.as_ref().map(|compaction| compaction.keys);
+        history.create(&topic.name, topic.log_append_time, keys);
         self.waiting.push(Job::new(What::Create(topic)));
     }
 
@@ -271,6 +272,18 @@ fn create(topic: &TopicSetup) -> Request {
     configs.extend(topic.retention_ms.map(|ms| ("retention.ms", ms.to_string())));
     let stamped = topic.log_append_time.then(|| "LogAppendTime".to_owned());
     configs.extend(stamped.map(|kind| ("message.timestamp.type", kind)));
+    if let Some(compaction) = &topic.compaction {
+        let policy = if compaction.deletes { "compact,delete" } else { "compact" };
+        let ratio = format!("0.{:02}", compaction.dirty_percent);
+        configs.extend([
+            ("cleanup.policy", policy.to_owned()),
+            ("delete.retention.ms", compaction.delete_retention_ms.to_string()),
+            ("min.compaction.lag.ms", compaction.min_lag_ms.to_string()),
+            ("min.cleanable.dirty.ratio", ratio),
+        ]);
+        let most = compaction.max_lag_ms.map(|ms| ms.to_string());
+        configs.extend(most.map(|ms| ("max.compaction.lag.ms", ms)));
+    }
     CreateTopicsRequest {
         topics: vec![CreatableTopic {
             name: topic.name.clone(),
@@ -311,6 +324,7 @@ mod tests {
             retention_bytes: None,
             retention_ms: None,
             log_append_time: false,
+            compaction: None,
         }
     }
 

@@ -19,6 +19,8 @@ const ZSTD_VERSION: i16 = 7;
 /// Of so many batches of a strange producer one must be refused, and one has strange timestamps.
 const SPOILT: u64 = 10;
 const STRANGE_TIMES: u64 = 4;
+/// Records that end their key, of a million.
+const TOMBSTONES: u32 = 150_000;
 
 /// Of so many batches of a strange producer one has a header that does not know its records' times, as some clients write it.
 const HEADER_WITHOUT_TIMES: u64 = 5;
@@ -85,20 +87,38 @@ pub fn draw(
     };
     let mut builder = BatchBuilder::new(0, -1, compression);
     let mut values = Vec::with_capacity(count as usize);
+    let keys = history.keys(place);
+    // Which a compacted topic must not take.
+    let without_keys = keys.is_some() && setup.strange && stream.below(SPOILT) == 0;
     for index in 0..count {
         let timestamp = times.at(wall(now), index as i64);
         let value = history.invoke(place, timestamp);
-        let filler = match setup.even {
+        let mut filler = match setup.even {
             true => EVEN_FILLER,
             false => stream.below(setup.bytes_max + 1) as usize,
         };
-        let payload = History::payload(value, filler, setup.compress);
-        builder.append(timestamp, None, Some(&payload), &[]);
         values.push(value);
+        let Some(keys) = keys.filter(|_| !without_keys) else {
+            let payload = History::payload(value, filler, setup.compress);
+            builder.append(timestamp, None, Some(&payload), &[]);
+            continue;
+        };
+        let (number, ends) = (stream.below(keys), !setup.even && stream.chance(TOMBSTONES));
+        let key = format!("k{number}");
+        history.key(value, number, ends);
+        if ends {
+            // It has no value to be known by.
+            let payload = History::payload(value, 0, false);
+            builder.append(timestamp, Some(key.as_bytes()), None, &[("value", Some(&payload))]);
+        } else {
+            filler = if setup.even { filler - key.len() } else { filler };
+            let payload = History::payload(value, filler, setup.compress);
+            builder.append(timestamp, Some(key.as_bytes()), Some(&payload), &[]);
+        }
     }
     let mut records = builder.build();
     // Where the broker's time counts, it does not look at the producer's.
-    let mut valid = !times.are_far_ahead() || history.is_stamped(place);
+    let mut valid = (!times.are_far_ahead() || history.is_stamped(place)) && !without_keys;
     if setup.strange && stream.below(HEADER_WITHOUT_TIMES) == 0 {
         let unset = *stream.pick(&[0i64, -1]);
         records = patched(&records, MAX_TIMESTAMP_AT, &unset.to_be_bytes());
@@ -233,7 +253,7 @@ mod tests {
         let setup = ProducerSetup { strange: true, records_max: 4, ..ProducerSetup::default() };
         for stamped in [false, true] {
             let mut history = History::default();
-            history.create("t", stamped);
+            history.create("t", stamped, None);
             let place = history.partition("t", milena_wire::Uuid::ZERO, 0);
             let mut stream = Stream::new(1, Concern::Client(0));
             let rules = TimestampRules {

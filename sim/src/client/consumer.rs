@@ -451,7 +451,8 @@ impl Consumer {
             return Ok(());
         }
         let bytes = data.records.unwrap_or_default().to_bytes();
-        let mut next = from;
+        let is_compacted = history.keys(position.place).is_some();
+        let (mut next, mut batches, mut empty) = (from, 0, 0);
         let mut last = None;
         for item in batch::batches(&bytes) {
             // The last batch of an answer may be cut.
@@ -478,7 +479,9 @@ impl Consumer {
                 if record.offset < next {
                     continue;
                 }
-                if record.offset > next {
+                if record.offset > next && is_compacted {
+                    history.skip(position.place, next..record.offset)?;
+                } else if record.offset > next {
                     return Err(Violation::new(
                         "poll-skip",
                         format!(
@@ -496,20 +499,46 @@ impl Consumer {
                         ),
                     ));
                 }
-                let value = record.value.unwrap_or_default();
+                // What ends a key says in a header who it is.
+                let told = record.headers.into_iter().next().and_then(|(_, value)| value);
+                let value = record.value.or(told).unwrap_or_default();
                 let shown = Shown {
                     timestamp: record.timestamp,
                     stamped: header.timestamp_type() == TimestampType::LogAppendTime,
                     epoch: header.partition_leader_epoch,
                 };
                 history.read(position.place, record.offset, shown, &value, exact)?;
-                position.epoch = shown.epoch;
-                position.led = position.led.max(asked.epoch);
-                next += 1;
+                if is_compacted && self.to_the_end {
+                    history.found(position.place, record.offset);
+                }
+                next = record.offset + 1;
+            }
+            let end = header.next_offset();
+            if is_compacted && end > next {
+                history.skip(position.place, next..end)?;
+                next = end;
+            }
+            if data.high_watermark < next {
+                return Err(Violation::new(
+                    "P15",
+                    format!(
+                        "{}-{}: a batch up to {next} served with high watermark {}",
+                        key.0, key.2, data.high_watermark
+                    ),
+                ));
+            }
+            (batches, empty) = (batches + 1, empty + usize::from(header.records_count == 0));
+            if empty > 0 && batches > 1 {
+                return Err(damaged(format!(
+                    "a batch without records at {} beside others",
+                    header.base_offset
+                )));
             }
             if next == from {
                 return Err(backwards(header.base_offset, next));
             }
+            position.epoch = header.partition_leader_epoch;
+            position.led = position.led.max(asked.epoch);
         }
         position.next = Some(next);
         if self.to_the_end && next >= data.high_watermark {

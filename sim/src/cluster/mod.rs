@@ -17,7 +17,9 @@ use milena_core::local::LocalMessage;
 use milena_core::node::Boot;
 use milena_core::peer::PeerMessage;
 use milena_core::pipeline::Totals;
-use milena_core::{ClientContext, ClientId, Halt, Input, LogLevel, OpId, Output, Outputs, Work};
+use milena_core::{
+    ClientContext, ClientId, Halt, Input, LogId, LogLevel, OpId, Output, Outputs, Timestamp, Work,
+};
 use milena_wire::{Request, Response};
 
 use crate::addresses::{Contacts, Hello, Homes, id};
@@ -143,6 +145,8 @@ pub struct Cluster {
     pub fingerprint: Fingerprint,
     /// Counts.
     pub counts: Counts,
+    /// The latest wall clock that any node has seen.
+    latest: Timestamp,
     /// Whether each thing that happens is printed.
     pub tracing: bool,
     strike: Stream,
@@ -214,6 +218,7 @@ impl Cluster {
             history,
             fingerprint: Fingerprint::default(),
             counts: Counts::default(),
+            latest: Timestamp::MIN,
             tracing,
             strike: Stream::new(seed, Concern::Strike),
             phase: Phase::Faults,
@@ -499,6 +504,7 @@ impl Cluster {
         let timer = matches!(input, Input::Timeout);
         let now = self.nodes[node].clocks(self.now);
         self.checks.clocks = now;
+        self.latest = self.latest.max(now.wall);
         let mut out = std::mem::take(&mut self.out);
         if self.tracing {
             self.trace(node, &format!("{:?} <- {}", machine_place(machine), brief(&input)));
@@ -509,7 +515,7 @@ impl Cluster {
         }
         let idle = timer && out.queue.is_empty() && out.events.is_empty();
         self.counts.events += u64::from(!idle);
-        let checked = self.carry_out(node, machine, &mut out);
+        let checked = self.carry_out(node, machine, &mut out).and_then(|()| self.judge_cleaned());
         out.events.clear();
         out.queue.clear();
         self.out = out;
@@ -581,6 +587,21 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Judges what the cleaner has made of logs, before anything else happens to them.
+    fn judge_cleaned(&mut self) -> Checked {
+        let cleaned = std::mem::take(&mut self.checks.cleaned);
+        cleaned.into_iter().try_for_each(|(node, log)| self.is_compacted_well(node, log))
+    }
+
+    /// K1 to K3 of one replica.
+    fn is_compacted_well(&mut self, node: usize, log: LogId) -> Checked {
+        let sim = &self.nodes[node];
+        let State::Up { shards, .. } = &sim.state else { return Ok(()) };
+        let stores = shards.iter().map(|shard| shard.view().store());
+        let Some(found) = stores.filter_map(|store| store.log(log)).next() else { return Ok(()) };
+        self.checks.is_compacted_well(node, &sim.disk, log, found, self.latest)
     }
 
     fn on_halt(&mut self, node: usize, why: &Halt) -> Checked {

@@ -230,7 +230,7 @@ impl Cluster {
         }
     }
 
-    /// P7 and I3, for every replica.
+    /// P7, I3 and K1 to K3, for every replica.
     fn replicas_agree(&mut self) -> Checked {
         for (node, sim) in self.nodes.iter().enumerate() {
             let State::Up { shards, .. } = &sim.state else { continue };
@@ -239,6 +239,8 @@ impl Cluster {
                     self.checks.agrees_below(node, replica.log, replica.high_watermark)?;
                     if let Some(log) = view.store().log(replica.log) {
                         self.checks.knows_producers(node, replica.log, log.producers())?;
+                        let (id, disk) = (replica.log, &sim.disk);
+                        self.checks.is_compacted_well(node, disk, id, log, self.latest)?;
                     }
                 }
             }

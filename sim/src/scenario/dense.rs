@@ -129,6 +129,7 @@ impl Rounds<'_> {
             // Without a limit it keeps records of every time, as strange as their producers say.
             retention_ms: Some(-1),
             log_append_time: false,
+            compaction: None,
         };
         self.add(Action::CreateTopic(topic), Vec::new(), 0);
     }

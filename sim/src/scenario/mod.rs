@@ -18,8 +18,8 @@ use serde::Deserialize;
 use crate::network::NetworkSettings;
 use crate::rng::{Concern, Stream};
 use crate::schedule::{
-    Action, ConsumerSetup, CoreSettings, DiskSettings, Entry, FORMAT, Fault, NodeSetup,
-    PipelineSettings, ProducerSetup, Schedule, Setup, Subject, TopicSetup,
+    Action, CleanerSettings, ConsumerSetup, CoreSettings, DiskSettings, Entry, FORMAT, Fault,
+    NodeSetup, PipelineSettings, ProducerSetup, Schedule, Setup, Subject, TopicSetup,
 };
 use layout::Layout;
 
@@ -67,6 +67,9 @@ pub struct Scenario {
     /// Whether every producer is idempotent.
     #[serde(default)]
     pub idempotent: bool,
+    /// Whether every topic is compacted.
+    #[serde(default)]
+    pub compacted: bool,
     /// Whether disks may be lost beyond what the theorem allows.
     #[serde(default)]
     pub beyond_budget: bool,
@@ -94,7 +97,7 @@ pub enum Script {
 /// When topics exist and clients have begun, as a rule.
 pub const WARM_UP_MS: u64 = 1_500;
 
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     include_str!("../../../scenarios/steady.toml"),
     include_str!("../../../scenarios/n-minus-one.toml"),
     include_str!("../../../scenarios/power-loss.toml"),
@@ -108,6 +111,7 @@ const FILES: [&str; 15] = [
     include_str!("../../../scenarios/dense.toml"),
     include_str!("../../../scenarios/disks.toml"),
     include_str!("../../../scenarios/idempotence.toml"),
+    include_str!("../../../scenarios/compaction.toml"),
     include_str!("../../../scenarios/nodes.toml"),
     include_str!("../../../scenarios/swarm.toml"),
 ];
@@ -131,7 +135,7 @@ impl Scenario {
         let mut draw = Stream::new(seed, Concern::Setup);
         let mut setup = self.setup(seed, &mut draw);
         let mut characters = Stream::new(seed, Concern::Workload);
-        workload::characters(&mut setup, self.idempotent, &mut characters);
+        workload::characters(&mut setup, self.idempotent, self.compacted, &mut characters);
         setup.subject = self.subject(seed);
         let mut faults = Stream::new(seed, Concern::Faults);
         let mut entries = match self.script {
@@ -301,6 +305,7 @@ fn topic(draw: &mut Stream, name: String, brokers: usize) -> TopicSetup {
         // Without a limit it keeps records of every time, as strange as their producers say.
         retention_ms: Some(if draw.chance(150_000) { draw.between(200, 4_000) as i64 } else { -1 }),
         log_append_time: false,
+        compaction: None,
     }
 }
 
@@ -335,6 +340,7 @@ fn core_settings(draw: &mut Stream) -> CoreSettings {
         fetch_bytes_max: 64 << 10,
         fetch_sessions_max: draw.between(1, 8) as usize,
         fetch_session_evictable_ms: ReplicationConfig::default().fetch_session_evictable_ms,
+        cleaner: CleanerSettings::default(),
     }
 }
 

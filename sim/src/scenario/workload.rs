@@ -5,15 +5,19 @@
 use milena_wire::ApiKey;
 
 use crate::rng::Stream;
-use crate::schedule::{Dialect, SeekerSetup, Setup, StrangerSetup};
+use crate::schedule::{CleanerSettings, Compaction, Dialect, SeekerSetup, Setup, StrangerSetup};
 
 /// Runs with idempotent producers, of a million.
 const IDEMPOTENT: u32 = 670_000;
+/// Runs with compacted topics, of a million.
+const COMPACTED: u32 = 330_000;
+/// What a cleaner keeps of a key.
+const KEY_BYTES: u64 = 24;
 /// So many batches of a producer a partition remembers.
 const KEPT: usize = 5;
 
-/// Gives each client and topic of a run its character. `idempotent`: all producers are.
-pub fn characters(setup: &mut Setup, idempotent: bool, draw: &mut Stream) {
+/// Gives each client and topic of a run its character. `idempotent`: all producers are; `compacted`: all topics are.
+pub fn characters(setup: &mut Setup, idempotent: bool, compacted: bool, draw: &mut Stream) {
     for producer in &mut setup.producers {
         producer.partitions_max =
             if draw.chance(500_000) { 1 } else { draw.between(2, 6) as usize };
@@ -57,6 +61,40 @@ pub fn characters(setup: &mut Setup, idempotent: bool, draw: &mut Stream) {
             producer.acks = -1;
             producer.in_flight = producer.in_flight.min(KEPT);
         });
+    }
+    if draw.chance(COMPACTED) || compacted {
+        compact(setup, compacted, draw);
+    }
+}
+
+/// Has topics compacted, all of them or some, in segments so small that there is always one to clean.
+fn compact(setup: &mut Setup, all: bool, draw: &mut Stream) {
+    for topic in &mut setup.topics {
+        if !all && draw.chance(300_000) {
+            continue;
+        }
+        let min_lag_ms = if draw.chance(600_000) { 0 } else { draw.between(50, 1_500) as i64 };
+        topic.compaction = Some(Compaction {
+            deletes: draw.chance(250_000),
+            delete_retention_ms: match draw.chance(300_000) {
+                true => 0,
+                false => draw.between(100, 3_000) as i64,
+            },
+            min_lag_ms,
+            max_lag_ms: draw.chance(200_000).then(|| min_lag_ms + draw.between(200, 3_000) as i64),
+            dirty_percent: draw.between(0, 60),
+            keys: *draw.pick(&[1, 4, 12, 40]),
+        });
+    }
+    setup.core.segment_bytes = draw.between(3_000, 12_000);
+    setup.core.cleaner =
+        CleanerSettings { backoff_ms: draw.between(30, 500), ..CleanerSettings::default() };
+    let cleaner = &mut setup.core.cleaner;
+    // Both together a log would not be clean before the run is over.
+    match draw.below(3) {
+        0 => cleaner.buffer_bytes = KEY_BYTES * draw.between(2, 20),
+        1 => cleaner.bytes_per_s = draw.between(50_000, 500_000),
+        _ => {}
     }
 }
 

@@ -9,6 +9,8 @@
 //! A topic is its id. Who writes or reads by name while the name passes from one topic to another cannot know which of them
 //! answers, so that of such traffic only what the records hold is judged (see [`History::is_contested`]).
 
+mod folded;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -70,6 +72,8 @@ struct Value {
     by_id: bool,
     /// Of an idempotent producer: who that is, and its number among the values of this producer in its partition.
     number: Option<((i64, i16), u64)>,
+    /// In a compacted topic: its key, and whether it ends it.
+    key: Option<(u64, bool)>,
     /// Where it was seen last: the partition and the offset.
     seen: Option<(usize, Offset)>,
     /// Highest offset acknowledged with acks=all in its partition when the send began.
@@ -95,6 +99,10 @@ struct Partition {
     refuses: bool,
     /// What the final read found first, and where it ended.
     last_read: Option<(Offset, Offset)>,
+    /// Values by key, in the order in which they were sent; in a compacted topic.
+    by_key: BTreeMap<u64, Vec<ValueId>>,
+    /// Offsets that the final read found; in a compacted topic.
+    found: BTreeSet<Offset>,
 }
 
 /// Everything that clients saw.
@@ -108,6 +116,8 @@ pub struct History {
     deleted: BTreeSet<String>,
     /// Names of topics whose records have the broker's time.
     stamped: BTreeSet<String>,
+    /// Names of topics that are compacted, and how many keys each of their partitions has.
+    compacted: BTreeMap<String, u64>,
     /// Producer ids that were given out.
     producers: BTreeSet<i64>,
     /// How long a batch may wait to be acknowledged, where that is judged.
@@ -156,7 +166,7 @@ impl History {
     pub fn invoke(&mut self, partition: usize, timestamp: Timestamp) -> ValueId {
         let floor = self.partitions[partition].acknowledged_max.unwrap_or(-1);
         let (fate, attempts, by_id) = (Fate::Unknown, 0, false);
-        let (number, seen) = (None, None);
+        let (number, key, seen) = (None, None, None);
         self.values.push(Value {
             partition,
             attempts,
@@ -164,6 +174,7 @@ impl History {
             timestamp,
             by_id,
             number,
+            key,
             seen,
             floor,
         });
@@ -437,7 +448,9 @@ impl History {
             let time = usize::try_from(offset).ok().and_then(|at| partition.times.get(at));
             time.copied().filter(|time| *time != UNKNOWN)
         };
-        let missed = there.clone().find(|at| {
+        // What is missed may have gone.
+        let stays = !self.compacted.contains_key(&partition.topic);
+        let missed = there.clone().filter(|_| stays).find(|at| {
             time_at(*at).is_some_and(|seen| match lookup {
                 Lookup::From(from) => seen >= from && (offset < 0 || *at < offset),
                 Lookup::Largest => seen > time,
@@ -522,9 +535,12 @@ impl History {
         Ok(())
     }
 
-    /// A topic is to be made.
-    pub fn create(&mut self, topic: &str, stamped: bool) {
+    /// A topic is to be made; `keys`: of so many keys in each partition the last value stays.
+    pub fn create(&mut self, topic: &str, stamped: bool, keys: Option<u64>) {
         self.deleted.remove(topic);
+        if let Some(keys) = keys {
+            self.compacted.insert(topic.to_owned(), keys);
+        }
         if stamped {
             self.stamped.insert(topic.to_owned());
         }
@@ -598,7 +614,7 @@ impl History {
                     format!("{}-{} could not be read to its end", partition.topic, partition.index),
                 ));
             };
-            // The final read leaves no offset out, and another value at this one would have been noticed.
+            // The final read leaves no offset out that it must find, and another value at this one would have been noticed.
             if offset >= end {
                 return Err(Violation::new(
                     "lost-write",
@@ -609,7 +625,10 @@ impl History {
                 ));
             }
         }
-        self.partitions.iter().try_for_each(|partition| self.judge_order(partition))
+        self.partitions.iter().try_for_each(|partition| {
+            self.judge_order(partition)?;
+            self.judge_fold(partition)
+        })
     }
 
     /// Idempotent producers' values stand in the order in which they were sent, and none is left out between two of them (I2).
@@ -624,8 +643,13 @@ impl History {
             let Some(value) = seen.checked_sub(1) else { continue };
             let Some((producer, number)) = self.values[value as usize].number else { continue };
             let before = last.insert(producer, number);
-            let expected = before.map(|before| before + 1).or((start == 0).then_some(0));
-            if expected.is_some_and(|expected| expected != number) {
+            let is_right = match before {
+                // What is not seen may have gone.
+                _ if self.compacted.contains_key(&partition.topic) => before < Some(number),
+                Some(before) => number == before + 1,
+                None => start > 0 || number == 0,
+            };
+            if !is_right {
                 let (topic, index) = (&partition.topic, partition.index);
                 let story = format!(
                     "{topic}-{index} offset {offset} holds value {value}, the producer's number {number} there, after \
@@ -747,7 +771,7 @@ mod tests {
     fn a_changed_time_is_noticed() {
         let seen = |stamped, reads: &[(Timestamp, bool)]| {
             let mut history = History::default();
-            history.create("t", stamped);
+            history.create("t", stamped, None);
             let (place, values) = sent(&mut history, 1);
             for (timestamp, stamped) in reads {
                 let shown = Shown { timestamp: *timestamp, stamped: *stamped, ..SHOWN };
@@ -776,7 +800,7 @@ mod tests {
         };
         assert_eq!(read(&mut history, new, 3, 0, true), Err("content"));
         history.delete("t");
-        history.create("t", false);
+        history.create("t", false, None);
         assert_eq!(read(&mut history, new, 3, 0, true), Ok(()));
         assert_eq!(read(&mut history, old, 3, 0, false), Ok(()));
         assert_eq!(read(&mut history, old, 3, 1, false), Ok(()), "of the other topic, perhaps");
@@ -795,7 +819,7 @@ mod tests {
     fn what_goes_by_id_is_of_no_other_topic_of_the_name() {
         let mut history = History::default();
         history.delete("t");
-        history.create("t", false);
+        history.create("t", false, None);
         let (old, values) = sent(&mut history, 3);
         let new = history.partition("t", Uuid([1; 16]), 0);
         history.pin(&values[..1]);
