@@ -257,6 +257,8 @@ impl History {
                 // Before a topic's first leader has heard of it, and once it is deleted.
                 | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
                 | ErrorCode::UNKNOWN_TOPIC_ID
+                // Of a batch that came before the one ahead of it, which is on its way to the new leader; I1 judges the others.
+                | ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
         );
         let refused = REFUSALS.contains(&error);
         if !retried && !refused && error != ErrorCode::NONE {
