@@ -72,7 +72,7 @@ fn greedy(cluster: &Cluster) -> Result<TcpStream> {
 
 /// Whether a client that has taken little so far, and now takes what comes, is given no more than what was on its way.
 fn is_closed(mut stream: TcpStream) -> Result<bool> {
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let (mut taken, mut piece) = (0, vec![0; 1 << 20]);
     while taken < FETCHES * ANSWER / 4 {
         match stream.read(&mut piece) {

@@ -93,7 +93,7 @@ fn compact(setup: &mut Setup, all: bool, draw: &mut Stream) {
     // Both together a log would not be clean before the run is over.
     match draw.below(3) {
         0 => cleaner.buffer_bytes = KEY_BYTES * draw.between(2, 20),
-        1 => cleaner.bytes_per_s = draw.between(50_000, 500_000),
+        1 => cleaner.bytes_per_s = draw.between(500_000, 5_000_000),
         _ => {}
     }
 }
