@@ -41,6 +41,18 @@ impl Broker {
         Broker::start_in(&mut command, port, room)
     }
 
+    /// The same with its cleaner at work.
+    pub fn kafka_that_cleans(installed: &Installed) -> Result<Broker> {
+        let room = tempfile::tempdir()?;
+        let (port, controller) = (free_port()?, free_port()?);
+        let voters = format!("1@127.0.0.1:{controller}");
+        let mut command = kafka_node(installed, room.path(), 1, port, controller, &voters)?;
+        let file = room.path().join("server.properties");
+        let cleans = "log.cleaner.enable=true\nlog.cleaner.backoff.ms=200\n";
+        fs::write(&file, fs::read_to_string(&file)? + cleans)?;
+        Broker::start_in(&mut command, port, room)
+    }
+
     /// Milena, one node in memory's stead of a data directory.
     pub fn milena(binary: &Path) -> Result<Broker> {
         let room = tempfile::tempdir()?;
@@ -53,6 +65,8 @@ impl Broker {
             "1",
             "--min-insync-replicas",
             "1",
+            "--cleaner-backoff-ms",
+            "200",
             "--port",
         ]);
         command.arg(port.to_string());

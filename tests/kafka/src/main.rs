@@ -1,7 +1,7 @@
 //! Apache Kafka beside Milena.
 //!
 //! `schemas` holds our message types against the schemas in Kafka's own jar. `codecs` has Kafka's own reader read what our
-//! codecs take and what compaction leaves of batches. `restarts` restarts clusters of both under load. `compare` starts one
+//! codecs take and what compaction leaves of batches. `folds` has both compact the same writes. `restarts` restarts clusters of both under load. `compare` starts one
 //! node of each, sends both the same requests and compares the answers field by field. `bugs` sees that planted bugs are found
 //! so.
 
@@ -21,6 +21,7 @@ mod check;
 mod codecs;
 mod compacted;
 mod compare;
+mod folds;
 mod generate;
 mod install;
 mod oracle;
@@ -53,6 +54,12 @@ enum Command {
     Codecs,
     /// Send both brokers the same requests.
     Compare(Compare),
+    /// Write the same keys to compacted topics of both, and compare what is left once both have cleaned.
+    Folds {
+        /// The broker to compare; without it, the one of this workspace, built now
+        #[arg(long)]
+        milena: Option<PathBuf>,
+    },
     /// Restart three nodes of each, one after the other, under load, and print what Java's producer sees of it.
     Restarts {
         /// The broker to restart; without it, the one of this workspace, built now
@@ -113,6 +120,7 @@ fn main() -> Result<()> {
             codecs::compare(&installed)?;
             compacted::compare(&installed)
         }
+        Command::Folds { milena } => folds::compare(&installed, &milena.map_or_else(build, Ok)?),
         Command::Restarts { milena } => {
             restarts::restart_both(&installed, &milena.map_or_else(build, Ok)?)
         }
