@@ -139,6 +139,9 @@ pub struct Tuning {
     /// (producer.id.expiration.ms)
     #[arg(long, default_value_t = 86_400_000, value_parser = clap::value_parser!(i64).range(1..))]
     pub producer_id_expiration_ms: i64,
+    /// A log remembers so many idempotent producers at most, those that wrote last; all of it goes to a follower in one message
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=500_000))]
+    pub producer_ids_max: u32,
     /// A snapshot of the metadata is taken after this many of its records
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub metadata_snapshot_records: u64,
@@ -256,6 +259,7 @@ impl Tuning {
             (self.cleaner_io_max_bytes_per_second / u64::from(config.shards.max(1))).max(1);
         config.storage.cleaner_backoff_ms = self.cleaner_backoff_ms;
         config.storage.producer_id_expiration_ms = self.producer_id_expiration_ms;
+        config.storage.producer_ids_max = self.producer_ids_max;
         config.quorum.snapshot_every_records = self.metadata_snapshot_records;
         config.quorum.broker_session_ms = self.broker_session_ms;
         config.quorum.broker_heartbeat_ms =
