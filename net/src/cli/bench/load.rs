@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use milena_wire::batch::{BatchBuilder, BatchHeader, Compression, with_header};
 use milena_wire::messages::{
     CreateTopicsRequest, FetchRequest, ProduceRequest,
-    create_topics::CreatableTopic,
+    create_topics::{CreatableTopic, CreatableTopicConfig},
     fetch::{FetchPartition, FetchTopic},
     metadata::MetadataResponseTopic,
     produce::{PartitionProduceData, TopicProduceData},
@@ -24,6 +24,20 @@ use crate::runtime;
 /// Batches of one partition that are not acknowledged yet.
 pub const IN_FLIGHT: usize = 5;
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How records are produced.
+#[derive(Clone, Copy)]
+pub enum Produces {
+    /// Without keys and numbers.
+    Plainly,
+    /// With producer ids and sequence numbers.
+    Numbered,
+    /// With keys that come again.
+    Keyed,
+}
+
+/// After so many batches the same keys come again.
+const KEYED_BATCHES: usize = 16;
 
 /// A topic under load.
 pub struct Target {
@@ -46,6 +60,13 @@ pub struct Throughput {
 }
 
 impl Throughput {
+    /// Counts another load of the same kind, after this one.
+    pub fn add(&mut self, other: Throughput) {
+        self.records += other.records;
+        self.bytes += other.bytes;
+        self.seconds += other.seconds;
+    }
+
     /// Megabytes (10^6) per second.
     pub fn megabytes_per_second(&self) -> f64 {
         self.bytes as f64 / 1e6 / self.seconds
@@ -64,12 +85,20 @@ impl Target {
         name: &str,
         partitions: usize,
         replicas: usize,
+        configs: &[(&str, &str)],
     ) -> Result<Target> {
         let mut client = Client::new(bootstrap.to_vec(), TIMEOUT);
         let topic = CreatableTopic {
             name: name.into(),
             num_partitions: partitions as i32,
             replication_factor: replicas as i16,
+            configs: configs
+                .iter()
+                .map(|(name, value)| CreatableTopicConfig {
+                    name: (*name).into(),
+                    value: Some((*value).into()),
+                })
+                .collect(),
             ..Default::default()
         };
         let request =
@@ -92,7 +121,15 @@ impl Target {
         partitions.sort_by_key(|partition| partition.partition_index);
         let leaders =
             partitions.iter().map(|p| client.address(p.leader_id)).collect::<Result<_>>()?;
-        Ok(Target { bootstrap: bootstrap.to_vec(), name: name.into(), id: topic.topic_id, leaders })
+        let (bootstrap, name) = (bootstrap.to_vec(), name.into());
+        let target = Target { bootstrap, name, id: topic.topic_id, leaders };
+        // Others may see a topic before its leaders do.
+        for (partition, leader) in target.leaders.iter().enumerate() {
+            let request = target.produce_request(partition, batch(1, 1, Some(0)));
+            let first = |client: &mut Client| acknowledge(client.at(leader, &request)?);
+            client.again("write the first record of a topic", first)?;
+        }
+        Ok(target)
     }
 
     /// The leader of a partition.
@@ -117,25 +154,30 @@ impl Target {
         .into()
     }
 
-    /// Produces to every partition at once for a while, with producer ids and sequence numbers or without.
+    /// Produces to every partition at once for a while.
     pub fn produce(
         &self,
-        idempotent: bool,
+        how: Produces,
         record_bytes: usize,
         batch_bytes: usize,
         duration: Duration,
     ) -> Result<Throughput> {
         let per_batch = (batch_bytes / record_bytes).max(1);
-        let batch = batch(record_bytes, per_batch);
-        let producers = match idempotent {
-            true => Some(self.producers()?),
-            false => None,
+        let batches: Vec<Bytes> = match how {
+            Produces::Keyed => (0..KEYED_BATCHES)
+                .map(|number| batch(record_bytes, per_batch, Some(number * per_batch)))
+                .collect(),
+            Produces::Plainly | Produces::Numbered => vec![batch(record_bytes, per_batch, None)],
+        };
+        let producers = match how {
+            Produces::Numbered => Some(self.producers()?),
+            Produces::Plainly | Produces::Keyed => None,
         };
         let producer = |partition: usize| producers.as_ref().map(|all| all[partition]);
         let began = Instant::now();
         let batches: u64 = self
             .each_partition(|partition| {
-                self.produce_one(partition, &batch, producer(partition), began + duration)
+                self.produce_one(partition, &batches, producer(partition), began + duration)
             })?
             .into_iter()
             .sum();
@@ -157,30 +199,31 @@ impl Target {
     fn produce_one(
         &self,
         partition: usize,
-        batch: &Bytes,
+        batches: &[Bytes],
         producer: Option<(i64, i16)>,
         end: Instant,
     ) -> Result<u64> {
         let mut connection = self.connect(partition)?;
-        // Without numbers, too, each batch gets its checksum anew, so that this costs both the same.
-        let mut header = BatchHeader { crc: 0, ..BatchHeader::parse(batch)? };
-        if let Some((id, epoch)) = producer {
-            (header.producer_id, header.producer_epoch, header.base_sequence) = (id, epoch, 0);
-        }
-        let (mut in_flight, mut acknowledged) = (VecDeque::new(), 0);
-        loop {
-            while in_flight.len() < IN_FLIGHT && Instant::now() < end {
+        let (mut in_flight, mut acknowledged, mut sequence) = (VecDeque::new(), 0, 0_i32);
+        for batch in batches.iter().cycle() {
+            if in_flight.len() == IN_FLIGHT || Instant::now() >= end {
+                let Some(version) = in_flight.pop_front() else { break };
+                acknowledge(connection.receive(ApiKey::Produce, version)?)?;
+                acknowledged += 1;
+            }
+            if Instant::now() < end {
+                // Without numbers, too, each batch gets its checksum anew, so that this costs both the same.
+                let mut header = BatchHeader { crc: 0, ..BatchHeader::parse(batch)? };
+                if let Some((id, epoch)) = producer {
+                    (header.producer_id, header.producer_epoch) = (id, epoch);
+                    header.base_sequence = sequence;
+                    sequence = sequence.wrapping_add(header.records_count) & i32::MAX;
+                }
                 let request = self.produce_request(partition, with_header(batch, &header));
                 in_flight.push_back(connection.send(&request)?);
-                if producer.is_some() {
-                    header.base_sequence =
-                        header.base_sequence.wrapping_add(header.records_count) & i32::MAX;
-                }
             }
-            let Some(version) = in_flight.pop_front() else { return Ok(acknowledged) };
-            acknowledge(connection.receive(ApiKey::Produce, version)?)?;
-            acknowledged += 1;
         }
+        Ok(acknowledged)
     }
 
     /// Reads every partition from its beginning, again and again, for a while.
@@ -240,23 +283,24 @@ impl Target {
         Ok(bytes)
     }
 
-    /// Sends one record after the other, each when the last is acknowledged.
-    pub fn lone_records(&self, record_bytes: usize, duration: Duration) -> Result<Histogram<u64>> {
+    /// Sends one record after the other, each when the last is acknowledged, while something goes on.
+    pub fn lone_records(
+        &self,
+        record_bytes: usize,
+        goes_on: impl Fn() -> bool,
+    ) -> Result<Histogram<u64>> {
         let mut connection = self.connect(0)?;
-        let request = self.produce_request(0, batch(record_bytes, 1));
+        let request = self.produce_request(0, batch(record_bytes, 1, None));
         let mut times = histogram();
         for _ in 0..50 {
             acknowledge(connection.call(&request)?)?;
         }
-        let end = Instant::now() + duration;
-        loop {
+        while goes_on() {
             let began = Instant::now();
-            if began > end {
-                return Ok(times);
-            }
             acknowledge(connection.call(&request)?)?;
             times.saturating_record(began.elapsed().as_nanos() as u64);
         }
+        Ok(times)
     }
 
     fn each_partition<T: Send>(&self, work: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
@@ -278,13 +322,16 @@ impl Target {
     }
 }
 
-fn batch(record_bytes: usize, records: usize) -> Bytes {
+/// A batch of records, with keys from a number on or without keys.
+fn batch(record_bytes: usize, records: usize, keys: Option<usize>) -> Bytes {
     let mut builder = BatchBuilder::new(0, -1, Compression::None);
     for i in 0..records {
         // Incompressible enough for a file system that would like to help.
         let value: Vec<u8> =
             (0..record_bytes).map(|j| (i * 31 + j * 131 + (i * j) % 251) as u8).collect();
-        builder.append(1_700_000_000_000 + i as i64, None, Some(&value), &[]);
+        let key = keys.map(|from| format!("key-{}", from + i));
+        let key = key.as_ref().map(String::as_bytes);
+        builder.append(1_700_000_000_000 + i as i64, key, Some(&value), &[]);
     }
     builder.build()
 }

@@ -8,7 +8,9 @@ mod limits;
 mod load;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
@@ -17,11 +19,15 @@ use super::arguments::Bench;
 use super::{Failure, count, output, serve};
 use crate::node::{self, Running};
 use crate::runtime;
+use crate::watch::Watch;
 use limits::{Limits, VOID_BELOW_US, micros};
-use load::{IN_FLIGHT, Target, Throughput};
+use load::{IN_FLIGHT, Produces, Target, Throughput};
+use milena_core::storage::CleanerTally;
 
 /// Records of the bench, bytes.
 const RECORD_BYTES: [usize; 2] = [100, 1024];
+/// How often the bench's cleaners look for something to clean, milliseconds.
+const CLEANER_BACKOFF_MS: u64 = 200;
 
 /// One cluster's figures.
 struct Figures {
@@ -32,6 +38,17 @@ struct Figures {
     fdatasync: Histogram<u64>,
     /// By size of records.
     loads: Vec<Load>,
+    cleaning: Cleaning,
+}
+
+/// A compacted log of 1 KiB records is cleaned while lone records are produced beside it.
+struct Cleaning {
+    /// Of a lone record of 100 bytes meanwhile.
+    lone: Histogram<u64>,
+    /// Bytes of the log.
+    bytes: u64,
+    records_gone: u64,
+    seconds: f64,
 }
 
 struct Load {
@@ -62,7 +79,10 @@ fn measure(bench: &Bench, directory: &Path, nodes: usize) -> Result<Figures, Fai
     let (kafka, peers) = ports.split_at(nodes);
     let running: Vec<Running> = serve::cluster(&bench.tuning, &data, kafka, peers)?
         .into_iter()
-        .map(|settings| node::start(settings).map_err(serve::failure))
+        .map(|mut settings| {
+            settings.config.storage.cleaner_backoff_ms = CLEANER_BACKOFF_MS;
+            node::start(settings).map_err(serve::failure)
+        })
         .collect::<Result<_, _>>()?;
     let bootstrap: Vec<String> = kafka.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     while !serve::is_ready(&bootstrap) {
@@ -72,26 +92,107 @@ fn measure(bench: &Bench, directory: &Path, nodes: usize) -> Result<Figures, Fai
     let replicas = nodes.min(3);
     let syncs = || running.iter().map(Running::syncs).sum::<u64>();
 
-    let target = Target::create(&bootstrap, "lone", 1, replicas)?;
-    let lone = target.lone_records(RECORD_BYTES[0], duration)?;
+    let target = Target::create(&bootstrap, "lone", 1, replicas, &[])?;
+    let end = Instant::now() + duration;
+    let lone = target.lone_records(RECORD_BYTES[0], || Instant::now() < end)?;
     let fdatasync = limits::fdatasync(directory)?;
     target.delete()?;
 
     let mut loads = Vec::new();
     for record_bytes in RECORD_BYTES {
         let name = format!("load-{record_bytes}");
-        let target = Target::create(&bootstrap, &name, usize::from(bench.partitions), replicas)?;
-        let before = syncs();
+        let target =
+            Target::create(&bootstrap, &name, usize::from(bench.partitions), replicas, &[])?;
         let batch_bytes = bench.batch_bytes as usize;
-        let produce = target.produce(false, record_bytes, batch_bytes, duration)?;
-        let fdatasyncs = syncs() - before;
-        let idempotent = target.produce(true, record_bytes, batch_bytes, duration)?;
+        let (mut produce, mut idempotent) = (Throughput::default(), Throughput::default());
+        let mut fdatasyncs = 0;
+        // The second half of what a disk takes is slower than the first.
+        for how in [Produces::Plainly, Produces::Numbered, Produces::Numbered, Produces::Plainly] {
+            let before = syncs();
+            let half = target.produce(how, record_bytes, batch_bytes, duration / 2)?;
+            match how {
+                Produces::Numbered => idempotent.add(half),
+                Produces::Plainly | Produces::Keyed => {
+                    produce.add(half);
+                    fdatasyncs += syncs() - before;
+                }
+            }
+        }
         let consume = target.consume(record_bytes, duration)?;
         target.delete()?;
         loads.push(Load { record_bytes, produce, idempotent, consume, fdatasyncs });
     }
+    let cleaning = clean(bench, &bootstrap, &running[0].watch(), replicas)?;
     running.into_iter().for_each(Running::stop);
-    Ok(Figures { nodes, lone, fdatasync, loads })
+    Ok(Figures { nodes, lone, fdatasync, loads, cleaning })
+}
+
+/// Fills a compacted log, and produces beside it while it is cleaned.
+fn clean(
+    bench: &Bench,
+    bootstrap: &[String],
+    watch: &Watch,
+    replicas: usize,
+) -> Result<Cleaning, Failure> {
+    let duration = Duration::from_secs(u64::from(bench.seconds));
+    // It is cleaned in one go, once it is written.
+    let lag_ms = (duration.as_millis() + 2_000).to_string();
+    let configs = [
+        ("cleanup.policy", "compact"),
+        ("segment.bytes", "16777216"),
+        ("min.cleanable.dirty.ratio", "0"),
+        ("min.compaction.lag.ms", &lag_ms),
+    ];
+    let keyed = Target::create(bootstrap, "keyed", 1, replicas, &configs)?;
+    let beside = Target::create(bootstrap, "beside", 1, replicas, &[])?;
+    keyed.produce(Produces::Keyed, RECORD_BYTES[1], bench.batch_bytes as usize, duration)?;
+    let waits_until = Instant::now() + 2 * duration + Duration::from_secs(20);
+    while !cleaner(watch)?.0 {
+        if Instant::now() > waits_until {
+            return Err(Failure::Failed("the cleaner of node 1 does not begin".into()));
+        }
+        runtime::pause(Duration::from_millis(5));
+    }
+    let (before, began) = (cleaner(watch)?.1, Instant::now());
+    let is_over = AtomicBool::new(false);
+    let (lone, after, seconds) = thread::scope(|scope| {
+        let lone = scope
+            .spawn(|| beside.lone_records(RECORD_BYTES[0], || !is_over.load(Ordering::Relaxed)));
+        let watched = (|| {
+            while cleaner(watch)?.0 {
+                runtime::pause(Duration::from_millis(5));
+            }
+            Ok::<_, Failure>((cleaner(watch)?.1, began.elapsed().as_secs_f64()))
+        })();
+        is_over.store(true, Ordering::Relaxed);
+        let lone = lone.join().expect("a thread that does not panic")?;
+        watched.map(|(after, seconds)| (lone, after, seconds))
+    })?;
+    keyed.delete()?;
+    beside.delete()?;
+    Ok(Cleaning {
+        lone,
+        // Each byte is read twice: for its key, and to be kept or not.
+        bytes: (after.read_bytes - before.read_bytes) / 2,
+        records_gone: after.records_gone - before.records_gone,
+        seconds,
+    })
+}
+
+/// Whether a cleaner of a node is at work, and what all of them have done.
+fn cleaner(watch: &Watch) -> Result<(bool, CleanerTally), Failure> {
+    let reports = runtime::block_on(watch.reports());
+    let reports = reports.map_err(|error| Failure::Failed(format!("runtime: {error}")))?;
+    let shards = reports.into_iter().flatten().filter_map(|report| report.shard);
+    Ok(shards.fold((false, CleanerTally::default()), |(works, all), (_, store)| {
+        let all = CleanerTally {
+            logs: all.logs + store.cleaner.logs,
+            read_bytes: all.read_bytes + store.cleaner.read_bytes,
+            written_bytes: all.written_bytes + store.cleaner.written_bytes,
+            records_gone: all.records_gone + store.cleaner.records_gone,
+        };
+        (works || store.is_cleaning, all)
+    }))
 }
 
 fn to_lines(bench: &Bench, limits: &Limits, all: &[Figures]) -> Vec<String> {
@@ -140,6 +241,14 @@ fn to_lines(bench: &Bench, limits: &Limits, all: &[Figures]) -> Vec<String> {
                 load.fdatasyncs as f64 / megabytes,
             ));
         }
+        let Cleaning { lone, bytes, records_gone, seconds } = &figures.cleaning;
+        let (while_cleaning, without) = (micros(lone, 99.0), micros(&figures.lone, 99.0));
+        lines.push(format!(
+            "{nodes}, compaction of 1024 B: {:.1} MB/s, {records_gone} records gone; a lone record meanwhile: p99 \
+             {while_cleaning:.0} us, {:.2} x without",
+            *bytes as f64 / 1e6 / seconds,
+            while_cleaning / without,
+        ));
     }
     lines
 }
@@ -170,6 +279,12 @@ fn to_json(bench: &Bench, limits: &Limits, all: &[Figures]) -> Value {
                 "lone_record_ratio": micros(&figures.lone, 50.0) / floor,
                 "fdatasync": times(&figures.fdatasync),
                 "loads": loads,
+                "compaction": {
+                    "mb_per_s": figures.cleaning.bytes as f64 / 1e6 / figures.cleaning.seconds,
+                    "records_gone": figures.cleaning.records_gone,
+                    "lone_record": times(&figures.cleaning.lone),
+                    "lone_record_p99_ratio": micros(&figures.cleaning.lone, 99.0) / micros(&figures.lone, 99.0),
+                },
             })
         })
         .collect();
