@@ -14,6 +14,7 @@ use milena_wire::batch::{self, BatchHeader};
 
 use super::batches;
 use super::message::{Acknowledge, Answer, Push};
+use super::progress::misses;
 use super::{Context, Replica, Role, epoch_before};
 use crate::local::Member;
 use crate::storage::{Beginning, Log};
@@ -233,14 +234,16 @@ impl Replica {
     }
 
     /// Takes "begin at S", which drops everything. Only outside ISR and ELR, and not if this log has come that far in this
-    /// epoch and saw all tombstones that the leader has dropped, or none that was: then it is an old one, come late.
+    /// epoch and misses no tombstone: then it is an old one, come late.
     fn begin_at(&mut self, cx: &mut Context, push: &Push, beginning: &Beginning) {
         if self.is_eligible(cx) {
             return;
         }
         let Role::Follower(follower) = &mut self.role else { return };
         let log = cx.host.store.log(self.log).expect("a follower has a log");
-        let missed = log.end() < beginning.dropped && log.dropped() < beginning.dropped;
+        // What it has not matched in this epoch may not be the leader's.
+        let end = follower.matched.map_or(log.end(), |matched| matched.min(log.end()));
+        let missed = misses(end, log.dropped(), beginning.dropped);
         if missed || follower.matched.is_none_or(|matched| matched < push.base) {
             let (log, wall) = (self.log, cx.now.wall);
             let begun = cx.host.store.begin_at(log, push.base, beginning, wall, cx.out);

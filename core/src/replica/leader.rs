@@ -224,11 +224,11 @@ impl Replica {
             return;
         }
         progress.answered = progress.answered.max(acknowledge.exchange.min(leader.exchange));
-        progress.dropped = progress.dropped.max(Some(acknowledge.dropped));
         let log = cx.host.store.log(self.log).expect("a leader has a log");
         match acknowledge.answer {
             Answer::Synced { end, .. } if !progress.is_present(end, acknowledge.dropped) => return,
             Answer::Synced { end, last_epoch, matched } => {
+                progress.dropped = Some(acknowledge.dropped);
                 // Below the log start nothing can be compared, and nothing counts.
                 let fits = end == log.start()
                     || end > log.start()
@@ -263,6 +263,7 @@ impl Replica {
                 if late || hint < 0 || hint >= base {
                     return;
                 }
+                progress.dropped = Some(acknowledge.dropped);
                 progress.heads_only = false;
                 // Without an epoch the hint is the follower's log start, below which all was committed: it takes a push there,
                 // and one that ends lower could never be compared with what it holds.

@@ -25,6 +25,14 @@ pub enum Flow {
     Stream,
 }
 
+/// Whether a log that ends at `end` may hold values without the tombstones that ended them, once it goes on as a copy of another
+/// one: below an offset at or past that end one of the two has dropped tombstones that it has not seen. `own` is up to where it
+/// says that they may be gone, which beyond its end is what it was told when it began, and so true of a copy of that log alone;
+/// `other` is the same of the log that it is to go on with.
+pub fn misses(end: Offset, own: Offset, other: Offset) -> bool {
+    own != other && end < own.max(other)
+}
+
 /// What a leader knows of one follower.
 #[derive(Debug)]
 pub struct Progress {
@@ -37,9 +45,9 @@ pub struct Progress {
     pub acknowledged: Option<Offset>,
     /// Tombstones below this offset may have gone from its log, as it said; none before it has said anything.
     pub dropped: Option<Offset>,
-    /// It was told to begin again because tombstones below this offset were dropped: until it has, what it acknowledges below is
-    /// of its log before.
-    required: Offset,
+    /// It was last told to begin again from a log that had dropped the tombstones below this offset: what it acknowledges of a log
+    /// that misses some is of its log before.
+    required: Option<Offset>,
     /// Where the next push begins, at most the leader's end.
     pub next: Offset,
     /// Probe or stream.
@@ -75,7 +83,7 @@ impl Progress {
             reachable,
             acknowledged: None,
             dropped: None,
-            required: 0,
+            required: None,
             next: end,
             flow: Flow::Probe,
             heads_only: false,
@@ -114,22 +122,22 @@ impl Progress {
         self.in_flight_bytes = 0;
     }
 
-    /// Whether its log may hold values whose tombstones the leader has dropped below an offset: it ends lower, and has not begun
-    /// from a log that had dropped as many. While that is not known it may.
+    /// Whether its log may lack tombstones for values that it holds, or come to, if it goes on as a copy of a log that has dropped
+    /// those below an offset: while that is not known it may.
     pub fn may_miss(&self, dropped: Offset) -> bool {
-        self.next < dropped && self.dropped.is_none_or(|known| known < dropped)
+        self.dropped.is_none_or(|own| misses(self.next, own, dropped))
     }
 
     /// It is told to begin again, since it may miss tombstones below an offset.
     pub fn begin_again(&mut self, base: Offset, dropped: Offset) {
-        self.required = self.required.max(dropped);
+        self.required = Some(dropped);
         self.acknowledged = None;
         self.probe(base);
     }
 
     /// Whether an acknowledgement up to `end`, of a log without tombstones below `dropped`, is of its present log.
     pub fn is_present(&self, end: Offset, dropped: Offset) -> bool {
-        end >= self.required || dropped >= self.required
+        self.required.is_none_or(|required| !misses(end, dropped, required))
     }
 
     /// Notes that a push left: it covers up to `end` with `bytes` of records.
@@ -198,5 +206,35 @@ impl Progress {
         if self.behind.is_none() && self.acknowledged.is_none_or(|end| end < log_end) {
             self.behind = Some((log_end, now));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A follower began from a log that had dropped tombstones below 51, and has copied 30 records of it.
+    #[test]
+    fn what_was_dropped_elsewhere_is_true_of_a_copy_of_that_log_alone() {
+        let mut progress = Progress::new(None, true, 30, Instant(0));
+        assert!(progress.may_miss(51) && progress.may_miss(0), "nothing is known");
+        progress.dropped = Some(51);
+        assert!(!progress.may_miss(51), "the copy of the same log");
+        assert!(progress.may_miss(60), "more has gone there since");
+        assert!(progress.may_miss(0), "another log has tombstones that are gone in the first");
+        progress.next = 51;
+        assert!(!progress.may_miss(0), "its copy is past all of them");
+    }
+
+    #[test]
+    fn what_was_said_before_a_beginning_does_not_count_after_it() {
+        let mut progress = Progress::new(None, true, 30, Instant(0));
+        assert!(progress.is_present(30, 51));
+        progress.begin_again(0, 0);
+        assert!(!progress.is_present(30, 51), "of the copy of another log");
+        assert!(progress.is_present(51, 51), "past all that went there");
+        assert!(progress.is_present(0, 0) && progress.is_present(30, 0));
+        progress.begin_again(0, 60);
+        assert!(!progress.is_present(30, 0) && progress.is_present(30, 60));
     }
 }
