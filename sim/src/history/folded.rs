@@ -61,8 +61,8 @@ impl History {
         self.partitions[place].found.insert(offset);
     }
 
-    /// After the final read: of each key it found the last value, or nothing if that ended it. What nobody has seen may have
-    /// ended it.
+    /// After the final read: of each key it found the last value. If that ended it, it may be gone, and an earlier one may have been
+    /// read before it went; what a log has at one time is judged by the ghosts (K3). What nobody has seen may have ended it.
     pub(super) fn judge_fold(&self, partition: &Partition) -> Checked {
         let Some((start, end)) = partition.last_read else { return Ok(()) };
         let is_unsure = self.contested.contains(&partition.topic) || partition.deleted;
@@ -86,7 +86,7 @@ impl History {
                 known.key == Some((key, true)) && self.may_stand_unseen(*other)
             };
             let is_right = match found.get(&key) {
-                Some(found) => *found == offset,
+                Some(found) => *found == offset || ends,
                 None => ends || partition.by_key[&key].iter().any(is_unseen_end),
             };
             if !is_right {
