@@ -9,10 +9,10 @@ use bytes::Bytes;
 use common::InstantDisk;
 use milena_core::config::*;
 use milena_core::storage::{
-    CleaningRules, Read, Recovery, SegmentRules, Store, StoreEvent, Ticket,
+    Beginning, CleaningRules, Read, Recovery, SegmentRules, Store, StoreEvent, Ticket, Work,
 };
 use milena_core::{
-    Config, Epoch, Input, Instant, LogId, NodeId, Now, Offset, Output, Outputs, TopicId,
+    Config, Epoch, Input, Instant, LogId, NodeId, Now, Offset, OpId, Output, Outputs, TopicId,
 };
 use milena_wire::batch::{self, BatchBuilder, BatchHeader, Compression, DecompressLimit, records};
 use rand_chacha::ChaCha8Rng;
@@ -48,6 +48,9 @@ struct World {
     /// Tombstones went at these offsets or below, as was seen.
     tombstones_gone: u64,
     covers_seen: u64,
+    /// Work of the cleaner is not done, but kept.
+    holds_work: bool,
+    held: Vec<(OpId, Work)>,
 }
 
 fn config(buffer: u64) -> Config {
@@ -124,6 +127,8 @@ impl World {
             config,
             tombstones_gone: 0,
             covers_seen: 0,
+            holds_work: false,
+            held: Vec::new(),
         }
     }
 
@@ -205,6 +210,7 @@ impl World {
                         let outcome = self.disk.apply(&command);
                         self.store.on_disk(now, op, outcome, &mut out);
                     }
+                    Output::Work { op, work } if self.holds_work => self.held.push((op, work)),
                     Output::Work { op, work } => self.store.on_worked(op, work.run()),
                     Output::Log { .. } => {}
                     other => panic!("{other:?}"),
@@ -410,4 +416,66 @@ fn the_last_value_of_each_key_stays_whatever_happens() {
         seen = (seen.0 + gone, seen.1 + tombstones, seen.2 + covers);
     }
     assert!(seen.0 > 1_000 && seen.1 > 100 && seen.2 > 100, "{seen:?}");
+}
+
+/// What the cleaner is in the middle of belongs to the log before: the keys of the new one are not known.
+#[test]
+fn a_log_that_begins_again_is_not_cleaned_on() {
+    let mut world = World::new(0);
+    (0..60).for_each(|_| world.append());
+    world.committed = world.history.len() as Offset;
+    world.go_on(u64::MAX);
+    world.holds_work = true;
+    let (wall, committed) = (world.wall, world.committed);
+    world.store.clean(LOG, &rules(0), wall, committed);
+    world.go_on(u64::MAX);
+    let held = std::mem::take(&mut world.held);
+    assert_eq!(held.len(), 1);
+    let begun = world.store.begin_at(LOG, 0, &Beginning::default(), wall, &mut Outputs::default());
+    assert!(begun.is_some());
+    (world.history, world.committed, world.producers) = (Vec::new(), 0, BTreeMap::new());
+    (0..60).for_each(|_| world.append());
+    world.go_on(u64::MAX);
+    world.holds_work = false;
+    held.into_iter().for_each(|(op, work)| world.store.on_worked(op, work.run()));
+    world.go_on(u64::MAX);
+    assert!(!world.store.is_cleaning());
+    assert_eq!(world.store.log(LOG).expect("the log").cleaned(), 0);
+    world.check();
+}
+
+/// Who learns of a producer from what compaction has left of its batches would take its next one for one out of order.
+#[test]
+fn what_is_left_of_a_forgotten_producer_does_not_name_it() {
+    let named = |world: &mut World| -> BTreeSet<i64> {
+        let end = world.history.len() as Offset;
+        let batches = world.read(0, end);
+        let headers = batches.iter().map(|batch| BatchHeader::parse(batch).expect("a batch"));
+        headers.map(|header| header.producer_id).filter(|id| *id >= 0).collect()
+    };
+    let mut world = World::new(0);
+    (0..60).for_each(|_| world.append());
+    world.committed = world.history.len() as Offset;
+    world.go_on(u64::MAX);
+    assert_eq!(named(&mut world).len(), PRODUCERS as usize);
+    world.wall += 10 * 86_400_000;
+    let (wall, committed) = (world.wall, world.committed);
+    world.store.expire_producers(LOG, wall, committed);
+    assert_eq!(world.store.log(LOG).expect("the log").producers().count(), 0);
+    // Of the last segment nothing is looked at.
+    for _ in 0..60 {
+        let mut filler = BatchBuilder::new(world.history.len() as Offset, 1, Compression::None);
+        let key = Some(200);
+        filler.append(wall, Some(&[200]), Some(b"a filler of many bytes"), &[]);
+        world.history.push(Written { epoch: 1, key, value: Some(0), time: wall });
+        let batch = filler.build();
+        let header = BatchHeader::parse(&batch).expect("a batch");
+        world.store.append(LOG, &header, &[batch], wall, committed, true, &mut Outputs::default());
+    }
+    world.committed = world.history.len() as Offset;
+    world.go_on(u64::MAX);
+    let committed = world.committed;
+    world.store.clean(LOG, &rules(1 << 40), wall, committed);
+    world.go_on(u64::MAX);
+    assert_eq!(named(&mut world), BTreeSet::new());
 }

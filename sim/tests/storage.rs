@@ -426,7 +426,7 @@ impl World {
                 }
                 StoreEvent::Damaged { .. } => {}
                 StoreEvent::Command { .. } => panic!("no command was given"),
-                StoreEvent::Cleaned { .. } => panic!("nothing was to be cleaned"),
+                StoreEvent::Cleaned => panic!("nothing was to be cleaned"),
             }
         }
         if self.disk.created(FileKind::Journal) != running.journal_files {

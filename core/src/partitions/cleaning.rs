@@ -1,7 +1,7 @@
 //! Compaction: which log is cleaned next. Each replica cleans for itself, leader or not, below what it knows to be committed.
 
 use super::{Key, Partitions};
-use crate::storage::{CleaningRules, Work};
+use crate::storage::Work;
 use crate::{LogId, OpId, Timer};
 
 impl<W: Copy + Ord> Partitions<W> {
@@ -10,35 +10,36 @@ impl<W: Copy + Ord> Partitions<W> {
         self.host.store.on_worked(op, work);
     }
 
-    /// Begins with the dirtiest log of those that are to be cleaned, or looks again later.
-    pub(super) fn clean_next(&mut self) {
-        if self.host.store.is_cleaning() {
-            return;
-        }
-        let mut dirtiest: Option<(f64, LogId, CleaningRules)> = None;
+    /// Looks which logs are to be cleaned, and begins with the dirtiest.
+    pub(super) fn look_for_dirt(&mut self) {
+        let mut dirty: Vec<(f64, LogId)> = Vec::new();
         for (log, replica) in &self.replicas {
-            let Some((rules, committed)) = replica.cleaning(&self.host.config) else { continue };
-            let dirt = self.host.store.dirt(*log, &rules, self.now.wall, committed);
-            if let Some(dirt) = dirt
-                && dirtiest.as_ref().is_none_or(|(most, _, _)| dirt > *most)
-            {
-                dirtiest = Some((dirt, *log, rules));
+            if let Some((rules, committed)) = replica.cleaning(&self.host.config) {
+                let dirt = self.host.store.dirt(*log, &rules, self.now.wall, committed);
+                dirty.extend(dirt.map(|dirt| (dirt, *log)));
             }
         }
-        match dirtiest {
-            Some((_, log, rules)) => {
-                let committed = self.replicas[&log].high_watermark();
-                self.host.store.clean(log, &rules, self.now.wall, committed);
-            }
-            None => self.schedule_cleaning(),
-        }
+        dirty.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        self.dirty = dirty.into_iter().map(|(_, log)| log).collect();
+        self.clean_next();
     }
 
-    /// One is done: the next may be waiting. One that was given up is not begun again at once.
-    pub(super) fn on_cleaned(&mut self, finished: bool) {
-        if finished {
-            self.clean_next();
-        } else {
+    /// One is done, or was given up: the next one's turn has come. Once all have had theirs, it is looked again later.
+    pub(super) fn clean_next(&mut self) {
+        let (store, wall) = (&mut self.host.store, self.now.wall);
+        // Cleaning needs room before it makes some.
+        while !store.is_cleaning() && store.accepts_produce() {
+            let Some(log) = self.dirty.pop() else { break };
+            let replica = self.replicas.get(&log);
+            let rules = replica.and_then(|replica| replica.cleaning(&self.host.config));
+            if let Some((rules, committed)) = rules
+                && store.dirt(log, &rules, wall, committed).is_some()
+            {
+                store.clean(log, &rules, wall, committed);
+            }
+        }
+        if !self.host.store.is_cleaning() {
+            self.dirty.clear();
             self.schedule_cleaning();
         }
     }

@@ -70,6 +70,8 @@ pub struct Partitions<W> {
     news: VecDeque<News<W>>,
     ahead: Ahead,
     roomless: Roomless,
+    /// Logs that are to be cleaned, the dirtiest last.
+    dirty: Vec<LogId>,
 }
 
 /// What a deadline belongs to.
@@ -114,6 +116,7 @@ impl<W: Copy + Ord> Partitions<W> {
             news: VecDeque::new(),
             ahead: Ahead::default(),
             roomless: Roomless::default(),
+            dirty: Vec::new(),
         }
     }
 
@@ -270,7 +273,7 @@ impl<W: Copy + Ord> Partitions<W> {
     pub fn on_due(&mut self, out: &mut Outputs) {
         match self.timers.pop(self.now.mono) {
             Some(Key::Retention) => self.retain(out),
-            Some(Key::Cleaning) => self.clean_next(),
+            Some(Key::Cleaning) => self.look_for_dirt(),
             Some(Key::Replica(log)) => {
                 self.touch(log, out, |replica, cx| replica.on_timeout(cx));
             }
@@ -324,7 +327,7 @@ impl<W: Copy + Ord> Partitions<W> {
                     panic!("a lookup that nobody began")
                 }
             },
-            StoreEvent::Cleaned { finished } => self.on_cleaned(finished),
+            StoreEvent::Cleaned => self.clean_next(),
             StoreEvent::Damaged { log } => {
                 self.touch(log, out, |replica, cx| replica.on_damaged(cx));
             }

@@ -275,7 +275,7 @@ impl Quorum {
             StoreEvent::Read { ticket, result } => self.on_loaded(*ticket, result, store, out),
             StoreEvent::Command { op, outcome } => self.on_command(*op, outcome, store, out),
             StoreEvent::Damaged { log } if *log == LogId::METADATA => self.on_damaged(out),
-            StoreEvent::Damaged { .. } | StoreEvent::Time { .. } | StoreEvent::Cleaned { .. } => {}
+            StoreEvent::Damaged { .. } | StoreEvent::Time { .. } | StoreEvent::Cleaned => {}
         }
         self.settle(store, out);
     }

@@ -223,6 +223,8 @@ pub struct Log {
     pub(super) applied: Shape,
     /// Storage sequence of the last change.
     pub(super) seq: u64,
+    /// The same of the change with which it began, or last began again.
+    pub(super) begun_seq: u64,
     pub(super) applied_seq: u64,
     pub(super) last_lsn: Lsn,
     /// Changes that the segments do not hold.
@@ -257,6 +259,7 @@ impl Log {
             visible: Shape::default(),
             applied: Shape::default(),
             seq,
+            begun_seq: seq,
             applied_seq: seq,
             last_lsn: Lsn(0),
             ops: VecDeque::new(),
@@ -313,6 +316,7 @@ impl Log {
                 self.tail.clear();
                 self.tail_bytes = 0;
                 self.cuts += 1;
+                self.begun_seq = op.seq;
             }
             Kind::Trim | Kind::Forget | Kind::Put | Kind::Mark => {}
         }

@@ -200,10 +200,7 @@ pub enum StoreEvent {
         outcome: Outcome,
     },
     /// When the cleaner is done with a log, or has given it up.
-    Cleaned {
-        /// Whether it came to the end.
-        finished: bool,
-    },
+    Cleaned,
     /// When a log's data was found damaged. It serves and takes nothing any more until [`Store::reset`].
     Damaged {
         /// Which.

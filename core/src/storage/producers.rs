@@ -282,6 +282,16 @@ impl Producers {
         bases
     }
 
+    /// The ids of those that are known, now or where a truncation brings them back. Sorted.
+    pub fn ids(&self) -> Vec<ProducerId> {
+        let Some(known) = &self.0 else { return Vec::new() };
+        let undone = known.undo.iter().map(|undo| undo.producer);
+        let mut ids: Vec<ProducerId> = known.producers.keys().copied().chain(undone).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
     /// Those whose last batch lies lowest in the log.
     pub fn lowest(&self, count: usize) -> Vec<ProducerId> {
         let all = self.0.iter().flat_map(|known| known.order.values());

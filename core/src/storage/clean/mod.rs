@@ -89,6 +89,8 @@ pub(super) struct Cleaner {
 #[derive(Debug)]
 struct Cleaning {
     log: LogId,
+    /// With which change the log began: one that has begun again is another one.
+    begun_seq: u64,
     limit: usize,
     /// Segments to be rewritten, oldest first.
     sources: VecDeque<Source>,
@@ -294,6 +296,7 @@ impl Store {
         let records = (upto - mapped).max(0) as u64;
         self.cleaner.under_way = Some(Cleaning {
             log: id,
+            begun_seq: log.begun_seq,
             limit: rules.opened_bytes_max,
             sources,
             upto,
@@ -366,12 +369,12 @@ impl Store {
     /// Takes one step. Whether another may follow at once.
     fn clean_on(&mut self, now: Now, out: &mut Outputs) -> bool {
         let Some(cleaning) = &mut self.cleaner.under_way else { return false };
-        let id = cleaning.log;
-        let usable = self
-            .logs
-            .get(&id)
-            .is_some_and(|log| log.visible.exists && !log.visible.damaged && !is_about_to_go(log));
-        if !usable {
+        let (id, begun_seq) = (cleaning.log, cleaning.begun_seq);
+        let is_usable = |log: &Log| {
+            let is_sound = log.visible.exists && !log.visible.damaged && !is_about_to_go(log);
+            is_sound && log.begun_seq == begun_seq
+        };
+        if !self.logs.get(&id).is_some_and(is_usable) {
             self.give_up_cleaning(out);
             return false;
         }
@@ -450,6 +453,7 @@ impl Store {
                 let packing = Packing {
                     segment,
                     interval,
+                    begun: rewrite.sources.first().map_or(last.begun, |first| first.begun),
                     born: born.unwrap_or(last.born),
                     is_last,
                     bytes: Vec::new(),
@@ -543,6 +547,10 @@ impl Store {
             cleaning.wait = Wait::Disk { outstanding: commands.len() as u8, full: false };
         }
         for command in commands {
+            if let Command::Write { data, .. } = &command {
+                let size: usize = data.iter().map(Bytes::len).sum();
+                self.free = self.free.map(|free| free.saturating_sub(size as u64));
+            }
             self.issue(command, Waiting::Clean, out);
         }
     }
@@ -558,6 +566,7 @@ impl Store {
             wall: cleaning.wall,
             horizon: cleaning.horizon,
             producers: log.visible.producers.bases(),
+            known: log.visible.producers.ids(),
         };
         // Those that begin past the last key that is known have nothing that goes.
         while cleaning.sources.back().is_some_and(|source| source.base >= mapped) {
@@ -586,9 +595,13 @@ impl Store {
             self.finish_cleaning(out);
             return false;
         };
+        // As much as that is there beside what produce must not take either, until the old segments are gone.
+        if self.free.is_some_and(|free| free < bytes.saturating_add(self.config.reserve_bytes)) {
+            self.give_up_cleaning(out);
+            return false;
+        }
         let (base, generation) = (first.base, log.generation);
-        let mut segment = Segment::new(base, generation);
-        segment.begun = first.begun;
+        let segment = Segment::new(base, generation);
         log.generation = log.generation.wrapping_add(1);
         if let Stage::Filter { rewrite, kept, .. } = &mut cleaning.stage {
             kept.cover = None;
@@ -660,7 +673,7 @@ impl Store {
             }
             self.cleaner.tally.logs += 1;
         }
-        self.events.push_back(StoreEvent::Cleaned { finished: true });
+        self.events.push_back(StoreEvent::Cleaned);
         out.event(|| Event::Sometimes(Mark::CleanerFinished));
     }
 
@@ -668,7 +681,7 @@ impl Store {
     fn give_up_cleaning(&mut self, out: &mut Outputs) {
         self.drop_rewrite(out);
         if self.cleaner.under_way.take().is_some() {
-            self.events.push_back(StoreEvent::Cleaned { finished: false });
+            self.events.push_back(StoreEvent::Cleaned);
             out.event(|| Event::Sometimes(Mark::CleanerGaveUp));
         }
     }

@@ -97,7 +97,8 @@ pub(super) struct Packing {
     pub segment: Segment,
     /// Bytes between two entries of its index, about.
     pub interval: u64,
-    /// From when what it holds counts for retention.
+    /// From when the first of what it holds counts for retention, and from when all of it does.
+    pub begun: Timestamp,
     pub born: Timestamp,
     /// These are the last batches of it.
     pub is_last: bool,
@@ -110,6 +111,7 @@ impl Packing {
         let (size, next) = (batch.len() as u64, header.next_offset());
         let placed = Placed { size, next, max_timestamp: largest_time(&header), born: self.born };
         self.segment.push(batch, &placed, self.interval);
+        self.segment.begun = self.begun;
         self.bytes.extend_from_slice(batch);
     }
 }
@@ -125,6 +127,9 @@ pub(super) struct Rules {
     pub horizon: Timestamp,
     /// First offsets of the batches by which producers are known; they stay, without records if need be. Sorted.
     pub producers: Vec<Offset>,
+    /// The ids of those producers, sorted. What is left of another one's batches says nothing of it: whoever learned of it from
+    /// there alone would take its next batch for one out of order.
+    pub known: Vec<i64>,
 }
 
 /// What a cleaner knows of the batches before.
@@ -169,6 +174,14 @@ impl Kept {
             }
         }
     }
+}
+
+/// A batch as one of a producer without an id.
+fn without_producer(batch: &Bytes) -> Bytes {
+    let Ok(header) = BatchHeader::parse(batch) else { return batch.clone() };
+    let (producer_id, producer_epoch, base_sequence) = (-1, -1, -1);
+    let header = BatchHeader { crc: 0, producer_id, producer_epoch, base_sequence, ..header };
+    batch::with_header(batch, &header)
 }
 
 impl Sources {
@@ -235,7 +248,11 @@ impl Sources {
                 }
                 true
             });
+            let is_forgotten =
+                header.producer_id >= 0 && rules.known.binary_search(&header.producer_id).is_err();
             let stays = match retained {
+                Ok(Retained::All) if is_forgotten => Some(without_producer(batch)),
+                Ok(Retained::Some(batch)) if is_forgotten => Some(without_producer(&batch)),
                 Ok(Retained::All) => Some(batch.clone()),
                 Ok(Retained::Some(batch)) => Some(batch),
                 Ok(Retained::None) => produces.then(|| batch::emptied(&header)),
