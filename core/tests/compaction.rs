@@ -428,16 +428,22 @@ fn a_log_that_begins_again_is_not_cleaned_on() {
     world.holds_work = true;
     let (wall, committed) = (world.wall, world.committed);
     world.store.clean(LOG, &rules(0), wall, committed);
-    world.go_on(u64::MAX);
-    let held = std::mem::take(&mut world.held);
-    assert_eq!(held.len(), 1);
+    // Until all keys are known, and what stays is being chosen.
+    let (op, work) = loop {
+        world.go_on(u64::MAX);
+        let (op, work) = world.held.pop().expect("the cleaner is at work");
+        if format!("{work:?}").contains("records") {
+            break (op, work);
+        }
+        world.store.on_worked(op, work.run());
+    };
     let begun = world.store.begin_at(LOG, 0, &Beginning::default(), wall, &mut Outputs::default());
     assert!(begun.is_some());
     (world.history, world.committed, world.producers) = (Vec::new(), 0, BTreeMap::new());
     (0..60).for_each(|_| world.append());
     world.go_on(u64::MAX);
     world.holds_work = false;
-    held.into_iter().for_each(|(op, work)| world.store.on_worked(op, work.run()));
+    world.store.on_worked(op, work.run());
     world.go_on(u64::MAX);
     assert!(!world.store.is_cleaning());
     assert_eq!(world.store.log(LOG).expect("the log").cleaned(), 0);
@@ -448,10 +454,15 @@ fn a_log_that_begins_again_is_not_cleaned_on() {
 #[test]
 fn what_is_left_of_a_forgotten_producer_does_not_name_it() {
     let named = |world: &mut World| -> BTreeSet<i64> {
-        let end = world.history.len() as Offset;
-        let batches = world.read(0, end);
-        let headers = batches.iter().map(|batch| BatchHeader::parse(batch).expect("a batch"));
-        headers.map(|header| header.producer_id).filter(|id| *id >= 0).collect()
+        let (mut at, mut ids) = (0, BTreeSet::new());
+        while at < world.history.len() as Offset {
+            for batch in world.read(at, world.history.len() as Offset) {
+                let header = BatchHeader::parse(&batch).expect("a batch");
+                ids.extend(Some(header.producer_id).filter(|id| *id >= 0));
+                at = header.next_offset();
+            }
+        }
+        ids
     };
     let mut world = World::new(0);
     (0..60).for_each(|_| world.append());

@@ -85,11 +85,8 @@ impl History {
                 let known = &self.values[*other as usize];
                 known.key == Some((key, true)) && self.may_stand_unseen(*other)
             };
-            let is_right = match found.get(&key) {
-                Some(found) => *found == offset || ends,
-                None => ends || partition.by_key[&key].iter().any(is_unseen_end),
-            };
-            if !is_right {
+            let has_ended = || ends || partition.by_key[&key].iter().any(is_unseen_end);
+            if found.get(&key) != Some(&offset) && !has_ended() {
                 let story = format!(
                     "{}-{}: the last value of key {key} is {value} at offset {offset}, and the final read of {start}..{end} \
                      found {:?}",
