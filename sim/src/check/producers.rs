@@ -25,6 +25,10 @@ impl Checks {
         known: impl Iterator<Item = ProducerView<'a>>,
     ) -> Checked {
         let Some(log) = self.logs.iter().position(|truth| truth.id == log) else { return Ok(()) };
+        // A power loss may bring back what was deleted with its topic.
+        if self.logs[log].deleted {
+            return Ok(());
+        }
         let replica = self.nodes[node].logs.get(log).and_then(Option::as_ref);
         let Some(replica) = replica.filter(|replica| !replica.damaged && !replica.recovering)
         else {
