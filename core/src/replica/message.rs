@@ -57,7 +57,7 @@ pub struct Push {
     /// the leader says only to members of ISR and ELR and to those that have acknowledged so far in this epoch.
     pub previous_epoch: Epoch,
     /// If this is "begin at `base`", what the leader's log gives it to begin with: the leader's log starts past the follower's
-    /// end, or has dropped tombstones that the follower may not have seen. Only a replica outside ISR and ELR takes it, as a
+    /// end, or has dropped other tombstones than the log that the follower is a copy of. Only a replica outside ISR and ELR takes it, as a
     /// truncation of everything.
     pub begin: Option<Beginning>,
     /// The exchange that the leader last began in this epoch, which the answer repeats.

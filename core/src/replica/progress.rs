@@ -128,7 +128,7 @@ impl Progress {
         self.dropped.is_none_or(|own| misses(self.next, own, dropped))
     }
 
-    /// It is told to begin again, since it may miss tombstones below an offset.
+    /// It is told to begin again, since it may miss tombstones, as a copy of a log that has dropped those below an offset.
     pub fn begin_again(&mut self, base: Offset, dropped: Offset) {
         self.required = Some(dropped);
         self.acknowledged = None;

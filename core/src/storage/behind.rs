@@ -80,12 +80,22 @@ impl Store {
             log.action = Some(action);
         }
         for command in commands.into_iter().flatten() {
-            if let Command::Write { data, .. } = &command {
-                let size: usize = data.iter().map(bytes::Bytes::len).sum();
-                self.free = self.free.map(|free| free.saturating_sub(size as u64));
-            }
-            self.issue(command, Waiting::Behind(id), out);
+            self.issue_to_segment(command, Waiting::Behind(id), out);
         }
+    }
+
+    /// Issues a command for a segment. What it writes is taken off the room that is known to be free.
+    pub(super) fn issue_to_segment(
+        &mut self,
+        command: Command,
+        waiting: Waiting,
+        out: &mut Outputs,
+    ) {
+        if let Command::Write { data, .. } = &command {
+            let size: usize = data.iter().map(bytes::Bytes::len).sum();
+            self.free = self.free.map(|free| free.saturating_sub(size as u64));
+        }
+        self.issue(command, waiting, out);
     }
 
     pub(super) fn remove(&mut self, file: FileName, out: &mut Outputs) {

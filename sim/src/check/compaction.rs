@@ -10,7 +10,7 @@ use std::hash::{Hash, Hasher};
 use bytes::Bytes;
 use milena_core::storage::Log;
 use milena_core::{Epoch, LogId, Offset, Timestamp};
-use milena_wire::batch::{self, BatchHeader, DecompressLimit, HEADER_LEN, record_iterator};
+use milena_wire::batch::{self, BatchHeader, DecompressLimit, record_iterator};
 
 use super::locations::Map;
 use super::marks::Seen;
@@ -40,8 +40,8 @@ pub struct Records {
     all: Vec<Content>,
     /// Whether the records of some batch could not be read when it was committed: then nobody can say which may go.
     unknown: bool,
-    /// The last record of each key.
-    last: Map<u64, (Offset, bool)>,
+    /// The offset of the last record of each key.
+    last: Map<u64, Offset>,
     /// The earliest time at which a cleaned tombstone may go, of all times that some replica has given it.
     horizons: BTreeMap<Offset, Timestamp>,
     /// Batches that were taken from the truth so far.
@@ -92,7 +92,7 @@ impl Checks {
                 continue;
             };
             for content in &found {
-                records.last.insert(content.key, (content.offset, content.ends));
+                records.last.insert(content.key, content.offset);
             }
             records.all.extend(found);
         }
@@ -125,14 +125,8 @@ impl Checks {
     /// K1: what stands in a compacted log stands for committed batches of one epoch, exactly, and each of its records is theirs. K2:
     /// a record that is gone has a later one of its key that is committed, or was a tombstone whose time had come, of which the
     /// log says that it may be gone. K3: where a tombstone is gone, so is what it ended.
-    pub fn is_compacted_well(
-        &mut self,
-        node: usize,
-        disk: &Disk,
-        id: LogId,
-        log: &Log,
-        latest: Timestamp,
-    ) -> Checked {
+    pub fn is_compacted_well(&mut self, node: usize, disk: &Disk, id: LogId, log: &Log) -> Checked {
+        let latest = self.latest;
         let index = self.log_index(id);
         let at = self.at(node, index);
         let truth = &mut self.logs[index];
@@ -219,8 +213,7 @@ impl Checks {
                 continue;
             }
             let offset = record.offset;
-            let last = records.last[&record.key];
-            if last.0 > offset {
+            if records.last[&record.key] > offset {
                 continue;
             }
             let horizon = records.horizons.get(&offset);
@@ -248,7 +241,6 @@ impl Checks {
 
 /// The batch at the beginning of some bytes, if all of it is there.
 fn first_batch(bytes: &[u8]) -> Option<(BatchHeader, &[u8])> {
-    let header = BatchHeader::parse(bytes).ok()?;
-    let batch = bytes.get(..header.size())?;
-    Some((header, batch)).filter(|_| header.size() >= HEADER_LEN)
+    let size = batch::frame(bytes).ok()??;
+    Some((BatchHeader::parse(bytes).ok()?, &bytes[..size]))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use milena_core::image::{Changes, Image, Partition};
-use milena_core::{BrokerEpoch, Epoch, NodeId};
+use milena_core::{BrokerEpoch, Epoch, LogId, NodeId};
 use milena_wire::Response;
 
 use super::marks::Seen;
@@ -322,7 +322,7 @@ fn clean_members(before: &Partition, partition: &Partition, name: &str) -> Check
 }
 
 /// Whether a log's topic keeps the last value of each key.
-fn is_compacted(image: &Image, log: milena_core::LogId) -> bool {
+fn is_compacted(image: &Image, log: LogId) -> bool {
     let configs = image.topics.get(&log.topic).map(|topic| &topic.configs);
     configs
         .and_then(|own| own.get("cleanup.policy"))

@@ -24,7 +24,8 @@
 //! end (L) by `phases.rs`.
 //!
 //! Content is compared by checksum, epoch and offset, never byte by byte; what is durable is read from the modelled disk.
-//! Each rule costs O(1) on its event, or O(replicas) where it speaks of all of them.
+//! Each rule costs O(1) on its event, or O(replicas) where it speaks of all of them. The K rules are the exception in both: they
+//! read the segments of a log, and open those batches that compaction has changed.
 
 pub mod checkpoint;
 mod compaction;
@@ -49,7 +50,7 @@ use std::sync::Arc;
 use milena_core::config::{ReplicationConfig, StorageConfig};
 use milena_core::image::{Image, Partition};
 use milena_core::trace::Event;
-use milena_core::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Now, Offset};
+use milena_core::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Now, Offset, Timestamp};
 
 use crate::disk::Disk;
 use checkpoint::Checkpoints;
@@ -197,6 +198,8 @@ pub struct Checks {
     pub image: Option<Arc<Image>>,
     /// What the clocks of the node show that is about to tell something.
     pub clocks: Now,
+    /// The latest wall clock that any node has seen.
+    pub latest: Timestamp,
     /// Logs in which a segment was put in the place of others, and which are to be judged.
     pub cleaned: Vec<(usize, LogId)>,
     /// What nodes are told of their storage.

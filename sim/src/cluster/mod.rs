@@ -18,7 +18,7 @@ use milena_core::node::Boot;
 use milena_core::peer::PeerMessage;
 use milena_core::pipeline::Totals;
 use milena_core::{
-    ClientContext, ClientId, Halt, Input, LogId, LogLevel, OpId, Output, Outputs, Timestamp, Work,
+    ClientContext, ClientId, Halt, Input, LogId, LogLevel, OpId, Output, Outputs, Work,
 };
 use milena_wire::{Request, Response};
 
@@ -145,8 +145,6 @@ pub struct Cluster {
     pub fingerprint: Fingerprint,
     /// Counts.
     pub counts: Counts,
-    /// The latest wall clock that any node has seen.
-    latest: Timestamp,
     /// Whether each thing that happens is printed.
     pub tracing: bool,
     strike: Stream,
@@ -218,7 +216,6 @@ impl Cluster {
             history,
             fingerprint: Fingerprint::default(),
             counts: Counts::default(),
-            latest: Timestamp::MIN,
             tracing,
             strike: Stream::new(seed, Concern::Strike),
             phase: Phase::Faults,
@@ -504,7 +501,7 @@ impl Cluster {
         let timer = matches!(input, Input::Timeout);
         let now = self.nodes[node].clocks(self.now);
         self.checks.clocks = now;
-        self.latest = self.latest.max(now.wall);
+        self.checks.latest = self.checks.latest.max(now.wall);
         let mut out = std::mem::take(&mut self.out);
         if self.tracing {
             self.trace(node, &format!("{:?} <- {}", machine_place(machine), brief(&input)));
@@ -599,9 +596,8 @@ impl Cluster {
     fn is_compacted_well(&mut self, node: usize, log: LogId) -> Checked {
         let sim = &self.nodes[node];
         let State::Up { shards, .. } = &sim.state else { return Ok(()) };
-        let stores = shards.iter().map(|shard| shard.view().store());
-        let Some(found) = stores.filter_map(|store| store.log(log)).next() else { return Ok(()) };
-        self.checks.is_compacted_well(node, &sim.disk, log, found, self.latest)
+        let found = shards.iter().find_map(|shard| shard.view().store().log(log));
+        found.map_or(Ok(()), |found| self.checks.is_compacted_well(node, &sim.disk, log, found))
     }
 
     fn on_halt(&mut self, node: usize, why: &Halt) -> Checked {

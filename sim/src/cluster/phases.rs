@@ -239,8 +239,7 @@ impl Cluster {
                     self.checks.agrees_below(node, replica.log, replica.high_watermark)?;
                     if let Some(log) = view.store().log(replica.log) {
                         self.checks.knows_producers(node, replica.log, log.producers())?;
-                        let (id, disk) = (replica.log, &sim.disk);
-                        self.checks.is_compacted_well(node, disk, id, log, self.latest)?;
+                        self.checks.is_compacted_well(node, &sim.disk, replica.log, log)?;
                     }
                 }
             }

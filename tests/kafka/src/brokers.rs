@@ -34,42 +34,41 @@ impl Drop for Broker {
 impl Broker {
     /// Apache Kafka, one node.
     pub fn kafka(installed: &Installed) -> Result<Broker> {
-        let room = tempfile::tempdir()?;
-        let (port, controller) = (free_port()?, free_port()?);
-        let voters = format!("1@127.0.0.1:{controller}");
-        let mut command = kafka_node(installed, room.path(), 1, port, controller, &voters)?;
-        Broker::start_in(&mut command, port, room)
+        Broker::kafka_with(installed, "")
     }
 
-    /// The same with its cleaner at work.
+    /// The same with its cleaner at work, which looks often.
     pub fn kafka_that_cleans(installed: &Installed) -> Result<Broker> {
+        Broker::kafka_with(installed, "log.cleaner.enable=true\nlog.cleaner.backoff.ms=200\n")
+    }
+
+    /// Milena, one node in memory's stead of a data directory.
+    pub fn milena(binary: &Path) -> Result<Broker> {
+        Broker::milena_with(binary, &[])
+    }
+
+    /// The same with a cleaner that looks often.
+    pub fn milena_that_cleans(binary: &Path) -> Result<Broker> {
+        Broker::milena_with(binary, &["--cleaner-backoff-ms", "200"])
+    }
+
+    /// Of a property that is given twice, Java takes the later one.
+    fn kafka_with(installed: &Installed, more: &str) -> Result<Broker> {
         let room = tempfile::tempdir()?;
         let (port, controller) = (free_port()?, free_port()?);
         let voters = format!("1@127.0.0.1:{controller}");
         let mut command = kafka_node(installed, room.path(), 1, port, controller, &voters)?;
         let file = room.path().join("server.properties");
-        let cleans = "log.cleaner.enable=true\nlog.cleaner.backoff.ms=200\n";
-        fs::write(&file, fs::read_to_string(&file)? + cleans)?;
+        fs::write(&file, fs::read_to_string(&file)? + more)?;
         Broker::start_in(&mut command, port, room)
     }
 
-    /// Milena, one node in memory's stead of a data directory.
-    pub fn milena(binary: &Path) -> Result<Broker> {
+    fn milena_with(binary: &Path, flags: &[&str]) -> Result<Broker> {
         let room = tempfile::tempdir()?;
         let port = free_port()?;
         let mut command = Command::new(binary);
-        command.args([
-            "dev",
-            "--ephemeral",
-            "--nodes",
-            "1",
-            "--min-insync-replicas",
-            "1",
-            "--cleaner-backoff-ms",
-            "200",
-            "--port",
-        ]);
-        command.arg(port.to_string());
+        command.args(["dev", "--ephemeral", "--nodes", "1", "--min-insync-replicas", "1"]);
+        command.args(flags).args(["--port", &port.to_string()]);
         Broker::start_in(&mut command, port, room)
     }
 

@@ -29,7 +29,7 @@ type Entry = (i64, String, Option<String>);
 
 /// Writes the same to both, waits until both have cleaned it, and compares.
 pub fn compare(installed: &Installed, milena: &Path) -> Result<()> {
-    let brokers = [Broker::kafka_that_cleans(installed)?, Broker::milena(milena)?];
+    let brokers = [Broker::kafka_that_cleans(installed)?, Broker::milena_that_cleans(milena)?];
     let sides = brokers.each_ref().map(|broker| Side { milena, port: broker.port });
     let (text, last) = writes();
     for (topic, delete_retention_ms) in TOPICS {

@@ -547,11 +547,7 @@ impl Store {
             cleaning.wait = Wait::Disk { outstanding: commands.len() as u8, full: false };
         }
         for command in commands {
-            if let Command::Write { data, .. } = &command {
-                let size: usize = data.iter().map(Bytes::len).sum();
-                self.free = self.free.map(|free| free.saturating_sub(size as u64));
-            }
-            self.issue(command, Waiting::Clean, out);
+            self.issue_to_segment(command, Waiting::Clean, out);
         }
     }
 

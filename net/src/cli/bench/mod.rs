@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use milena_core::storage::CleanerTally;
 use serde_json::{Value, json};
 
 use super::arguments::Bench;
@@ -22,7 +23,6 @@ use crate::runtime;
 use crate::watch::Watch;
 use limits::{Limits, VOID_BELOW_US, micros};
 use load::{IN_FLIGHT, Produces, Target, Throughput};
-use milena_core::storage::CleanerTally;
 
 /// Records of the bench, bytes.
 const RECORD_BYTES: [usize; 2] = [100, 1024];
@@ -106,7 +106,7 @@ fn measure(bench: &Bench, directory: &Path, nodes: usize) -> Result<Figures, Fai
         let batch_bytes = bench.batch_bytes as usize;
         let (mut produce, mut idempotent) = (Throughput::default(), Throughput::default());
         let mut fdatasyncs = 0;
-        // The second half of what a disk takes is slower than the first.
+        // In turns, so that a disk that slows down costs both the same.
         for how in [Produces::Plainly, Produces::Numbered, Produces::Numbered, Produces::Plainly] {
             let before = syncs();
             let half = target.produce(how, record_bytes, batch_bytes, duration / 2)?;
