@@ -5,40 +5,16 @@ are acknowledged. Meanwhile each of three nodes is killed and started again, one
 `milena`, then NAME=COMMAND for each producer, which gets bootstrap servers, topic and count behind it.
 """
 import collections
-import pathlib
 import shlex
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
+from nodes import Node, free_port, whole
+
 COUNT = 20_000
 PARTITIONS = 3
-
-
-def free_port():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
-
-
-class Node:
-    def __init__(self, milena, directory, number, cluster):
-        self.kafka = f"127.0.0.1:{free_port()}"
-        self.arguments = [
-            milena, "start", "--node-id", str(number), "--cluster", cluster, "--kafka", self.kafka, "--data",
-            f"{directory}/node-{number}",
-        ]
-        self.log = open(f"{directory}/node-{number}.log", "ab")
-        self.start()
-
-    def start(self):
-        self.process = subprocess.Popen(self.arguments, stdout=self.log, stderr=self.log)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
 
 
 def main(milena, producers):
@@ -82,16 +58,6 @@ def check(milena, nodes, name, command):
     if not right or producer.returncode:
         print(said.decode(errors="replace")[-2000:], flush=True)
     return right and producer.returncode == 0
-
-
-def whole(milena, where):
-    """Waits until all replicas of every partition are in sync."""
-    end = time.time() + 60
-    status = [milena, "cluster", "status", "--check", *where]
-    while subprocess.run(status, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
-        if time.time() > end:
-            sys.exit("the cluster does not become whole")
-        time.sleep(0.2)
 
 
 if __name__ == "__main__":

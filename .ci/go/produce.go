@@ -1,13 +1,9 @@
-// The producers of franz-go, as it comes idempotent, and of sarama, which is on request.
 package main
 
 import (
 	"context"
 	"fmt"
-	"log"
-	"os"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -15,30 +11,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-func main() {
-	bootstrap, topic := strings.Split(os.Args[2], ","), os.Args[3]
-	count, err := strconv.Atoi(os.Args[4])
-	if err != nil {
-		log.Fatal(err)
-	}
-	if os.Args[1] == "sarama" {
-		err = withSarama(bootstrap, topic, count)
-	} else {
-		err = withFranz(bootstrap, topic, count)
-	}
-	if err != nil {
-		log.Fatal(err)
-	}
-}
-
-func withFranz(bootstrap []string, topic string, count int) error {
+// As it comes: idempotent.
+func produceWithFranz(bootstrap []string, topic string, counts []int) error {
 	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		return err
 	}
 	defer client.Close()
 	var failed atomic.Value
-	for i := range count {
+	for i := range counts[0] {
 		record := &kgo.Record{Topic: topic, Partition: int32(i % 3), Value: []byte(strconv.Itoa(i))}
 		client.Produce(context.Background(), record, func(_ *kgo.Record, err error) {
 			if err != nil {
@@ -56,7 +37,8 @@ func withFranz(bootstrap []string, topic string, count int) error {
 	return nil
 }
 
-func withSarama(bootstrap []string, topic string, count int) error {
+// Idempotent on request.
+func produceWithSarama(bootstrap []string, topic string, counts []int) error {
 	config := sarama.NewConfig()
 	config.Producer.Idempotent = true
 	config.Producer.RequiredAcks = sarama.WaitForAll
@@ -71,7 +53,7 @@ func withSarama(bootstrap []string, topic string, count int) error {
 	done := make(chan error)
 	go func() {
 		var failed error
-		for range count {
+		for range counts[0] {
 			select {
 			case <-producer.Successes():
 			case err := <-producer.Errors():
@@ -80,7 +62,7 @@ func withSarama(bootstrap []string, topic string, count int) error {
 		}
 		done <- failed
 	}()
-	for i := range count {
+	for i := range counts[0] {
 		producer.Input() <- &sarama.ProducerMessage{Topic: topic, Partition: int32(i % 3), Value: sarama.StringEncoder(strconv.Itoa(i))}
 		time.Sleep(500 * time.Microsecond)
 	}

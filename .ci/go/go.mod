@@ -1,4 +1,4 @@
-module idempotence
+module clients
 
 go 1.26.0
 
