@@ -4,7 +4,8 @@
 //! believe these but the disk.
 
 use crate::{
-    BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ReplicaIncarnation, Timestamp,
+    BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Offset, ProducerId, ReplicaIncarnation,
+    Timestamp,
 };
 
 /// Something that a checker may judge.
@@ -85,6 +86,13 @@ pub enum Event {
     Damaged {
         /// The log.
         log: LogId,
+    },
+    /// When a log forgets an idempotent producer.
+    Forgot {
+        /// The log.
+        log: LogId,
+        /// The producer.
+        producer: ProducerId,
     },
     /// When a log is deleted with its topic.
     Deleted {

@@ -237,7 +237,7 @@ fn a_producer_is_silent_from_its_last_append_on() {
     }
     let end = world.store.log(LOG).expect("a log").end();
     let expire = |world: &mut World, wall| {
-        world.store.expire_producers(LOG, wall, end);
+        world.store.expire_producers(LOG, wall, end, &mut Outputs::default());
         world.settle(Outputs::default());
         known(world)
     };

@@ -471,7 +471,7 @@ fn what_is_left_of_a_forgotten_producer_does_not_name_it() {
     assert_eq!(named(&mut world).len(), PRODUCERS as usize);
     world.wall += 10 * 86_400_000;
     let (wall, committed) = (world.wall, world.committed);
-    world.store.expire_producers(LOG, wall, committed);
+    world.store.expire_producers(LOG, wall, committed, &mut Outputs::default());
     assert_eq!(world.store.log(LOG).expect("the log").producers().count(), 0);
     // Of the last segment nothing is looked at.
     for _ in 0..60 {

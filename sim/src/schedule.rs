@@ -185,6 +185,24 @@ pub struct CoreSettings {
     pub fetch_session_evictable_ms: u64,
     #[serde(default)]
     pub cleaner: CleanerSettings,
+    #[serde(default)]
+    pub producers: ProducerLimits,
+}
+
+/// What is drawn per seed of how long and of how many producers a log knows; see [`StorageConfig`] for the meaning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct ProducerLimits {
+    pub expiration_ms: i64,
+    pub ids_max: u32,
+}
+
+impl Default for ProducerLimits {
+    fn default() -> ProducerLimits {
+        let StorageConfig { producer_id_expiration_ms, producer_ids_max, .. } =
+            StorageConfig::default();
+        ProducerLimits { expiration_ms: producer_id_expiration_ms, ids_max: producer_ids_max }
+    }
 }
 
 /// What is drawn per seed of a node's cleaner; see [`StorageConfig`] for the meaning.
@@ -770,6 +788,8 @@ impl Setup {
                 cleaner_backoff_ms: core.cleaner.backoff_ms,
                 cleaner_buffer_bytes: core.cleaner.buffer_bytes,
                 cleaner_bytes_per_s: core.cleaner.bytes_per_s,
+                producer_id_expiration_ms: core.producers.expiration_ms,
+                producer_ids_max: core.producers.ids_max,
                 ..StorageConfig::default()
             },
             quorum: QuorumConfig {

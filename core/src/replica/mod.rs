@@ -381,7 +381,7 @@ impl Replica {
 
     /// Forgets producers that have appended nothing for long, whatever the role.
     pub fn expire_producers(&self, cx: &mut Context) {
-        cx.host.store.expire_producers(self.log, cx.now.wall, self.high_watermark);
+        cx.host.store.expire_producers(self.log, cx.now.wall, self.high_watermark, cx.out);
     }
 
     /// Costly assertions.

@@ -56,7 +56,9 @@ pub use view::StoreView;
 use crate::config::StorageConfig;
 use crate::disk::{Command, DiskError, Outcome, Success};
 use crate::trace::{Event, Mark};
-use crate::{Epoch, Halt, Instant, LogId, Now, Offset, OpId, Outputs, Timer, Timestamp};
+use crate::{
+    Epoch, Halt, Instant, LogId, Now, Offset, OpId, Outputs, ProducerId, Timer, Timestamp,
+};
 pub use age::{AFTER_MAX_MS, SegmentRules};
 use codec::Pieces;
 use journal::Journal;
@@ -375,35 +377,50 @@ impl Store {
         };
         let lsn = self.submit(id, op, appended_s);
         if produced.is_some() {
-            self.bound_producers(id, committed);
+            self.bound_producers(id, committed, out);
         }
         lsn
     }
 
     /// Forgets the producers beyond the most that a log may know: those whose last batch lies lowest.
-    fn bound_producers(&mut self, id: LogId, committed: Offset) {
+    fn bound_producers(&mut self, id: LogId, committed: Offset, out: &mut Outputs) {
         let Some(log) = self.logs.get(&id) else { return };
         let producers = &log.visible.producers;
         let beyond = producers.len().saturating_sub(self.config.producer_ids_max as usize);
         if beyond > 0 {
             let lowest = producers.lowest(beyond);
-            self.forget(id, &lowest, committed);
+            self.forget(id, &lowest, committed, out);
         }
     }
 
     /// Forgets the producers that have appended nothing to a log for long, by this node's clock, and what was kept for
     /// truncations below `committed`.
-    pub fn expire_producers(&mut self, id: LogId, wall: Timestamp, committed: Offset) {
+    pub fn expire_producers(
+        &mut self,
+        id: LogId,
+        wall: Timestamp,
+        committed: Offset,
+        out: &mut Outputs,
+    ) {
         let Some(log) = self.log(id).filter(|log| !log.is_damaged()) else { return };
         let producers = &log.visible.producers;
         let last = wall.saturating_sub(self.config.producer_id_expiration_ms);
         let silent = producers.silent_since(last);
         if !silent.is_empty() || producers.is_unsettled(committed) {
-            self.forget(id, &silent, committed);
+            self.forget(id, &silent, committed, out);
         }
     }
 
-    fn forget(&mut self, id: LogId, producers: &[i64], committed: Offset) {
+    fn forget(
+        &mut self,
+        id: LogId,
+        producers: &[ProducerId],
+        committed: Offset,
+        out: &mut Outputs,
+    ) {
+        for &producer in producers {
+            out.event(|| Event::Forgot { log: id, producer });
+        }
         let body = match producers {
             [] => Pieces::None,
             ids => Pieces::One(encode_ids(ids)),

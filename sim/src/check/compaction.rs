@@ -9,7 +9,7 @@ use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
 use milena_core::storage::Log;
-use milena_core::{Epoch, LogId, Offset, Timestamp};
+use milena_core::{Epoch, LogId, Offset, ProducerId, Timestamp};
 use milena_wire::batch::{self, BatchHeader, DecompressLimit, record_iterator};
 
 use super::locations::Map;
@@ -114,8 +114,18 @@ impl Checks {
         {
             return false;
         }
-        let run: Vec<Batch> =
-            run.iter().map(|original| Batch { born: batch.born, ..*original }).collect();
+        let Batch { born, appended, .. } = *batch;
+        let mut run: Vec<Batch> =
+            run.iter().map(|original| Batch { born, appended, ..*original }).collect();
+        // Of whom the leader has forgotten the batch says nothing, and so nothing is known here.
+        for original in &mut run {
+            let is_forgotten = |(id, ..): &mut (ProducerId, i16, i32)| {
+                truth.forgotten.iter().any(|(forgotten, _)| forgotten == id)
+            };
+            if original.produced.take_if(is_forgotten).is_some() {
+                original.produced = batch.produced;
+            }
+        }
         self.nodes[node].locations.stand_in(truth.id, batch, &run);
         let replica = self.replica(node, log);
         run.into_iter().for_each(|original| replica.append(original));

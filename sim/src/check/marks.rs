@@ -56,6 +56,10 @@ marks! {
         ServedWithFullDisk = "served with a full disk",
         /// When a partition lost its leader.
         PartitionOffline = "partition offline",
+        /// When a log forgot a producer that had long been silent.
+        ProducerExpired = "producer expired",
+        /// When a log forgot a producer because it knew too many.
+        ProducerCrowdedOut = "producer crowded out",
         /// When a snapshot of the metadata was installed.
         SnapshotInstalled = "snapshot installed",
         /// When a fault struck a node that was recovering its disk.

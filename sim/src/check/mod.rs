@@ -9,7 +9,7 @@
 //!   metadata.rs   the committed image and its sets       (P10 to P12, P24, R9, L21)
 //!   retention.rs  what retention may take, and must        (P23, L13, L14)
 //!   quorum.rs     R rules on events of the metadata log  (R1 to R5, R7 to R10, R16, P18)
-//!   producers.rs  what a log knows of idempotent producers  (I3)
+//!   producers.rs  what a log knows of idempotent producers, and whom it forgets  (I3, I7)
 //!   compaction.rs what compaction leaves of a log        (K1 to K3)
 //!   departure.rs  who leaves ISR and ELR, and why        (P22)
 //!   node.rs       starts, disks, recoveries and halts    (D3, D4, D7, D8, D10, P14)
@@ -50,7 +50,9 @@ use std::sync::Arc;
 use milena_core::config::{ReplicationConfig, StorageConfig};
 use milena_core::image::{Image, Partition};
 use milena_core::trace::Event;
-use milena_core::{BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Now, Offset, Timestamp};
+use milena_core::{
+    BrokerEpoch, Epoch, Incarnation, LogId, NodeId, Now, Offset, ProducerId, Timestamp,
+};
 
 use crate::disk::Disk;
 use checkpoint::Checkpoints;
@@ -161,6 +163,8 @@ pub struct LogTruth {
     pub committed_in: Vec<Epoch>,
     /// Of a compacted topic: their records.
     records: Option<Records>,
+    /// Producers that some replica has forgotten, each with the end of its log then.
+    forgotten: Vec<(ProducerId, Offset)>,
     /// Everything below was trimmed by a leader.
     pub trimmed_to: Offset,
     /// Whether its topic is gone.
@@ -284,6 +288,7 @@ impl Checks {
                     crc: *crc,
                     size: *size,
                     born: *born,
+                    appended: self.clocks.wall,
                     produced: *produced,
                 };
                 self.on_appended(node, *log, batch, *leading)
@@ -299,6 +304,7 @@ impl Checks {
                 self.cleaned.push((node, *log));
                 Ok(())
             }
+            Event::Forgot { log, producer } => self.on_forgot(node, *log, *producer),
             Event::Damaged { log } => self.on_damaged(node, *log),
             Event::Deleted { log } => self.on_deleted(node, *log),
             Event::Founded { cluster } => self.on_founded(node, *cluster),

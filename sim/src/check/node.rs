@@ -236,6 +236,9 @@ impl Checks {
             return Ok(());
         }
         let outcome = replica.recover(start, end, last_epoch);
+        let started = self.clocks.wall;
+        let replica = self.replica(node, log);
+        replica.batches.iter_mut().for_each(|batch| batch.appended = batch.appended.min(started));
         let held = (replica.start, replica.end);
         if !deleted {
             match outcome {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use milena_core::{Epoch, Instant, NodeId, Offset, Timestamp};
 
-/// One batch, equal to those of other replicas in all but `born`.
+/// One batch, equal to those of other replicas in all but `born` and `appended`.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch {
     /// Offset of its first record.
@@ -20,6 +20,8 @@ pub struct Batch {
     pub size: u32,
     /// From when it counts for retention on this node.
     pub born: Timestamp,
+    /// When this node appended it, by its wall clock, or when it last started, if that showed less.
+    pub appended: Timestamp,
     /// Of an idempotent producer: its id, its epoch and its number of the first record.
     pub produced: Option<(i64, i16, i32)>,
 }
@@ -211,7 +213,7 @@ mod tests {
 
     fn batch(base: Offset, epoch: Epoch) -> Batch {
         let crc = (base * 100) as u32 + epoch as u32;
-        Batch { base, next: base + 2, epoch, crc, size: 100, born: 0, produced: None }
+        Batch { base, next: base + 2, epoch, crc, size: 100, born: 0, appended: 0, produced: None }
     }
 
     fn log(batches: &[Batch]) -> ReplicaLog {

@@ -433,7 +433,8 @@ impl Producer {
         );
         if disordered && (batch.is_next || error == ErrorCode::INVALID_PRODUCER_EPOCH) {
             // A name that has passed to another topic meets a log that knows other numbers, or none.
-            if self.names_ids() || !history.is_contested(&batch.topic) {
+            let is_same = self.names_ids() || !history.is_contested(&batch.topic);
+            if is_same && !history.forgetful {
                 let (topic, index, stamp) = (&batch.topic, batch.partition, batch.stamp);
                 let story =
                     format!("{topic}-{index}: {stamp:?} comes next and is refused: {error:?}");

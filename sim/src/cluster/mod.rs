@@ -36,7 +36,7 @@ use crate::network::Network;
 use crate::node::{NEVER, SimNode, State, machine_index, machine_place};
 use crate::queue::{MS, Queue, Time};
 use crate::rng::{Concern, Stream};
-use crate::schedule::{Action, Fault, Schedule};
+use crate::schedule::{Action, Fault, ProducerLimits, Schedule};
 use connections::Connection;
 use journals::JournalGroups;
 
@@ -186,6 +186,7 @@ impl Cluster {
         let mut admin = Admin::default();
         let mut history = History::default();
         history.gap_max = setup.gap_ms_max.map(|ms| ms * MS);
+        history.forgetful = setup.core.producers != ProducerLimits::default();
         setup.topics.iter().for_each(|topic| admin.create(topic.clone(), &mut history));
         roles.push(Role::Admin(admin));
         roles.extend(setup.producers.iter().cloned().map(|p| Role::Producer(Producer::new(p))));

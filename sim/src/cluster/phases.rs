@@ -384,6 +384,9 @@ impl Cluster {
         if let Some(story) = self.undecided() {
             return wrong("L5", story);
         }
+        if let Some(story) = self.remembered() {
+            return wrong("L25", story);
+        }
         for (index, client) in self.clients.iter().enumerate() {
             if !client.is_done() {
                 return wrong(
@@ -400,6 +403,21 @@ impl Cluster {
             );
         }
         None
+    }
+
+    /// A replica that knows a producer for too long (L25).
+    fn remembered(&self) -> Option<String> {
+        self.nodes.iter().enumerate().find_map(|(node, sim)| {
+            let State::Up { shards, .. } = &sim.state else { return None };
+            let wall = sim.clocks(self.now).wall;
+            let views = shards.iter().map(|shard| shard.view());
+            let logs = views.flat_map(|view| {
+                view.replicas().filter_map(move |replica| view.store().log(replica.log))
+            });
+            let mut sound = logs.filter(|log| !log.is_damaged());
+            let story = sound.find_map(|log| self.checks.known_too_long(wall, log.producers()))?;
+            Some(format!("node {}: {story}", node + 1))
+        })
     }
 
     /// A leader whose proposal of an in-sync set still stands (L5).

@@ -120,6 +120,8 @@ pub struct History {
     compacted: BTreeMap<String, u64>,
     /// Producer ids that were given out.
     producers: BTreeSet<i64>,
+    /// Whether logs forget producers that still write. Then a batch that is sent again may stand twice, or out of order.
+    pub forgetful: bool,
     /// How long a batch may wait to be acknowledged, where that is judged.
     pub gap_max: Option<Time>,
     /// Values acknowledged with acks=all.
@@ -189,8 +191,11 @@ impl History {
     }
 
     /// Values are those of an idempotent producer, of which so many have been sent to their partition before: each of them stands
-    /// there once, however often it is sent, and in this order.
+    /// there once, however often it is sent, and in this order, unless logs are forgetful.
     pub fn number(&mut self, values: &[ValueId], producer: (i64, i16), before: u64) {
+        if self.forgetful {
+            return;
+        }
         for (value, number) in values.iter().zip(before..) {
             self.values[*value as usize].number = Some((producer, number));
         }

@@ -19,7 +19,8 @@ use crate::network::NetworkSettings;
 use crate::rng::{Concern, Stream};
 use crate::schedule::{
     Action, CleanerSettings, ConsumerSetup, CoreSettings, DiskSettings, Entry, FORMAT, Fault,
-    NodeSetup, PipelineSettings, ProducerSetup, Schedule, Setup, Subject, TopicSetup,
+    NodeSetup, PipelineSettings, ProducerLimits, ProducerSetup, Schedule, Setup, Subject,
+    TopicSetup,
 };
 use layout::Layout;
 
@@ -341,6 +342,7 @@ fn core_settings(draw: &mut Stream) -> CoreSettings {
         fetch_sessions_max: draw.between(1, 8) as usize,
         fetch_session_evictable_ms: ReplicationConfig::default().fetch_session_evictable_ms,
         cleaner: CleanerSettings::default(),
+        producers: ProducerLimits::default(),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::WARM_UP_MS;
 use crate::rng::Stream;
-use crate::schedule::{Action, Direction, Entry, Fault, Guard, NodeSetup, Setup, Target};
+use crate::schedule::{
+    Action, Direction, Entry, Fault, Guard, NodeSetup, ProducerLimits, Setup, Target,
+};
 
 fn entry(at_us: u64, fault: Fault, guards: Vec<Guard>) -> Entry {
     Entry { at_us, action: Action::Fault(fault), guards, patience_us: 2_000_000 }
@@ -238,6 +240,7 @@ pub fn rolling(setup: &mut Setup, draw: &mut Stream) -> Vec<Entry> {
     setup.core.memory_bytes_max = 16 << 20;
     setup.core.journal_file_bytes *= 16;
     setup.core.journal_files = 8;
+    setup.core.producers = ProducerLimits::default();
     // Nor may it be long without room because it has just started, which takes two files filled.
     setup.disk.fill_us = Some(draw.between(1, 20) * 1_000);
     let mut entries = Vec::new();

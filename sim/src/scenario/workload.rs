@@ -5,12 +5,16 @@
 use milena_wire::ApiKey;
 
 use crate::rng::Stream;
-use crate::schedule::{CleanerSettings, Compaction, Dialect, SeekerSetup, Setup, StrangerSetup};
+use crate::schedule::{
+    CleanerSettings, Compaction, Dialect, ProducerLimits, SeekerSetup, Setup, StrangerSetup,
+};
 
 /// Runs with idempotent producers, of a million.
 const IDEMPOTENT: u32 = 670_000;
 /// Runs with compacted topics, of a million.
 const COMPACTED: u32 = 330_000;
+/// Runs with idempotent producers in which logs forget them while they still write, of a million.
+const FORGETFUL: u32 = 200_000;
 /// What a cleaner keeps of a key.
 const KEY_BYTES: u64 = 24;
 /// So many batches of a producer a partition remembers.
@@ -64,6 +68,14 @@ pub fn characters(setup: &mut Setup, idempotent: bool, compacted: bool, draw: &m
     }
     if draw.chance(COMPACTED) || compacted {
         compact(setup, compacted, draw);
+    }
+    if setup.producers.iter().any(|producer| producer.idempotent) && draw.chance(FORGETFUL) {
+        let default = ProducerLimits::default();
+        let few = draw.between(1, 4) as u32;
+        setup.core.producers = ProducerLimits {
+            expiration_ms: draw.between(100, 2_500) as i64,
+            ids_max: if draw.chance(400_000) { few } else { default.ids_max },
+        };
     }
 }
 

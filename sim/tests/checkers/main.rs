@@ -9,6 +9,7 @@ mod history;
 mod liveness;
 mod metadata;
 mod partition;
+mod producers;
 mod quorum;
 mod retention;
 
