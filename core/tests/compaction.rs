@@ -48,6 +48,8 @@ struct World {
     /// Tombstones went at these offsets or below, as was seen.
     tombstones_gone: u64,
     covers_seen: u64,
+    /// No tombstone may have gone at this offset or above.
+    bound: Offset,
     /// Work of the cleaner is not done, but kept.
     holds_work: bool,
     held: Vec<(OpId, Work)>,
@@ -100,6 +102,7 @@ fn rules(delete_retention_ms: i64) -> CleaningRules {
         max_lag_ms: i64::MAX,
         dirty_ratio: 0.0,
         opened_bytes_max: LIMIT,
+        tombstones_go_below: Offset::MAX,
     }
 }
 
@@ -127,6 +130,7 @@ impl World {
             config,
             tombstones_gone: 0,
             covers_seen: 0,
+            bound: 0,
             holds_work: false,
             held: Vec::new(),
         }
@@ -282,6 +286,7 @@ impl World {
         let (start, end) = (log.start(), log.end());
         assert_eq!(end, self.history.len() as Offset, "the end");
         let dropped = log.dropped();
+        assert!(dropped <= self.bound, "tombstones went up to {dropped}, past {}", self.bound);
         let (mut at, mut borders) = (start, vec![start]);
         let mut found: BTreeMap<Offset, Written> = BTreeMap::new();
         let mut batches: BTreeMap<Offset, BatchHeader> = BTreeMap::new();
@@ -368,6 +373,11 @@ fn story(seed: u64) -> (u64, u64, u64) {
         world.wall += world.below(5_000) as i64;
         let (wall, committed) = (world.wall, world.committed);
         if world.store.dirt(LOG, &rules, wall, committed).is_some() {
+            // Sometimes a replica copies the log and has come to somewhere.
+            let copied = world.below(2 * committed as u64 + 1) as Offset;
+            let tombstones_go_below = if copied < committed { copied } else { Offset::MAX };
+            world.bound = world.bound.max(tombstones_go_below);
+            let rules = CleaningRules { tombstones_go_below, ..rules };
             world.store.clean(LOG, &rules, wall, committed);
         }
         let commands = [u64::MAX, 12, 40][world.below(3) as usize];
@@ -381,6 +391,7 @@ fn story(seed: u64) -> (u64, u64, u64) {
                 // Cut while the cleaner is at work.
                 let borders = world.check();
                 let (wall, committed) = (world.wall, world.committed);
+                world.bound = Offset::MAX;
                 world.store.clean(LOG, &rules, wall, committed);
                 world.truncate(&borders);
                 world.go_on(u64::MAX);

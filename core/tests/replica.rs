@@ -49,6 +49,10 @@ struct World {
     nodes: BTreeMap<i32, Node>,
     image: Image,
     messages: VecDeque<(i32, i32, PeerMessage)>,
+    /// A node that is heard so many milliseconds later.
+    slow: Option<(i32, u64)>,
+    /// What it has said, and when that is heard.
+    late: VecDeque<(u64, i32, PeerMessage)>,
     /// Nodes that nobody hears and that hear nobody.
     cut: BTreeSet<i32>,
     /// Journal files that are not filled before somebody says so, if they wait.
@@ -81,6 +85,8 @@ impl World {
             nodes: BTreeMap::new(),
             image,
             messages: VecDeque::new(),
+            slow: None,
+            late: VecDeque::new(),
             cut: BTreeSet::new(),
             fills: None,
             requests: 0,
@@ -128,12 +134,14 @@ impl World {
                 journal_file_bytes: 1 << 20,
                 journal_files: 3,
                 retention_check_ms: 60_000,
+                cleaner_backoff_ms: 1_000,
                 ..Default::default()
             },
             quorum: Default::default(),
             replication: config::ReplicationConfig {
                 lag_ms_max: 2_000,
                 push_bytes_max: 16 << 10,
+                push_window_bytes: 48 << 10,
                 ..Default::default()
             },
         };
@@ -190,8 +198,12 @@ impl World {
                 let message = peer::decode(Bytes::from(bytes)).expect("a frame of ours");
                 let lost = self.cut.contains(&id) || self.cut.contains(&to.0);
                 self.note_message(id, to.0, &message, lost);
-                if !lost {
-                    self.messages.push_back((id, to.0, message));
+                match self.slow {
+                    _ if lost => {}
+                    Some((slow, ms)) if slow == id => {
+                        self.late.push_back((self.millis + ms, to.0, message));
+                    }
+                    _ => self.messages.push_back((id, to.0, message)),
                 }
             }
             Output::Local { to: Place::Metadata, message } => self.note_local(id, message),
@@ -236,9 +248,20 @@ impl World {
                 })
                 .min()
                 .filter(|(at, _)| *at <= until);
-            let Some((at, id)) = due else { break };
-            self.millis = self.millis.max(at);
-            self.step(id, Input::Timeout);
+            let late = self.late.front().map(|(at, ..)| *at).filter(|at| *at <= until);
+            match (due, late) {
+                (Some((at, id)), _) if late.is_none_or(|late| at < late) => {
+                    self.millis = self.millis.max(at);
+                    self.step(id, Input::Timeout);
+                }
+                (_, Some(at)) => {
+                    self.millis = self.millis.max(at);
+                    let (slow, _) = self.slow.expect("it is slow still");
+                    let (_, to, message) = self.late.pop_front().expect("just seen");
+                    self.messages.push_back((slow, to, message));
+                }
+                (_, None) => break,
+            }
             self.run();
         }
         self.millis = until;

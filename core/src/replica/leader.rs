@@ -61,6 +61,15 @@ impl Leader {
         watermark::maximal(&self.isr, &self.standing)
     }
 
+    /// Up to where the followers that copy the log have come, of those out of the sets the one that is furthest behind.
+    pub fn copied_to(&self) -> Option<Offset> {
+        let copies = |(node, progress): (&NodeId, &Progress)| {
+            let is_heard = progress.reachable && !progress.heads_only && !self.isr.contains(node);
+            progress.acknowledged.filter(|_| is_heard)
+        };
+        self.followers.iter().filter_map(copies).min()
+    }
+
     pub fn check_invariants(&self, log: &Log) {
         assert!(self.start <= log.end(), "an epoch starts in the log");
         for progress in self.followers.values() {

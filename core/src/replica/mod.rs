@@ -369,12 +369,17 @@ impl Replica {
     /// How its log is cleaned and up to where, if it is a compacted topic's.
     pub fn cleaning(&self, config: &Config) -> Option<(CleaningRules, Offset)> {
         let settings = self.settings.as_ref()?.compaction?;
+        let copied = match &self.role {
+            Role::Leader(leader) => leader.copied_to(),
+            Role::Idle | Role::Follower(_) => None,
+        };
         let rules = CleaningRules {
             delete_retention_ms: settings.delete_retention_ms,
             min_lag_ms: settings.min_lag_ms,
             max_lag_ms: settings.max_lag_ms,
             dirty_ratio: settings.dirty_ratio,
             opened_bytes_max: config.replication.opened_bytes_max,
+            tombstones_go_below: copied.unwrap_or(Offset::MAX),
         };
         Some((rules, self.high_watermark))
     }

@@ -124,6 +124,40 @@ fn a_follower_that_missed_a_tombstone_begins_again() {
     assert_eq!(of_key(&world.entries(3), "key"), []);
 }
 
+/// It copies the log more slowly than tombstones go from it: those that it has not come to wait for it.
+#[test]
+fn a_slow_follower_does_not_begin_again_for_each_tombstone_that_goes() {
+    let mut world =
+        World::new(&[("segment.bytes", "150000"), COMPACTED[0], COMPACTED[2], COMPACTED[3]]);
+    world.lose(3);
+    let mut state = 1_u64;
+    let mut letter = || -> String {
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(33 + (state >> 40) as u8 % 90)
+        };
+        (0..6_000).map(|_| next()).collect()
+    };
+    for number in 0..300 {
+        world.put(1, &format!("old {number}"), Some(&letter()));
+    }
+    world.cut.clear();
+    world.slow = Some((3, 250));
+    let mut dropped = BTreeSet::new();
+    for number in 0..20 {
+        world.put(1, &format!("old {}", 6 * number), None);
+        for _ in 0..20 {
+            world.put(1, "new", Some(&letter()));
+        }
+        world.pass(1_500);
+        dropped.insert(world.dropped(1));
+    }
+    assert!(dropped.len() > 5, "tombstones go: {dropped:?}");
+    let begun = world.transcript.matches("replica.begins_again").count();
+    assert!(begun <= 1, "it begins again {begun} times");
+    assert_eq!(world.view(3).end, world.view(1).end);
+}
+
 /// Its end lies inside the batch by which the leader stands for all that has gone.
 #[test]
 fn a_follower_inside_a_batch_without_records_takes_the_rest() {

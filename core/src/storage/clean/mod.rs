@@ -57,6 +57,9 @@ pub struct CleaningRules {
     pub dirty_ratio: f64,
     /// Decompressed bytes of one batch at most; a batch that opens to more is kept as it is.
     pub opened_bytes_max: usize,
+    /// Tombstones from here on stay whatever their age: a replica that copies the log has not come to them, and would have to begin
+    /// again for each that goes.
+    pub tombstones_go_below: Offset,
 }
 
 /// What the cleaner of a store has done since the start.
@@ -92,6 +95,7 @@ struct Cleaning {
     /// With which change the log began: one that has begun again is another one.
     begun_seq: u64,
     limit: usize,
+    tombstones_go_below: Offset,
     /// Segments to be rewritten, oldest first.
     sources: VecDeque<Source>,
     /// Where the cleanable part ends.
@@ -298,6 +302,7 @@ impl Store {
             log: id,
             begun_seq: log.begun_seq,
             limit: rules.opened_bytes_max,
+            tombstones_go_below: rules.tombstones_go_below,
             sources,
             upto,
             keys: Some(KeyMap::new(self.config.cleaner_buffer_bytes, records)),
@@ -559,6 +564,7 @@ impl Store {
         // What a truncation may bring back is known too.
         let rules = Rules {
             mapped,
+            tombstones_go_below: cleaning.tombstones_go_below.min(mapped),
             wall: cleaning.wall,
             horizon: cleaning.horizon,
             producers: log.visible.producers.bases(),

@@ -121,7 +121,8 @@ impl Packing {
 pub(super) struct Rules {
     /// The keys of all records below this offset were taken note of, now or by an earlier cleaning.
     pub mapped: Offset,
-    /// Tombstones whose horizon has come by then go.
+    /// Tombstones below this offset, at most `mapped`, go whose horizon has come by `wall`.
+    pub tombstones_go_below: Offset,
     pub wall: Timestamp,
     /// The horizon of tombstones that have none yet.
     pub horizon: Timestamp,
@@ -238,7 +239,8 @@ impl Sources {
                     return false;
                 };
                 let newer = keys.get(KeyHash::new(&self.secret, key));
-                let ended = record.is_tombstone && may_drop && record.offset < rules.mapped;
+                let ended =
+                    record.is_tombstone && may_drop && record.offset < rules.tombstones_go_below;
                 if newer.is_some_and(|newer| newer > record.offset) || ended {
                     gone += 1;
                     if ended {
