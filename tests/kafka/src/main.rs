@@ -1,9 +1,9 @@
 //! Apache Kafka beside Milena.
 //!
 //! `schemas` holds our message types against the schemas in Kafka's own jar. `codecs` has Kafka's own reader read what our
-//! codecs take and what compaction leaves of batches. `folds` has both compact the same writes. `restarts` restarts clusters of both under load. `compare` starts one
-//! node of each, sends both the same requests and compares the answers field by field. `bugs` sees that planted bugs are found
-//! so.
+//! codecs take and what compaction leaves of batches. `folds` has both compact the same writes, `cleaning` measures how fast they do it.
+//! `restarts` restarts clusters of both under load. `compare` starts one node of each, sends both the same requests and compares
+//! the answers field by field. `bugs` sees that planted bugs are found so.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,6 +18,7 @@ mod batches;
 mod brokers;
 mod bugs;
 mod check;
+mod cleaning;
 mod codecs;
 mod compacted;
 mod compare;
@@ -57,6 +58,15 @@ enum Command {
     /// Write the same keys to compacted topics of both, and compare what is left once both have cleaned.
     Folds {
         /// The broker to compare; without it, the one of this workspace, built now
+        #[arg(long)]
+        milena: Option<PathBuf>,
+    },
+    /// Have both compact the same logs, one broker after the other, and print how fast they are.
+    Cleaning {
+        /// Size of each log, 10^6 bytes of values
+        #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+        megabytes: u64,
+        /// The broker to measure, which is worth it only where it is optimized; without it, the one of this workspace, built so now
         #[arg(long)]
         milena: Option<PathBuf>,
     },
@@ -121,6 +131,9 @@ fn main() -> Result<()> {
             compacted::compare(&installed)
         }
         Command::Folds { milena } => folds::compare(&installed, &milena.map_or_else(build, Ok)?),
+        Command::Cleaning { megabytes, milena } => {
+            cleaning::measure(&installed, &milena.map_or_else(build_optimized, Ok)?, megabytes)
+        }
         Command::Restarts { milena } => {
             restarts::restart_both(&installed, &milena.map_or_else(build, Ok)?)
         }
@@ -136,11 +149,20 @@ fn main() -> Result<()> {
 
 /// Builds the broker of this workspace.
 fn build() -> Result<PathBuf> {
+    build_as("debug", &[])
+}
+
+/// The same as people run it.
+fn build_optimized() -> Result<PathBuf> {
+    build_as("release", &["--release"])
+}
+
+fn build_as(profile: &str, flags: &[&str]) -> Result<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut cargo = Process::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "milena-net"]).current_dir(&workspace);
+    cargo.args(["build", "--quiet", "--package", "milena-net"]).args(flags).current_dir(&workspace);
     install::run(&mut cargo)?;
-    Ok(workspace.join("target/debug/milena").canonicalize()?)
+    Ok(workspace.join("target").join(profile).join("milena").canonicalize()?)
 }
 
 fn compare_both(

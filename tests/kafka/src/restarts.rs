@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::brokers::{Broker, free_port, kafka_node};
+use crate::brokers::{BRIEF, Broker, free_port, kafka_node};
 use crate::install::Installed;
 
 /// What the load does before, between and after restarts.
@@ -144,7 +144,8 @@ fn kafka(installed: &Installed) -> Result<Vec<Node>> {
     let voters: Vec<String> = peers.iter().map(|(id, at)| format!("{id}@127.0.0.1:{at}")).collect();
     let node = |((id, peer), port): (&(usize, u16), &u16)| {
         let room = tempfile::tempdir()?;
-        let command = kafka_node(installed, room.path(), *id, *port, *peer, &voters.join(","))?;
+        let voters = voters.join(",");
+        let command = kafka_node(installed, &BRIEF, room.path(), *id, *port, *peer, &voters)?;
         Ok(Node { command, port: *port, room, broker: None })
     };
     peers.iter().zip(&ports).map(node).collect()
