@@ -790,7 +790,6 @@ impl Setup {
                 cleaner_bytes_per_s: core.cleaner.bytes_per_s,
                 producer_id_expiration_ms: core.producers.expiration_ms,
                 producer_ids_max: core.producers.ids_max,
-                ..StorageConfig::default()
             },
             quorum: QuorumConfig {
                 election_timeout_ms: core.election_timeout_ms,
