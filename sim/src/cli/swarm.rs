@@ -16,6 +16,9 @@ use crate::scenario::Scenario;
 /// A sweep of so many seeds takes every rare path at least once, or it proves too little.
 const MARKS_REACHED_WITHIN: usize = 1_000;
 
+/// From so many seeds on, the shares that a scenario asks for mean something.
+const FLOORS_JUDGED_FROM: usize = 100;
+
 /// What to sweep.
 pub(super) struct Sweep {
     pub(super) scenario: Scenario,
@@ -69,12 +72,16 @@ pub(super) fn run(sweep: &Sweep) -> anyhow::Result<u8> {
         eprintln!("never taken in {} seeds: {}", figures.runs, never.join(", "));
     }
     let never: Vec<&str> = never.into_iter().filter(|name| !RARER.contains(name)).collect();
+    let too_rare = figures.too_rare(&sweep.scenario);
+    for (name, seeds, floor) in &too_rare {
+        eprintln!("\"{name}\" was taken in {seeds} of {} seeds, it takes {floor} %", figures.runs);
+    }
     let worst = |verdict| reports.iter().any(|report| report.verdict == verdict);
     Ok(if worst(Verdict::Crashed) {
         70
     } else if worst(Verdict::Failed) {
         1
-    } else if worst(Verdict::Vacuous) || !never.is_empty() {
+    } else if worst(Verdict::Vacuous) || !never.is_empty() || !too_rare.is_empty() {
         3
     } else {
         0
@@ -208,6 +215,16 @@ impl Figures {
         untaken.map(|(name, _)| name.as_str()).collect()
     }
 
+    /// What the scenario is about and too few seeds met: the name, seeds that met it, and what share of all it takes.
+    fn too_rare<'a>(&self, scenario: &'a Scenario) -> Vec<(&'a str, u64, u64)> {
+        if self.runs < FLOORS_JUDGED_FROM {
+            return Vec::new();
+        }
+        let met = |name: &String| self.sometimes.get(name).map_or(0, |(_, seeds)| *seeds);
+        let floors = scenario.floors.iter().map(|(name, floor)| (name.as_str(), met(name), *floor));
+        floors.filter(|(_, seeds, floor)| seeds * 100 < floor * self.runs as u64).collect()
+    }
+
     fn human(&self, scenario: &str) -> String {
         let share = |seeds: u64| seeds * 100 / (self.runs as u64).max(1);
         let mut text = format!(
@@ -242,5 +259,28 @@ impl Figures {
             text += &format!("  {name:<42} {median:>8} {:>3} %\n", share(*seeds));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_says_what_it_met_too_rarely() {
+        let scenario = crate::scenario::named("idempotence").expect("a scenario of the list");
+        let mut figures = Figures::new(&[], 0, 1);
+        let mut too_rare = |runs, seeds| {
+            figures.runs = runs;
+            figures.sometimes.insert("produce.duplicate".to_owned(), (1, seeds));
+            figures.sometimes.insert("produce.out_of_order".to_owned(), (1, seeds));
+            let names: Vec<&str> =
+                figures.too_rare(&scenario).into_iter().map(|(name, _, _)| name).collect();
+            names
+        };
+        assert_eq!(too_rare(100, 80), [""; 0]);
+        assert_eq!(too_rare(100, 79), ["produce.duplicate"]);
+        assert_eq!(too_rare(100, 0), ["produce.duplicate", "produce.out_of_order"]);
+        assert_eq!(too_rare(99, 0), [""; 0], "so few seeds say nothing");
     }
 }

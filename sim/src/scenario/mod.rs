@@ -71,6 +71,9 @@ pub struct Scenario {
     /// Whether every topic is compacted.
     #[serde(default)]
     pub compacted: bool,
+    /// What a sweep of it must meet, by the names of marks: in what share of its seeds at least, in percent.
+    #[serde(default)]
+    pub floors: BTreeMap<String, u64>,
     /// Whether disks may be lost beyond what the theorem allows.
     #[serde(default)]
     pub beyond_budget: bool,
@@ -413,6 +416,16 @@ mod tests {
                         .all(|e| e.at_us <= 3_200_000 + schedule.setup.heal_at_ms * 1_000)
                 );
             }
+        }
+    }
+
+    #[test]
+    fn floors_name_marks() {
+        let marks = crate::check::marks::Marks::default();
+        let names: Vec<&str> = marks.iter().map(|(name, _)| name).collect();
+        for scenario in all() {
+            let unknown = scenario.floors.keys().find(|name| !names.contains(&name.as_str()));
+            assert_eq!(unknown, None, "{}", scenario.name);
         }
     }
 
