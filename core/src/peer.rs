@@ -61,7 +61,7 @@ impl From<ReplicaMessage> for PeerMessage {
 }
 
 /// First byte of a frame. Frozen for what it stands for; another format gets another number.
-const FORMAT: u8 = 4;
+const FORMAT: u8 = 5;
 
 /// A frame that no node of this version wrote.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

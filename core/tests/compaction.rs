@@ -501,3 +501,46 @@ fn what_is_left_of_a_forgotten_producer_does_not_name_it() {
     world.go_on(u64::MAX);
     assert_eq!(named(&mut world), BTreeSet::new());
 }
+
+/// A batch opened to too much when its keys were taken note of, and to little enough after a restart with a larger limit.
+#[test]
+fn a_batch_can_be_opened_again_after_its_newer_keys_were_noted() {
+    let mut world = World::new(0);
+    world.config.storage.cleaner_buffer_bytes = 1 << 16;
+    world.restart();
+    world.bound = Offset::MAX;
+    let put = |world: &mut World, records: &[(u8, Option<u64>)]| {
+        let base = world.history.len() as Offset;
+        let mut builder = BatchBuilder::new(base, 1, Compression::Lz4);
+        for &(key, value) in records {
+            let bytes = value.map(|value| value.to_le_bytes());
+            builder.append(world.wall, Some(&[key]), bytes.as_ref().map(|b| b.as_slice()), &[]);
+            world.history.push(Written { epoch: 1, key: Some(key), value, time: world.wall });
+        }
+        let batch = builder.build();
+        let header = BatchHeader::parse(&batch).expect("a batch");
+        let (wall, committed) = (world.wall, world.committed);
+        world.store.append(LOG, &header, &[batch], wall, committed, true, &mut Outputs::default());
+    };
+    let fill = |world: &mut World| (0..60).for_each(|n| put(world, &[(100 + n as u8, Some(0))]));
+    let clean = |world: &mut World, opened_bytes_max: usize| {
+        world.committed = world.history.len() as Offset;
+        world.go_on(u64::MAX);
+        let (wall, committed) = (world.wall, world.committed);
+        let rules = CleaningRules { opened_bytes_max, ..rules(1_000) };
+        world.store.clean(LOG, &rules, wall, committed);
+        assert!(world.store.is_cleaning());
+        world.go_on(u64::MAX);
+        assert!(!world.store.is_cleaning());
+        world.check();
+    };
+    let large: Vec<(u8, Option<u64>)> = (0..20).map(|key| (key, Some(7))).collect();
+    put(&mut world, &large);
+    put(&mut world, &[(5, None)]);
+    fill(&mut world);
+    clean(&mut world, 100);
+    world.restart();
+    world.wall += 10_000;
+    fill(&mut world);
+    clean(&mut world, LIMIT);
+}

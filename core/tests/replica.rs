@@ -44,6 +44,14 @@ struct Node {
     out: Outputs,
 }
 
+/// Pushes to a node, those that say "begin" or those with records, and what was kept of them.
+#[derive(Default)]
+struct Delays {
+    to: i32,
+    begins: bool,
+    kept: Vec<(i32, i32, PeerMessage)>,
+}
+
 struct World {
     millis: u64,
     nodes: BTreeMap<i32, Node>,
@@ -55,6 +63,8 @@ struct World {
     late: VecDeque<(u64, i32, PeerMessage)>,
     /// Nodes that nobody hears and that hear nobody.
     cut: BTreeSet<i32>,
+    /// Pushes that are kept on their way.
+    delays: Option<Delays>,
     /// Journal files that are not filled before somebody says so, if they wait.
     fills: Option<Vec<(i32, OpId, Command)>>,
     requests: u64,
@@ -88,6 +98,7 @@ impl World {
             slow: None,
             late: VecDeque::new(),
             cut: BTreeSet::new(),
+            delays: None,
             fills: None,
             requests: 0,
             fetched: Bytes::new(),
@@ -198,6 +209,14 @@ impl World {
                 let message = peer::decode(Bytes::from(bytes)).expect("a frame of ours");
                 let lost = self.cut.contains(&id) || self.cut.contains(&to.0);
                 self.note_message(id, to.0, &message, lost);
+                if let Some(delays) = &mut self.delays
+                    && delays.to == to.0
+                    && let PeerMessage::Replica(ReplicaMessage::Push(push)) = &message
+                    && (if delays.begins { push.begin.is_some() } else { !push.records.is_empty() })
+                {
+                    delays.kept.push((id, to.0, message));
+                    return;
+                }
                 match self.slow {
                     _ if lost => {}
                     Some((slow, ms)) if slow == id => {
@@ -574,6 +593,7 @@ fn absurd_pushes_are_refused() {
         base: 3,
         previous_epoch: newest,
         begin: None,
+        dropped: 0,
         exchange: 0,
         high_watermark: i64::MAX,
         log_start: 0,

@@ -42,7 +42,7 @@ use crate::warnings::{Kind, Warnings};
 /// First bytes of a connection. Frozen.
 const MAGIC: &[u8; 6] = b"milena";
 /// Version of the hello and of the frames behind it.
-const FORMAT: u16 = 10;
+const FORMAT: u16 = 11;
 /// Largest hello.
 pub const HELLO_BYTES_MAX: usize = 1 << 10;
 /// Largest frame.

@@ -199,7 +199,7 @@ impl Server {
 /// The frame in which a node says to node 1 who it is.
 fn hello(cluster: u128, from: i32) -> Vec<u8> {
     let mut hello = b"milena".to_vec();
-    hello.extend(10_u16.to_be_bytes());
+    hello.extend(11_u16.to_be_bytes());
     hello.extend(cluster.to_be_bytes());
     hello.extend(from.to_be_bytes());
     hello.extend(1_i32.to_be_bytes());

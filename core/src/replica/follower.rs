@@ -81,6 +81,14 @@ impl Replica {
             self.begin_at(cx, &push, beginning);
             return None;
         }
+        let log = cx.host.store.log(self.log).expect("a follower has a log");
+        if !push.records.is_empty()
+            && misses(log.end(), log.dropped(), push.dropped)
+            && !self.is_eligible(cx)
+        {
+            // It left before this log began again.
+            return None;
+        }
         match self.find_match(cx, &push) {
             Ok(()) if !push.records.is_empty() && !cx.host.store.has_room() => {
                 cx.out.event(|| Event::Sometimes(Mark::ReplicaPushWithoutRoom));

@@ -459,7 +459,7 @@ impl Replica {
             }
         }
         if begin {
-            progress.probe(base);
+            progress.begin_at(base, log.dropped());
         }
         let is_member = leader.isr.contains(&node)
             || self.named.as_ref().is_some_and(|(_, p)| p.elr.contains(&node));
@@ -495,6 +495,7 @@ impl Replica {
             base,
             previous_epoch,
             begin,
+            dropped: log.dropped(),
             exchange: leader.exchange,
             high_watermark: bounds.0,
             log_start: bounds.1,

@@ -60,6 +60,8 @@ pub struct Push {
     /// end, or has dropped other tombstones than the log that the follower is a copy of. Only a replica outside ISR and ELR takes it, as a
     /// truncation of everything.
     pub begin: Option<Beginning>,
+    /// Tombstones below this offset may have gone from the leader's log when this left.
+    pub dropped: Offset,
     /// The exchange that the leader last began in this epoch, which the answer repeats.
     pub exchange: u64,
     /// The leader's high watermark.

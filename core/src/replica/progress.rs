@@ -130,8 +130,13 @@ impl Progress {
 
     /// It is told to begin again, since it may miss tombstones, as a copy of a log that has dropped those below an offset.
     pub fn begin_again(&mut self, base: Offset, dropped: Offset) {
-        self.required = Some(dropped);
         self.acknowledged = None;
+        self.begin_at(base, dropped);
+    }
+
+    /// It is told to begin at an offset, as a copy of a log that has dropped those below an offset.
+    pub fn begin_at(&mut self, base: Offset, dropped: Offset) {
+        self.required = Some(dropped);
         self.probe(base);
     }
 

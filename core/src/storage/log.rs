@@ -33,7 +33,8 @@ pub(super) struct Shape {
     pub epochs: Vec<(Epoch, Offset)>,
     pub state: Bytes,
     pub producers: Producers,
-    /// The cleaner knows the keys of all records below this offset: of each, at most the last has stayed.
+    /// All keys of records below this offset have met every older record: of each, at most the last has stayed. A batch that
+    /// could not be opened holds it back.
     pub cleaned: Offset,
     /// Tombstones below this offset may have gone: who ends below it and did not begin since may hold values that they ended.
     pub dropped: Offset,
@@ -246,6 +247,9 @@ pub struct Log {
     pub(super) queued: bool,
     /// Counts changes that may make an answer under way stale.
     pub(super) cuts: u64,
+    /// The cleaner has seen the keys below this offset, also where a batch that stayed closed has not met them: else that batch
+    /// made the log dirty for ever, and it were cleaned again and again. Of this run alone.
+    pub(super) seen: Offset,
     /// The entry of the last checkpoint, and its storage sequence.
     pub(super) saved: Bytes,
     pub(super) saved_seq: u64,
@@ -274,6 +278,7 @@ impl Log {
             action: None,
             queued: false,
             cuts: 0,
+            seen: 0,
             saved: Bytes::new(),
             saved_seq: 0,
             kept: Vec::new(),
@@ -316,7 +321,7 @@ impl Log {
                 self.tail.clear();
                 self.tail_bytes = 0;
                 self.cuts += 1;
-                self.begun_seq = op.seq;
+                (self.begun_seq, self.seen) = (op.seq, 0);
             }
             Kind::Trim | Kind::Forget | Kind::Put | Kind::Mark => {}
         }
@@ -491,9 +496,9 @@ impl Log {
         segments.map(move |segment| (segment.file(id), segment.next.min(border), segment.length))
     }
 
-    /// The cleaner knows all keys below this offset.
+    /// The cleaner has seen all keys below this offset.
     pub fn cleaned(&self) -> Offset {
-        self.visible.cleaned
+        self.visible.cleaned.max(self.seen)
     }
 
     /// Bytes of all segments and of what is not yet in them, as far as they surely hold records that count.

@@ -223,3 +223,130 @@ fn what_a_deposed_leader_wrote_goes_where_a_batch_without_records_stands() {
     world.pass(1_000);
     assert_eq!(of_key(&world.entries(3), "key"), []);
 }
+
+/// A push left before the leader dropped a tombstone, and comes after the follower has begun again for it.
+#[test]
+fn a_push_from_before_a_beginning_comes_after_it() {
+    let mut world = World::new(&COMPACTED);
+    world.lose(3);
+    world.put(1, "key", Some("a"));
+    world.delays = Some(Delays { to: 3, ..Delays::default() });
+    world.cut.clear();
+    world.pass(1_500);
+    let mut kept = world.delays.take().expect("delayed").kept;
+    assert!(!kept.is_empty(), "{}", world.transcript);
+    kept.truncate(1);
+    world.cut.insert(3);
+    world.put(1, "key", None);
+    for _ in 0..3 {
+        world.fill(1);
+        world.pass(CLEANED);
+    }
+    assert_eq!(world.dropped(1), 3, "the tombstone at 2 has gone");
+    world.cut.clear();
+    world.transcript.clear();
+    // Only the beginning arrives of what is sent now.
+    world.delays = Some(Delays { to: 3, ..Delays::default() });
+    world.pass(2_500);
+    assert!(world.transcript.contains("replica.begins_again"), "{}", world.transcript);
+    assert_eq!((world.dropped(3), world.view(3).end), (3, 0));
+    world.delays = None;
+    // The old push arrives.
+    world.messages.extend(kept);
+    world.run();
+    world.pass(10_000);
+    world.assert_converged(1);
+    world.elect(3, &[1, 2, 3]);
+    world.pass(1_000);
+    assert_eq!(of_key(&world.entries(3), "key"), [], "it is risen");
+}
+
+/// The follower is told to begin at a start past 0, does not hear it, and more tombstones go meanwhile.
+#[test]
+fn a_beginning_is_lost_and_more_tombstones_go() {
+    let mut configs = COMPACTED.to_vec();
+    configs[0].1 = "compact,delete";
+    configs.push(("retention.ms", "200000"));
+    let mut world = World::new(&configs);
+    for _ in 0..3 {
+        world.fill(1);
+    }
+    world.pass(300_000);
+    let start = world.view(1).start;
+    assert!(start > 0, "trimmed");
+    world.put(1, "key", Some("a"));
+    world.put(1, "yek", Some("a"));
+    world.pass(1_000);
+    world.lose(3);
+    world.put(1, "key", None);
+    for _ in 0..3 {
+        world.fill(1);
+        world.pass(3_000);
+    }
+    let first = world.dropped(1);
+    assert!(first > world.view(3).end, "{first}");
+    world.cut.clear();
+    world.delays = Some(Delays { to: 3, begins: true, ..Delays::default() });
+    world.pass(1_500);
+    assert!(world.transcript.contains("replica.begins_again"), "{}", world.transcript);
+    world.put(1, "yek", None);
+    for _ in 0..3 {
+        world.fill(1);
+        world.pass(3_000);
+    }
+    assert!(world.dropped(1) > first, "more has gone");
+    assert_eq!(world.view(1).start, start);
+    world.delays = None;
+    world.transcript.clear();
+    world.pass(30_000);
+    assert_eq!(world.view(1).start, start);
+    world.assert_converged(1);
+}
+
+/// The same without a message that is late: the push waits at the follower for room in its journal, and heads and beginnings
+/// go past it.
+#[test]
+fn a_push_from_before_a_beginning_waits_for_room() {
+    let mut world = World::new(&COMPACTED);
+    world.cut.insert(3);
+    world.put(1, "key", Some("a"));
+    world.lose(3);
+    // It starts again, with a journal that is not filled yet.
+    let node = world.nodes.remove(&3).expect("a node");
+    let node = world.boot(3, node.disk);
+    world.nodes.insert(3, node);
+    world.fills = Some(Vec::new());
+    world.step(3, Input::Start);
+    world.cut.clear();
+    let epoch = BrokerEpoch(20);
+    let broker = world.image.brokers.get_mut(&NodeId(3)).expect("a broker");
+    (broker.epoch, broker.confirmed) = (epoch, Some(epoch));
+    world.publish(|_| {});
+    world.serve(3);
+    world.run();
+    world.pass(100);
+    assert!(world.transcript.contains("replica.push_without_room"), "{}", world.transcript);
+    world.cut.insert(3);
+    world.put(1, "key", None);
+    for _ in 0..3 {
+        world.fill(1);
+        world.pass(CLEANED);
+    }
+    assert_eq!(world.dropped(1), 3, "the tombstone at 2 has gone");
+    world.cut.clear();
+    world.transcript.clear();
+    // What is sent after the beginning is still under way when there is room.
+    world.delays = Some(Delays { to: 3, ..Delays::default() });
+    world.pass(2_500);
+    assert!(world.transcript.contains("replica.begins_again"), "{}", world.transcript);
+    world.delays = None;
+    for (id, op, command) in world.fills.take().expect("they wait") {
+        world.disk(id, op, &command);
+    }
+    world.run();
+    world.pass(10_000);
+    world.assert_converged(1);
+    world.elect(3, &[1, 2, 3]);
+    world.pass(1_000);
+    assert_eq!(of_key(&world.entries(3), "key"), [], "it is risen");
+}

@@ -219,6 +219,7 @@ fn a_replica_that_begins_at_the_log_start_knows_who_wrote_before_it() {
         base: start,
         previous_epoch: -1,
         begin: Some(Beginning { producers: Bytes::from_static(b"\x01\x01\x07"), dropped: 0 }),
+        dropped: 0,
         exchange: 0,
         high_watermark: start,
         log_start: start,

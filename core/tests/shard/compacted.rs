@@ -80,6 +80,7 @@ fn push(broker: &mut Broker1, partition: i32, made: &[Made]) {
             epoch_start: 0,
             base: from,
             previous_epoch: if from == 0 { -1 } else { 3 },
+            dropped: 0,
             begin: None,
             exchange: 0,
             high_watermark: base,

@@ -296,7 +296,7 @@ impl Store {
             .collect();
         let Some(last) = sources.back() else { return };
         let upto = last.next;
-        let mapped = log.cleaned().max(log.start());
+        let mapped = log.visible.cleaned.max(log.start());
         let records = (upto - mapped).max(0) as u64;
         self.cleaner.under_way = Some(Cleaning {
             log: id,
@@ -667,12 +667,14 @@ impl Store {
     fn finish_cleaning(&mut self, out: &mut Outputs) {
         let Some(cleaning) = self.cleaner.under_way.take() else { return };
         let id = cleaning.log;
-        if let (Stage::Filter { rules, .. }, Some(log)) = (&cleaning.stage, self.logs.get_mut(&id))
+        if let (Stage::Filter { rules, kept, .. }, Some(log)) =
+            (&cleaning.stage, self.logs.get_mut(&id))
         {
             let cleaned = rules.mapped.min(log.applied.end);
-            for shape in [&mut log.visible, &mut log.applied] {
-                shape.cleaned = shape.cleaned.max(cleaned);
-            }
+            log.seen = log.seen.max(cleaned);
+            // A batch that stayed closed may open next time, and then has to meet all keys that are newer than its own.
+            let sure = kept.unopened.map_or(cleaned, |offset| offset.min(cleaned));
+            (log.visible.cleaned, log.applied.cleaned) = (sure, sure);
             self.cleaner.tally.logs += 1;
         }
         self.events.push_back(StoreEvent::Cleaned);
