@@ -11,7 +11,7 @@ const NAMED_MAX: usize = 3;
 #[derive(Default)]
 struct Moves {
     /// With another leader.
-    led_anew: usize,
+    led_anew: Vec<LogId>,
     /// Without a leader now.
     lost: usize,
     /// Now under their minimum.
@@ -57,6 +57,10 @@ pub(super) fn of_entry(
     causes.append(&mut leaving);
     match (causes.is_empty(), moves.leaders()) {
         (true, None) => {}
+        // Without a cause that says which they are.
+        (true, Some(leaders)) if moves.lost == 0 => {
+            lines.push((level, format!("{leaders}: {}", names(before, &moves.led_anew))));
+        }
         (true, Some(leaders)) => lines.push((level, leaders)),
         (false, leaders) => {
             let leaders = leaders.unwrap_or_else(|| "no leader moves".into());
@@ -83,7 +87,7 @@ impl Moves {
         let Some((_, was)) = before.partition(log) else { return };
         match now.leader {
             None if was.leader.is_some() => self.lost += 1,
-            Some(_) if was.leader != now.leader => self.led_anew += 1,
+            Some(_) if was.leader != now.leader => self.led_anew.push(log),
             None | Some(_) => {}
         }
         match (is_under(was), is_under(now)) {
@@ -97,7 +101,7 @@ impl Moves {
     fn leaders(&self) -> Option<String> {
         let is_are = |count| if count == 1 { "is" } else { "are" };
         let has_have = |count| if count == 1 { "has" } else { "have" };
-        let (led, lost) = (self.led_anew, self.lost);
+        let (led, lost) = (self.led_anew.len(), self.lost);
         match (led, lost) {
             (0, 0) => None,
             (_, 0) => Some(format!("{} {} another leader", partitions(led), has_have(led))),

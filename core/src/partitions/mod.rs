@@ -207,7 +207,7 @@ impl<W: Copy + Ord> Partitions<W> {
 
     /// Begins to look after what needs no news to be done.
     pub fn start(&mut self) {
-        self.schedule_retention();
+        self.begin_retention();
         self.schedule_cleaning();
     }
 

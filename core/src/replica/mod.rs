@@ -146,6 +146,8 @@ pub struct Replica {
     barrier: Lsn,
     /// When the controller is told of the damage again.
     report_at: Option<Instant>,
+    /// Whether the operator was told of it.
+    is_damage_told: bool,
     /// What clients wrote and read, for whoever watches.
     pub(crate) tally: Tally,
     role: Role,
@@ -173,6 +175,7 @@ impl Replica {
             high_watermark: found.map_or(0, Log::start),
             barrier: Lsn(0),
             report_at: None,
+            is_damage_told: false,
             tally: Tally::default(),
             role: Role::Idle,
         }
@@ -254,7 +257,12 @@ impl Replica {
             cx.host.store.reset(self.log, 0, cx.out);
             self.begin_life(cx, expected);
             self.high_watermark = 0;
-            self.report_at = None;
+            (self.report_at, self.is_damage_told) = (None, false);
+            let line = format!(
+                "the data of {} on this disk is given up: it is fetched again",
+                self.name(cx)
+            );
+            cx.out.log(LogLevel::Info, line);
             cx.out.event(|| crate::trace::Event::Sometimes(crate::trace::Mark::ReplicaNewLife));
             return true;
         }
@@ -280,9 +288,24 @@ impl Replica {
 
     fn report_damage(&mut self, cx: &mut Context) {
         let Some(replica) = self.life else { return };
+        if !std::mem::replace(&mut self.is_damage_told, true) {
+            let line = format!(
+                "the data of {} on this disk is damaged: it asks to be taken out, and is fetched again",
+                self.name(cx)
+            );
+            cx.out.log(LogLevel::Warn, line);
+        }
         cx.out.event(|| crate::trace::Event::Sometimes(crate::trace::Mark::ReplicaDamageReported));
         cx.out.local(Place::Metadata, LocalMessage::Damaged { log: self.log, replica });
         self.report_at = Some(cx.now.mono.after_ms(cx.host.config.replication.push_retry_ms));
+    }
+
+    /// As operators call it.
+    fn name(&self, cx: &Context) -> String {
+        match cx.host.image.partition(self.log) {
+            Some((topic, _)) => format!("{}-{}", topic.name, self.log.partition),
+            None => format!("{:?}", self.log),
+        }
     }
 
     fn become_idle(&mut self) {

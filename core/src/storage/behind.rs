@@ -249,7 +249,7 @@ fn begin_filing(id: LogId, log: &mut Log) -> Option<(Commands, Action)> {
 /// The commands for as many batches as go to one segment at once.
 fn begin_append(id: LogId, log: &mut Log, marked: Lsn) -> Option<(Commands, Action)> {
     let first = log.ops.front().filter(|op| op.kind == Kind::Append && op.lsn <= marked)?;
-    let rules = &log.rules;
+    let rules = log.rules.as_ref()?;
     let too_late = |base, begun, op: &Op| rules.too_late(id, base, begun, op.born);
     let fits = |segment: &Segment| {
         let goes_on = segment.length + first.size <= rules.bytes

@@ -241,7 +241,9 @@ pub struct Log {
     pub(super) segments: Vec<Segment>,
     /// Of the next segment.
     pub(super) generation: u32,
-    pub(super) rules: SegmentRules,
+    /// When its segments end; none from a start until it is known. Until then nothing is written behind: in segments that end
+    /// elsewhere retention and the cleaner would find nothing to do.
+    pub(super) rules: Option<SegmentRules>,
     pub(super) action: Option<Action>,
     /// Waits in the list of logs that have something to be written behind.
     pub(super) queued: bool,
@@ -258,7 +260,7 @@ pub struct Log {
 }
 
 impl Log {
-    pub(super) fn new(rules: SegmentRules, seq: u64) -> Log {
+    pub(super) fn new(rules: Option<SegmentRules>, seq: u64) -> Log {
         Log {
             visible: Shape::default(),
             applied: Shape::default(),
@@ -517,7 +519,7 @@ mod tests {
     }
 
     fn log() -> Log {
-        let mut log = Log::new(SegmentRules::of_bytes(1000), 0);
+        let mut log = Log::new(Some(SegmentRules::of_bytes(1000)), 0);
         log.submit(op(1, Kind::Append, 0, 5, 1));
         log.submit(op(2, Kind::Append, 5, 9, 1));
         log.submit(op(3, Kind::Append, 9, 12, 4));

@@ -308,18 +308,25 @@ impl Store {
     /// now on is new. A checkpoint says so to later starts.
     pub fn all_asked_for(&mut self) {
         self.suspect = false;
+        let rules = SegmentRules::of_bytes(self.config.segment_bytes);
+        let unknown = self.logs.iter().filter(|(_, log)| log.rules.is_none());
+        let unknown: Vec<LogId> = unknown.map(|(id, _)| *id).collect();
+        unknown.into_iter().for_each(|id| self.set_segment_rules(id, rules));
     }
 
     fn log_mut(&mut self, id: LogId) -> &mut Log {
         let rules = SegmentRules::of_bytes(self.config.segment_bytes);
         let floor = self.head.seq_floor;
-        self.logs.entry(id).or_insert_with(|| Log::new(rules, floor))
+        self.logs.entry(id).or_insert_with(|| Log::new(Some(rules), floor))
     }
 
     /// When this log's segments end, from now on.
     pub fn set_segment_rules(&mut self, id: LogId, rules: SegmentRules) {
         if let Some(log) = self.logs.get_mut(&id) {
-            log.rules = rules;
+            let waited = log.rules.replace(rules).is_none();
+            if waited {
+                self.enqueue(id);
+            }
         }
     }
 
@@ -340,8 +347,10 @@ impl Store {
         debug_assert_eq!(BatchHeader::parse(&body.prefix::<HEADER_LEN>().0), Ok(*header));
         assert_eq!(header.size(), body.size(), "one whole batch of {id:?}");
         let (base, next) = (header.base_offset, header.next_offset());
+        let by_default = SegmentRules::of_bytes(self.config.segment_bytes);
         let log = self.log_mut(id);
-        let (end, appended_s) = (log.end(), log.rules.appended_s(header.max_timestamp, wall));
+        let rules = log.rules.unwrap_or(by_default);
+        let (end, appended_s) = (log.end(), rules.appended_s(header.max_timestamp, wall));
         assert!(base == end && next > base, "{id:?} ends at {end}, not {base}..{next}");
         let epoch = header.partition_leader_epoch;
         let size = header.size() as u64;

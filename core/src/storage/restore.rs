@@ -75,7 +75,10 @@ impl Store {
         let (damaged, damaged_now) = (restored.ends_damaged(), restored.damaged);
         let Restored { entry, replay, .. } = restored;
         let floor = replay.first().map_or(0, |record| record.seq - 1);
-        let mut log = Log::new(SegmentRules::of_bytes(self.config.segment_bytes), floor);
+        // Those of a partition's log are the topic's, which the image will tell.
+        let own = self.journal.number == 0;
+        let rules = own.then(|| SegmentRules::of_bytes(self.config.segment_bytes));
+        let mut log = Log::new(rules, floor);
         if let Some(Entry { seq, shape, generation, segments, .. }) = entry {
             (log.seq, log.applied_seq, log.saved_seq) = (seq, seq, seq);
             (log.visible, log.applied) = (shape.clone(), shape);

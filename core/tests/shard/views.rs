@@ -1,6 +1,7 @@
 //! What a shard shows of itself to whoever watches: its partitions a few at a time, with what clients wrote and read, and the
 //! room of its store.
 
+use milena_core::disk::Directory;
 use milena_core::replica::{PartitionView, Tally};
 use milena_core::storage::StoreView;
 use milena_core::{Machine, View};
@@ -84,4 +85,26 @@ fn a_store_shows_its_room() {
         assert_eq!(after.memory_bytes_max, 1 << 20);
         assert!(after.accepts_produce && after.free_bytes.is_some());
     }
+}
+
+/// Else retention and the cleaner, which leave the last segment alone, would find nothing to do.
+#[test]
+fn what_a_start_writes_again_goes_to_segments_as_before() {
+    let small = |image: &mut Image| {
+        let topic = Arc::make_mut(image.topics.get_mut(&TOPIC).expect("the topic"));
+        topic.configs.insert("segment.bytes".into(), "16384".into());
+    };
+    let segments = |broker: &Broker1| {
+        let names = broker.disk.names(Directory::Segments);
+        names.iter().filter(|file| matches!(file, FileName::Segment { .. })).count()
+    };
+    let mut broker = Broker1::start(InstantDisk::default(), small);
+    for _ in 0..20 {
+        let produced = broker.produce(9, 1, vec![(0, batch(&"x".repeat(8_000)))]);
+        assert!(broker.answered(produced));
+    }
+    let before = segments(&broker);
+    assert!(before >= 9, "{before} segments");
+    let broker = Broker1::start(broker.disk, small);
+    assert_eq!(segments(&broker), before);
 }

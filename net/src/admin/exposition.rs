@@ -365,7 +365,11 @@ impl Out<'_> {
         }
         type Done = fn(&CleanerTally) -> u64;
         let done: [(&str, &str, Done); 4] = [
-            ("logs", "Logs that were cleaned to their end", |done| done.logs),
+            (
+                "logs",
+                "Passes over a log that came to its end; a log with more keys than the cleaner's memory takes several",
+                |done| done.logs,
+            ),
             ("read_bytes", "Bytes of logs that were read to be cleaned", |done| done.read_bytes),
             ("written_bytes", "Bytes that were written of what stays", |done| done.written_bytes),
             ("records_gone", "Records that went by compaction", |done| done.records_gone),

@@ -25,7 +25,7 @@ pub enum Command {
     Dev(Dev),
     /// Run one node
     Start(Box<Start>),
-    /// Create, list, describe or delete topics
+    /// Create, list, describe, alter or delete topics
     #[command(subcommand)]
     Topic(TopicCommand),
     /// Write lines of standard input to a topic

@@ -114,6 +114,14 @@ fn begin(
                 if end < offset && command.follow {
                     return Err(past_the_end(&command.topic, partition, offset, end));
                 }
+                let start = ask(EARLIEST_TIMESTAMP)?;
+                if offset < start {
+                    let topic = &command.topic;
+                    let line = format!(
+                        "offset {offset} of {topic}-{partition} is gone; it begins at {start}"
+                    );
+                    return Err(Failure::Usage(line));
+                }
                 if end < offset {
                     short = short.max(Some((end, partition)));
                     continue;
@@ -239,8 +247,8 @@ fn judge(data: &PartitionData, positions: &[&Position], name: &str) -> Result<()
         && let Some(position) = positions.iter().find(|p| p.partition == partition)
     {
         return Err(finally(format!(
-            "{name}-{partition} has no offset {}; it begins at {} and ends at {}",
-            position.next, data.log_start_offset, data.high_watermark
+            "{name}-{partition} has no offset {} any more: its log was trimmed, or made again",
+            position.next
         )));
     }
     check_known(data.error_code, None).with_context(|| format!("{name}-{partition}"))

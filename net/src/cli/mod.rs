@@ -204,7 +204,8 @@ fn one_line(message: &str) -> String {
         .filter(|line| !line.is_empty())
         .collect();
     let line = lines.join(" ").replace(" tip: ", "; ");
-    format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    if line.ends_with("see --help") { line.into() } else { format!("{line}; see --help") }
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ const INTERRUPTED: i32 = 130;
 /// Sends all lines, up to the first that cannot be sent.
 pub fn run(command: &Produce) -> Result<(), Failure> {
     if command.idempotence == Some(true) && command.acks != Acks::All {
-        let line = "--idempotence true needs --acks all: a batch that is not safe is nothing to know again";
+        let line = "--idempotence true needs --acks all: a leader that is lost would forget which batches it has taken";
         return Err(Failure::Usage(line.into()));
     }
     let mut sender = Sender::new(command)?;

@@ -586,7 +586,8 @@ impl Store {
         while let Some(source) = cleaning.sources.front() {
             let adjoins = sources.last().is_none_or(|last| last.next == source.base);
             let offsets = source.next - sources.first().map_or(source.base, |first| first.base);
-            let fits = bytes + source.bytes <= log.rules.bytes && offsets <= i64::from(i32::MAX);
+            let bytes_max = log.rules.map_or(u64::MAX, |rules| rules.bytes);
+            let fits = bytes + source.bytes <= bytes_max && offsets <= i64::from(i32::MAX);
             if !(sources.is_empty() || adjoins && fits) {
                 break;
             }
